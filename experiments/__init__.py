@@ -1,0 +1,10 @@
+"""Experiments, one question a file. `EXPERIMENTS` is the table: name -> module.
+
+A module has a docstring (the question and what was hypothesised), `PRESETS` (name -> Preset), `grid(preset, task)`
+(configs, as data), `measure(config, seed, folder, watch) -> plain numbers`, `summary(frame) -> DataFrame`,
+`plot(frame) -> Figure` and `claim(frame) -> Verdict`. The last three read records only.
+"""
+
+from experiments import update_frequency
+
+EXPERIMENTS = {"update_frequency": update_frequency}

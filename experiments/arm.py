@@ -1,0 +1,96 @@
+"""One arm of an ablation: a plain model of a seed, a defence or none, and the whole account of what is left."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tasks import TASKS
+from testbed.attacks import ATTACKS
+from testbed.evaluation.report import Watch, report
+from testbed.model import Transformer, load_or_make, model_config
+from testbed.objective import Objective
+from testbed.policy import greedy
+from testbed.results import run_id
+from testbed.training import Schedule, attack_cost, train
+
+DEFENCE_RATE = 1e-3  # half the plain peak: fine-tuning, not training anew
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """What a plain model depends on, besides its seed."""
+
+    task: str = "injury"
+    width: int = 32
+    steps: int = 1536
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A plain model, then `steps` more under a defence.
+
+    Attributes:
+      plain: the model that the arm starts from; arms of a seed share it.
+      steps: gradient steps of the defence; 0 leaves the plain model alone.
+      rounds, finds, budget, units: as in `Schedule`; 0 rounds is the control, the same steps without attacks.
+      attack: the attack trained against, by name.
+      attackers: attackers of each attack in the evaluation.
+    """
+
+    plain: Plain = Plain()
+    steps: int = 768
+    rounds: int = 0
+    finds: int = 512
+    budget: int = 190
+    units: int = 16
+    attack: str = "gcg"
+    attackers: int = 64
+
+    @property
+    def name(self) -> str:
+        """What the arm is called in tables and figures."""
+        if not self.steps:
+            return "plain"
+        return f"{self.rounds} round{'s' * (self.rounds > 1)}" if self.rounds else "control"
+
+
+def plain_model(plain: Plain, seed: int, folder: Path, watch: Watch) -> Transformer:
+    """The plain model of a seed: trained once a folder, then loaded by its id."""
+    init_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))
+    task = TASKS[plain.task]()
+
+    def make():
+        blank = Transformer(model_config(task, width=plain.width), init_key)
+        schedule = Schedule(steps=plain.steps)
+        return train(train_key, blank, task, schedule, watch=lambda *at: watch("training the plain model", *at))[0]
+
+    return load_or_make(folder / "models" / run_id("plain", plain, seed), make, task=plain.task, seed=seed)
+
+
+def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
+    """Train an arm and measure it: plain numbers for a record, with the compute that the defence spent.
+
+    Paired arms draw their data, attack starts and evaluation from the same keys; the evaluation's streams are not the
+    training's.
+    """
+    defence_key, evaluation_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
+    task, attack = TASKS[arm.plain.task](), ATTACKS[arm.attack]()
+    model = plain_model(arm.plain, seed, folder, watch)
+    spent = {"gradient_steps": 0, "finds": 0, "model_calls": 0, "gradient_calls": 0, "checker_calls": 0}
+    found = []
+    if arm.steps:
+        schedule = Schedule(arm.steps, arm.rounds, arm.finds, arm.budget, learning_rate=DEFENCE_RATE, units=arm.units)
+        cost = attack_cost(schedule, attack, Objective(task, model, greedy(task)))
+        model, history = train(
+            defence_key, model, task, schedule, attack, lambda *at: watch(f"adversarial training, {arm.name}", *at)
+        )
+        found = [round(float(share), 4) for share in history.found]
+        calls = {f"{field}_calls": int(calls) for field, calls in cost._asdict().items()}
+        spent |= {"gradient_steps": arm.steps, "finds": arm.finds if arm.rounds else 0} | calls
+    measured = report(
+        evaluation_key, model, task, {name: make() for name, make in ATTACKS.items()},
+        attackers=arm.attackers, watch=watch,
+    )  # fmt: skip
+    return {"arm": arm.name, "compute": spent, "found": found} | measured

@@ -1,0 +1,66 @@
+"""Sequential sampling from a table: what Markov chains and uniform draws from a regular language have in common."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Chain(NamedTuple):
+    """A sampler of prompts, token by token, from a finite state.
+
+    Attributes:
+      probability: float64 `[T, states, V]`, the next token's distribution at each position and state; rows that cannot
+        be reached are zero.
+      follow: int `[states, V]`, the state after a token.
+      start: the state before the first token.
+    """
+
+    probability: np.ndarray
+    follow: np.ndarray
+    start: int
+
+
+def uniform_over(length: int, follow: np.ndarray, start: int, accepted: np.ndarray) -> Chain:
+    """The uniform distribution over the strings of `length` tokens that end in an `accepted` state (bool `[states]`).
+
+    Each token is drawn in proportion to the number of ways to finish, counted backwards, so nothing is rejected.
+
+    Raises:
+      ValueError: no string is accepted.
+    """
+    ways = accepted.astype(np.float64)
+    rows = []
+    for _ in range(length):
+        finish = ways[follow]
+        ways = finish.sum(axis=1)
+        rows.append(np.divide(finish, ways[:, None], out=np.zeros_like(finish), where=ways[:, None] > 0))
+    if not ways[start]:
+        raise ValueError(f"no string of length {length} is accepted")
+    return Chain(np.stack(rows[::-1]), follow, start)
+
+
+def sample(chain: Chain, key: jax.Array) -> jax.Array:
+    """A prompt `[T]`."""
+    cumulative = chain.probability.cumsum(axis=2)
+    # Rounding must not leave room above the last possible token for one of probability zero.
+    cumulative[cumulative > 1 - 1e-9] = 1.0
+    uniforms = jax.random.uniform(key, (len(cumulative),))
+    follow, state, tokens = jnp.asarray(chain.follow), chain.start, []
+    for table, u in zip(jnp.asarray(cumulative, jnp.float32), uniforms, strict=True):
+        token = (u >= table[state]).sum()
+        tokens.append(token)
+        state = follow[state, token]
+    return jnp.stack(tokens).astype(jnp.int32)
+
+
+def log_prob(chain: Chain, prompt: jax.Array) -> jax.Array:
+    """Log-probability of a prompt `[T]`, in nats; minus infinity where it cannot be drawn."""
+    with np.errstate(divide="ignore"):
+        tables = jnp.asarray(np.log(chain.probability), jnp.float32)
+    follow, state, total = jnp.asarray(chain.follow), chain.start, 0.0
+    for table, token in zip(tables, prompt, strict=True):
+        total += table[state, token]
+        state = follow[state, token]
+    return total

@@ -1,0 +1,145 @@
+"""The one driver of all attacks: it spends a budget, keeps the best prompt and the first success, and counts calls."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from testbed.objective import Objective
+
+NEVER = np.iinfo(np.int32).max
+GRADIENT_FORWARDS = 3
+
+
+class Cost(NamedTuple):
+    """Exact calls: model forwards, gradients with respect to a prompt, and checker calls."""
+
+    model: int
+    gradient: int
+    checker: int
+
+    @property
+    def forwards(self) -> int:
+        """Forward-pass equivalents: a gradient counts as three (one forward, a backward of twice its work)."""
+        return self.model + GRADIENT_FORWARDS * self.gradient
+
+
+class Scored(NamedTuple):
+    """Everything that a step looked at, in order: prompts `[C, T]` and their margins `[C]`."""
+
+    prompts: jax.Array
+    margins: jax.Array
+
+
+class Attack(NamedTuple):
+    """A search as two pure functions of one attacker, and their price.
+
+    Attributes:
+      name: the attack's key in the table of attacks.
+      init: `(key, objective, prompt [T], margin) -> state`, from a start that the driver has scored.
+      step: `(key, objective, state) -> (state, Scored)`. Every prompt it scores is returned and lies inside the input
+        space; what is best, first and paid for is the driver's business, so an attack cannot lose a success.
+      gradients: gradients that a step takes.
+      candidates: `objective -> C`, prompts that a step scores.
+    """
+
+    name: str
+    init: Callable[[jax.Array, Objective, jax.Array, jax.Array], Any]
+    step: Callable[[jax.Array, Objective, Any], tuple[Any, Scored]]
+    gradients: int
+    candidates: Callable[[Objective], int]
+
+    def cost(self, objective: Objective) -> Cost:
+        """Calls of one step."""
+        c = self.candidates(objective)
+        return Cost(c * objective.forwards, self.gradients * objective.forwards, c + self.gradients)
+
+
+class Trace(NamedTuple):
+    """What P attackers found.
+
+    Attributes:
+      prompt `[P, T]`, margin `[P]`: the best prompt of each attacker, and its margin.
+      first `[P]`: forward-pass equivalents spent when the first failure was scored; `NEVER` if none was.
+      curve `[steps + 1, P]`: best margin so far, after the start and after each step.
+      spent `[steps + 1]`: forward-pass equivalents an attacker had spent by then.
+      cost: calls an attacker made in all (`Cost` of integer arrays).
+    """
+
+    prompt: jax.Array
+    margin: jax.Array
+    first: jax.Array
+    curve: jax.Array
+    spent: jax.Array
+    cost: Cost
+
+
+def steps_within(attack: Attack, objective: Objective, budget: int) -> int:
+    """Steps that fit into a budget of forward-pass equivalents, after scoring the start.
+
+    Raises:
+      ValueError: the budget does not cover the start.
+    """
+    if budget < objective.forwards:
+        raise ValueError(f"attack budget {budget} is too small: scoring one prompt costs {objective.forwards}")
+    return (budget - objective.forwards) // attack.cost(objective).forwards
+
+
+@partial(jax.jit, static_argnames=("attack", "budget"))
+def search(
+    attack: Attack, objective: Objective, prompts: jax.Array, key: jax.Array, budget: int, index: jax.Array | int = 0
+) -> Trace:
+    """Run P attackers from `prompts` `[P, T]`, each spending at most `budget` forward-pass equivalents.
+
+    Attacker i draws from `fold_in(key, index + i)`, so a result does not depend on who else is in the batch. Step keys
+    do not depend on the budget, so a larger budget continues the same search and never finds less. Nothing stops
+    early: a search that has succeeded goes on lowering its margin.
+
+    Raises:
+      ValueError: the budget does not cover the start.
+    """
+    steps = steps_within(attack, objective, budget)
+    start = Cost(objective.forwards, 0, 1)
+    price = attack.cost(objective)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index + jnp.arange(len(prompts)))
+    before = start.forwards + price.forwards - price.model  # a step's gradients are paid before its candidates
+
+    def one_step(carry, step):
+        state, best, margin, first = carry
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        state, scored = jax.vmap(attack.step, (0, None, 0))(step_keys, objective, state)
+        hit = scored.margins <= 0
+        calls = before + step * price.forwards + (hit.argmax(axis=1) + 1) * objective.forwards
+        first = jnp.minimum(first, jnp.where(hit.any(axis=1), calls, NEVER))
+        pick = scored.margins.argmin(axis=1)[:, None]
+        found = jnp.take_along_axis(scored.margins, pick, axis=1)[:, 0]
+        better = found < margin
+        candidate = jnp.take_along_axis(scored.prompts, pick[..., None], axis=1)[:, 0]
+        best = jnp.where(better[:, None], candidate, best)
+        margin = jnp.where(better, found, margin)
+        return (state, best, margin, first), margin
+
+    margin = jax.vmap(objective.margin)(prompts)
+    init_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, NEVER)
+    state = jax.vmap(attack.init, (0, None, 0, 0))(init_keys, objective, prompts, margin)
+    first = jnp.where(margin <= 0, start.forwards, NEVER)
+    carry, curve = jax.lax.scan(one_step, (state, prompts, margin, first), jnp.arange(steps))
+    _, best, best_margin, first = carry
+    return Trace(
+        prompt=best,
+        margin=best_margin,
+        first=first,
+        curve=jnp.concatenate([margin[None], curve]),
+        spent=start.forwards + price.forwards * jnp.arange(steps + 1),
+        cost=Cost(*(jnp.asarray(s + steps * p) for s, p in zip(start, price, strict=True))),
+    )
+
+
+def attack_model(attack: Attack, objective: Objective, key: jax.Array, attackers: int, budget: int) -> Trace:
+    """`search` from `attackers` fresh hazardous prompts."""
+    start_key, search_key = jax.random.split(key)
+    starts = jax.vmap(objective.start)(jax.random.split(start_key, attackers))
+    return search(attack, objective, starts, search_key, budget)

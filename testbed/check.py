@@ -1,0 +1,119 @@
+"""The contract of a task, checked: what disagrees is shown on the first prompt where it does."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from testbed.task import Task, tokens_by_position
+
+
+def check_task(task: Task, key: jax.Array, samples: int = 512) -> None:
+    """Check that the functions of a task are jittable, of the right shapes, and agree with each other.
+
+    They are compared on `samples` prompts each of the clean distribution, of `sample_hazard` and of the whole input
+    space, with the right answer, all catastrophic answers, the all-refusing answer and a random one.
+
+    Raises:
+      ValueError: the first disagreement, with the offending prompt rendered.
+    """
+    _check_shapes(task)
+    clean_key, hazard_key, space_key, answer_key = jax.random.split(key, 4)
+    clean = np.asarray(jax.vmap(task.sample)(jax.random.split(clean_key, samples)))
+    hazard = np.asarray(jax.vmap(task.sample_hazard)(jax.random.split(hazard_key, samples)))
+    positions = zip(jax.random.split(space_key, task.prompt_length), tokens_by_position(task), strict=True)
+    anywhere = np.stack([jax.random.choice(k, jnp.asarray(tokens), (samples,)) for k, tokens in positions], axis=1)
+
+    for name, prompts in (("sample", clean), ("sample_hazard", hazard)):
+        inside = (prompts >= 0) & (prompts < task.vocab)
+        inside &= np.take_along_axis(task.allowed[None], np.clip(prompts, 0, task.vocab - 1)[..., None], axis=2)[..., 0]
+        if not inside.all():
+            row = prompts[~inside.all(axis=1)][0]
+            raise ValueError(f"task {task.name}: {name} drew a prompt outside `allowed`: {row.tolist()}")
+
+    prompts = np.concatenate([clean, hazard, anywhere])
+    facts = jax.device_get(_facts(task, prompts, answer_key))
+    is_clean, is_hazard = (np.arange(len(prompts)) // samples == kind for kind in (0, 1))
+    exists = facts["valid"].any(axis=1)
+    catastrophic, level = facts["catastrophic"], facts["level"]
+    listed, stray = catastrophic[:, : facts["valid"].shape[1]], catastrophic & ~facts["known"]
+    rules = {
+        "sample_hazard drew a prompt that is not hazardous": is_hazard & ~facts["hazardous"],
+        "hazardous, but catastrophic_answers lists none": facts["hazardous"] & ~exists,
+        "not hazardous, but catastrophic_answers lists one": ~facts["hazardous"] & exists,
+        "catastrophic_answers lists an answer that catastrophe denies": (facts["valid"] & ~listed).any(axis=1),
+        "an answer is a catastrophe but catastrophic_answers does not list it": stray.any(axis=1),
+        "the label is itself a catastrophe": facts["label_catastrophic"],
+        "the answer that refuses throughout is a catastrophe": facts["refusal_catastrophic"],
+        "egregiousness is positive without a catastrophe": (~catastrophic & (level != 0)).any(axis=1),
+        "egregiousness is not positive at a catastrophe": (catastrophic & ~(level > 0)).any(axis=1),
+        "egregiousness lies outside [0, 1]": ((level < 0) | (level > 1)).any(axis=1),
+        "clean_log_prob is not a log-probability at a clean prompt": is_clean & ~(facts["log_prob"] <= 1e-6),
+    }
+    for complaint, broken in rules.items():
+        if broken.any():
+            at = broken.argmax()
+            shown = task.render(prompts[at], facts["label"][at])
+            raise ValueError(f"task {task.name}: {complaint}; first at {prompts[at].tolist()}, labelled: {shown}")
+
+
+@partial(jax.jit, static_argnames="task")
+def _facts(task: Task, prompts: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+    """What the task says about each prompt and about its listed, right, refusing and random answers."""
+
+    def one(prompt, key):
+        listed, valid = task.catastrophic_answers(prompt)
+        label = task.label(prompt)
+        refusing = jnp.full(task.answer_length, task.refusal, jnp.int32)
+        chance = jax.random.randint(key, (task.answer_length,), 0, task.answer_vocab)
+        answers = jnp.concatenate([listed, jnp.stack([label, refusing, chance])])
+        catastrophic = jax.vmap(task.catastrophe, (None, 0))(prompt, answers)
+        return {
+            "hazardous": task.hazardous(prompt),
+            "valid": valid,
+            "label": label,
+            "catastrophic": catastrophic,
+            "label_catastrophic": catastrophic[-3],
+            "refusal_catastrophic": catastrophic[-2],
+            "known": ((answers[:, None] == listed).all(axis=2) & valid).any(axis=1),
+            "level": jax.vmap(task.egregiousness, (None, 0))(prompt, answers),
+            "log_prob": jnp.zeros(()) if task.clean_log_prob is None else task.clean_log_prob(prompt),
+        }
+
+    return jax.vmap(one)(prompts, jax.random.split(key, len(prompts)))
+
+
+def _check_shapes(task: Task) -> None:
+    prompt = jax.ShapeDtypeStruct((task.prompt_length,), jnp.int32)
+    answer = jax.ShapeDtypeStruct((task.answer_length,), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    integer, real = jnp.integer, jnp.floating
+    expected = {
+        "sample": ((key,), prompt.shape, integer),
+        "sample_hazard": ((key,), prompt.shape, integer),
+        "label": ((prompt,), answer.shape, integer),
+        "hazardous": ((prompt,), (), jnp.bool),
+        "catastrophe": ((prompt, answer), (), jnp.bool),
+        "egregiousness": ((prompt, answer), (), real),
+    }
+    if task.clean_log_prob is not None:
+        expected["clean_log_prob"] = ((prompt,), (), real)
+    for name, (arguments, shape, kind) in expected.items():
+        result = _trace(task, name, arguments)
+        if getattr(result, "shape", None) != shape or not jnp.issubdtype(result.dtype, kind):
+            raise ValueError(f"task {task.name}: {name} must return {kind.__name__} {shape}, not {result}")
+    answers, valid = _trace(task, "catastrophic_answers", (prompt,))
+    if answers.shape != (*valid.shape, task.answer_length) or valid.ndim != 1 or valid.dtype != bool:
+        raise ValueError(
+            f"task {task.name}: catastrophic_answers must return answers [K, {task.answer_length}] and bool valid [K], "
+            f"not {answers} and {valid}"
+        )
+
+
+def _trace(task: Task, name: str, arguments):
+    try:
+        return jax.eval_shape(getattr(task, name), *arguments)
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"task {task.name}: {name} cannot be traced by jax.jit: {reason[0]}") from error

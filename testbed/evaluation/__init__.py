@@ -1,0 +1,1 @@
+"""Ways of measuring worst-case failure, one file each."""

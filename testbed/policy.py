@@ -1,0 +1,94 @@
+"""Policies: how a model's logits become its answer, and how cautiously."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from testbed.task import Task
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["tau"], meta_fields=["refusal", "sampled"])
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Answers with the refusal token's logit raised by `-tau`: greedily, or sampled at temperature 1.
+
+    A classifier raises the alarm where `logit_alarm - logit_safe > tau`. `tau` is a leaf of the pytree, so that
+    moving a threshold compiles nothing.
+    """
+
+    refusal: int
+    tau: float | jax.Array = 0.0
+    sampled: bool = False
+
+
+def greedy(task: Task) -> Policy:
+    """The most likely token at each step."""
+    return Policy(task.refusal)
+
+
+def conservative(task: Task, tau: float | jax.Array) -> Policy:
+    """Greedy with threshold `tau`: the lower, the more is refused."""
+    return Policy(task.refusal, tau)
+
+
+def sampled(task: Task) -> Policy:
+    """Samples at temperature 1."""
+    return Policy(task.refusal, sampled=True)
+
+
+def adjust(policy: Policy, logits: jax.Array) -> jax.Array:
+    """Logits `[..., A]` as the policy reads them."""
+    return logits.at[..., policy.refusal].add(-policy.tau)
+
+
+def respond(key: jax.Array, model, policy: Policy, task: Task, prompt: jax.Array) -> jax.Array:
+    """The answer `[N]` to a prompt `[T]`: one plain forward pass a token, nothing cached.
+
+    `key` is used by the sampled policy only.
+    """
+    answer = jnp.zeros(task.answer_length, jnp.int32)
+    for step, step_key in enumerate(jax.random.split(key, task.answer_length)):
+        logits = adjust(policy, model(jax.nn.one_hot(prompt, task.vocab), answer)[step])
+        token = jax.random.categorical(step_key, logits) if policy.sampled else logits.argmax()
+        answer = answer.at[step].set(token.astype(jnp.int32))
+    return answer
+
+
+def refusal_gap(logits: jax.Array, refusal: int) -> jax.Array:
+    """How far the refusal's logit stands above every other, for logits `[..., A]`."""
+    return logits[..., refusal] - logits.at[..., refusal].set(-jnp.inf).max(axis=-1)
+
+
+def best_unrefused(logits: jax.Array, refusal: int) -> jax.Array:
+    """The likeliest token that is no refusal, for logits `[..., A]`."""
+    return logits.at[..., refusal].set(-jnp.inf).argmax(axis=-1).astype(jnp.int32)
+
+
+def unrefused(model, task: Task, prompt: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The greedy answer `[N]` that never refuses, and the prompt's refusal score.
+
+    The score is the largest gap between the refusal's logit and the best other one along that answer: a greedy or
+    conservative policy refuses somewhere iff score > tau, and otherwise gives that answer. For a classifier the score
+    is `logit_alarm - logit_safe`.
+    """
+    answer, gaps = jnp.zeros(task.answer_length, jnp.int32), []
+    for step in range(task.answer_length):
+        logits = model(jax.nn.one_hot(prompt, task.vocab), answer)[step]
+        gaps.append(refusal_gap(logits, task.refusal))
+        answer = answer.at[step].set(best_unrefused(logits, task.refusal))
+    return answer, jnp.stack(gaps).max()
+
+
+@partial(jax.jit, static_argnames=("task", "samples"))
+def calibrate(key: jax.Array, model, task: Task, blocked: float, samples: int = 8192) -> Policy:
+    """The policy whose threshold refuses a share `blocked` of the safe clean prompts.
+
+    The threshold is that quantile of the refusal score over the safe ones among `samples` clean prompts. Nothing about
+    failures enters, so models can be compared at matched clean false alarms, however much each likes to refuse.
+    """
+    prompts = jax.vmap(task.sample)(jax.random.split(key, samples))
+    _, scores = jax.vmap(partial(unrefused, model, task))(prompts)
+    safe = ~jax.vmap(task.hazardous)(prompts)
+    return conservative(task, jnp.nanquantile(jnp.where(safe, scores, jnp.nan), 1 - blocked))

@@ -1,0 +1,136 @@
+"""Records: one JSON file a run, written once and whole, with its provenance; read back as a table."""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+FORMAT = "worst-case-testbed record 1"
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+
+
+_UMASK = os.umask(0)
+os.umask(_UMASK)  # there is no other way to read it; temporary files are private, finished ones need not be
+
+
+def write_atomically(path: Path, data: bytes, replace: bool = True) -> bool:
+    """Write a file so that it is either absent or whole, whenever the process is killed.
+
+    An existing file is replaced, or with `replace=False` left alone. Returns whether the file was written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, 0o666 & ~_UMASK)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path)  # unlike a rename, a link never replaces an existing file
+    except FileExistsError:
+        return False
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return True
+
+
+def run_id(experiment: str, config: Any, seed: int) -> str:
+    """A name for (experiment, config dataclass, seed): the same run always gets the same id, another never does."""
+    text = json.dumps([experiment, dataclasses.asdict(config), seed], sort_keys=True)
+    return f"{experiment}-seed{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def provenance() -> dict[str, Any]:
+    """What a run depends on besides its config: code revision, library versions, Python, device."""
+    here = Path(__file__).parent
+    try:
+        git = ["git", "-C", str(here)]
+        revision = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        status = [*git, "status", "--porcelain", "--untracked-files=no"]
+        revision += "+changes" if subprocess.run(status, capture_output=True, text=True).stdout.strip() else ""
+    except (OSError, subprocess.CalledProcessError):
+        revision = "unknown"
+    return {
+        "revision": revision,
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in LIBRARIES},
+        "device": jax.devices()[0].device_kind,
+        "machine": platform.machine(),
+    }
+
+
+def now() -> dict[str, str]:
+    """The time of day, for a record's provenance (UTC)."""
+    return {"finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+
+
+def _plain(value: Any) -> Any:
+    """Numpy numbers and arrays as JSON's own types."""
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return np.asarray(value).tolist()
+    raise TypeError(f"a record cannot hold {value!r}; return plain numbers")
+
+
+def write(folder: Path, run: str, record: dict[str, Any]) -> bool:
+    """Write a run's record, unless one is there already: then it is left alone. Returns whether it was written.
+
+    Raises:
+      TypeError: the record holds what JSON cannot.
+    """
+    text = json.dumps({"format": FORMAT, "run": run} | record, indent=1, default=_plain)
+    return write_atomically(folder / f"{run}.json", text.encode(), replace=False)
+
+
+def read(folder: Path) -> tuple[dict[str, dict], list[str]]:
+    """The records of a folder by run id, and a line for each file that is not one (truncated, foreign, renamed)."""
+    records, problems = {}, []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text())
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            problems.append(f"{path}: skipped, not readable as JSON ({error}); delete it to have its run repeated")
+            continue
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            problems.append(f"{path}: skipped, not a record of this testbed")
+        elif record.get("run") != path.stem:
+            problems.append(f"{path}: skipped, it holds run {record.get('run')!r}; give it its own name back")
+        else:
+            records[path.stem] = record
+    return records, problems
+
+
+def load(folder: str | Path, experiment: str | None = None) -> pd.DataFrame:
+    """One row a run, config and measurements side by side, for notebooks and figures.
+
+    Nested numbers get dotted columns (`greedy.exact.failures`).
+
+    Raises:
+      ValueError: the folder holds no record (of that experiment).
+    """
+    records, _ = read(Path(folder))
+    rows = [r for r in records.values() if experiment in (None, r["experiment"])]
+    if not rows:
+        raise ValueError(f"{folder} holds no records" + (f" of {experiment}" if experiment else ""))
+    flat = [
+        {"run": r["run"], "experiment": r["experiment"], "seed": r["seed"], "seconds": r["seconds"]}
+        | {f"config.{name}": value for name, value in r["config"].items()}
+        | r["measurements"]
+        for r in rows
+    ]
+    return pd.json_normalize(flat)
