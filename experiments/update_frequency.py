@@ -51,7 +51,7 @@ def plot(frame: pd.DataFrame) -> Figure:
             "Attackers that succeed (coordinate)",
         ],
         f"{frame['config.plain.task'].iloc[0]}: one point and thin line a seed ({seeds} paired seeds), thick line the "
-        "mean. All arms with rounds make the same finds, attack calls and gradient steps; control makes the steps only.",
+        "mean. Arms with rounds make the same finds, attack calls and gradient steps; control makes the steps only.",
     )
     plots.seeds_by_arm(left, frame, "greedy.exact.failures", "threshold 0", "C3")
     plots.seeds_by_arm(left, frame, "matched.exact.failures", "threshold at 1 % clean false alarms", "C0", marker="s")

@@ -221,7 +221,7 @@ def judge(policy: Policy, task: Task, leaves: Leaves) -> Judged:
 
 @partial(jax.jit, static_argnames=("task", "walk"))
 def _judge_chunks(model, policies: tuple[Policy, ...], prefixes: jax.Array, task: Task, walk: Walk):
-    """Verdicts a policy, hazard and clean log-probability `[chunks, n]` of the prompts under `prefixes` `[chunks, s]`."""
+    """Verdicts a policy, hazard, clean log-probability and prompts `[chunks, n]` under `prefixes` `[chunks, s]`."""
 
     def one(prefix):
         leaves = walk(model, task, prefix)
@@ -278,6 +278,10 @@ def _merge(a: Count, b: Count) -> Count:
     )
 
 
+def _first_chunks(chunks: int, a: np.ndarray) -> np.ndarray:
+    return a[:chunks].reshape(-1, *a.shape[2:])
+
+
 def refuse_if_too_large(task: Task) -> None:
     """Say in one line that an input space cannot be counted.
 
@@ -323,8 +327,7 @@ def count(
         # The last call is filled up with repeats, so that every call has one shape; they are dropped below.
         prefixes = prompts_of_ids(task, np.resize(rows, size) * leaves)[:, :first]
         answer = jax.device_get(_judge_chunks(model, tuple(policies.values()), prefixes, task, walk))
-        answer = jax.tree.map(lambda a, n=len(rows): a[:n].reshape(-1, *a.shape[2:]), answer)
-        judged, hazardous, log_prob, prompts = answer
+        judged, hazardous, log_prob, prompts = jax.tree.map(partial(_first_chunks, len(rows)), answer)
         ids = prompt_ids(task, prompts)
         clean = None if log_prob is None else np.exp(log_prob.astype(np.float64))
         for (name, policy), verdict in zip(policies.items(), judged, strict=True):

@@ -32,7 +32,7 @@ def report(
     samples: int = 65_536,
     watch: Watch = silent,
 ) -> dict[str, Any]:
-    """Measure a model's worst case at threshold 0 (`greedy`), and where 1 % of safe clean prompts are refused (`matched`).
+    """Measure a model's worst case, at threshold 0 (`greedy`) and with 1 % of safe clean prompts refused (`matched`).
 
     Args:
       attacks: run under the greedy policy, `attackers` each, with budgets counted in forward-pass equivalents.
