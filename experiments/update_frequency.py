@@ -18,7 +18,6 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from experiments.arm import Arm, Plain, measure
 from experiments.summary import by_arm as summary
@@ -41,7 +40,7 @@ def grid(preset: str, task: str) -> list[Arm]:
     return [dataclasses.replace(base, steps=0), base, *rounds]
 
 
-def plot(frame: pd.DataFrame) -> Figure:
+def plot(frame: pd.DataFrame) -> plots.Figure:
     """What is left by arm, what it cost, and how long attackers search, from the records of one task."""
     seeds = frame["seed"].nunique()
     figure, (left, middle, right) = plots.panels(

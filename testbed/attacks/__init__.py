@@ -5,6 +5,9 @@
 
 from testbed.attacks.coordinate import coordinate
 from testbed.attacks.gcg import gcg
+from testbed.attacks.search import attack_model
 from testbed.attacks.uniform import uniform
 
 ATTACKS = {"uniform": uniform, "coordinate": coordinate, "gcg": gcg}
+
+__all__ = ["ATTACKS", "attack_model"]

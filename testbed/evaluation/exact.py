@@ -5,7 +5,10 @@ it, so a prompt costs about one token's forward pass instead of T. A chunk is th
 are arrays, and a node finds its ancestors by reshaping, so nothing is gathered or copied.
 """
 
-from collections.abc import Callable
+import collections
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +19,7 @@ import numpy as np
 from testbed.model import PRECISION, Transformer
 from testbed.objective import answer_margins, catastrophe_probability, combine, forced_logits
 from testbed.policy import Policy, best_unrefused, refusal_gap, unrefused
-from testbed.task import Task, prompt_ids, prompts_of_ids, space_size, tokens_by_position
+from testbed.task import Task, prompts_of_ids, space_size, tokens_by_position
 
 LARGEST_SPACE = 2**28
 LEAVES_A_CHUNK = 4096
@@ -219,15 +222,29 @@ def judge(policy: Policy, task: Task, leaves: Leaves) -> Judged:
     )
 
 
+def _rank(task: Task, prompts: jax.Array) -> jax.Array:
+    """`prompt_ids` on the device: the ranks `[n]` of prompts `[n, T]` of a space that can be counted."""
+    digits = jnp.asarray(task.allowed.cumsum(axis=1) - 1)
+    return sum(
+        digits[position][prompts[:, position]] * math.prod(int(n) for n in task.allowed[position + 1 :].sum(axis=1))
+        for position in range(task.prompt_length)
+    )
+
+
 @partial(jax.jit, static_argnames=("task", "walk"))
 def _judge_chunks(model, policies: tuple[Policy, ...], prefixes: jax.Array, task: Task, walk: Walk):
-    """Verdicts a policy, hazard, clean log-probability and prompts `[chunks, n]` under `prefixes` `[chunks, s]`."""
+    """Verdicts a policy, hazard, clean log-probability and rank `[chunks, n]`, under `prefixes` `[chunks, s]`."""
 
     def one(prefix):
         leaves = walk(model, task, prefix)
         hazardous = jax.vmap(task.hazardous)(leaves.prompts)
         log_prob = None if task.clean_log_prob is None else jax.vmap(task.clean_log_prob)(leaves.prompts)
-        return tuple(judge(policy, task, leaves) for policy in policies), hazardous, log_prob, leaves.prompts
+        return (
+            tuple(judge(policy, task, leaves) for policy in policies),
+            hazardous,
+            log_prob,
+            _rank(task, leaves.prompts),
+        )
 
     return jax.lax.map(one, prefixes)
 
@@ -235,7 +252,7 @@ def _judge_chunks(model, policies: tuple[Policy, ...], prefixes: jax.Array, task
 def _account(task: Task, policy: Policy, judged: Judged, hazardous, clean, ids) -> Count:
     """The Count of the prompts `ids` `[n]`, in float64."""
     failure = judged.failure.astype(np.float64)
-    levels, which = np.unique(judged.egregiousness[failure > 0].round(6), return_inverse=True)
+    levels, which = np.unique(judged.egregiousness[failure > 0].astype(np.float64).round(6), return_inverse=True)
     by_level = np.bincount(which, failure[failure > 0], len(levels))
     worst = judged.margin.argmin()
     alarms = judged.refused & ~hazardous
@@ -278,8 +295,17 @@ def _merge(a: Count, b: Count) -> Count:
     )
 
 
-def _first_chunks(chunks: int, a: np.ndarray) -> np.ndarray:
-    return a[:chunks].reshape(-1, *a.shape[2:])
+def _ahead(function: Callable, arguments: Sequence, calls: int = 2) -> Iterator:
+    """Results of `function` in order, with `calls` of them under way in threads: one call leaves a core idle."""
+    yield function(arguments[0])  # alone, so that what it compiles is compiled once
+    with ThreadPoolExecutor(calls) as pool:
+        waiting = collections.deque()
+        for argument in arguments[1:]:
+            waiting.append(pool.submit(function, argument))
+            if len(waiting) > calls:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def refuse_if_too_large(task: Task) -> None:
@@ -322,20 +348,26 @@ def count(
     heads, total = space_size(task) // leaves, space_size(task)
     size = min(heads, CHUNKS_A_CALL)
     counts = dict.fromkeys(policies)
-    for start in range(0, heads, size):
-        rows = np.arange(start, min(start + size, heads))
-        # The last call is filled up with repeats, so that every call has one shape; they are dropped below.
+
+    def judge_rows(rows):
+        # The last call is filled up with repeats, so that every call has one shape; they are dropped again.
         prefixes = prompts_of_ids(task, np.resize(rows, size) * leaves)[:, :first]
         answer = jax.device_get(_judge_chunks(model, tuple(policies.values()), prefixes, task, walk))
-        judged, hazardous, log_prob, prompts = jax.tree.map(partial(_first_chunks, len(rows)), answer)
-        ids = prompt_ids(task, prompts)
+        return jax.tree.map(lambda a: a[: len(rows)].reshape(-1, *a.shape[2:]), answer)
+
+    work = [np.arange(start, min(start + size, heads)) for start in range(0, heads, size)]
+    done = 0
+    for judged, hazardous, log_prob, ids in _ahead(judge_rows, work):
+        ids = ids.astype(np.int64)
         clean = None if log_prob is None else np.exp(log_prob.astype(np.float64))
         for (name, policy), verdict in zip(policies.items(), judged, strict=True):
             if np.isnan(verdict.margin).any():
-                raise FloatingPointError(f"the margin of prompt {prompts[np.isnan(verdict.margin).argmax()]} is NaN")
+                broken = prompts_of_ids(task, ids[np.isnan(verdict.margin)][:1])[0].tolist()
+                raise FloatingPointError(f"the margin of prompt {broken} is NaN: the model's weights are broken")
             part = _account(task, policy, verdict, hazardous, clean, ids)
             counts[name] = part if counts[name] is None else _merge(counts[name], part)
-        watch(min((start + size) * leaves, total), total)
+        done += len(ids)
+        watch(done, total)
     return counts
 
 

@@ -1,0 +1,181 @@
+"""Speed, as ratios of two things measured side by side in one run.
+
+  python -m experiments.benchmark           a table
+  python -m experiments.benchmark --json    one JSON object a line: name, value, unit, baseline, ratio
+
+Each pair is timed in turn, A B A B ..., and the medians are compared, so that a machine whose speed drifts changes the
+ratio little. Compilation is left out. The ratio is value over baseline: above 1 means quicker than the baseline.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from tasks import TASKS
+from testbed.attacks import ATTACKS, search
+from testbed.evaluation import exact
+from testbed.model import Transformer, model_config
+from testbed.objective import Objective
+from testbed.policy import greedy
+from testbed.task import Task, prompts_of_ids, space_size
+from testbed.training import Schedule, begin, cross_entropy, optimizer, train
+
+JSON = flags.DEFINE_bool("json", False, "Print one JSON object a line.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Timed repeats of each pair.")
+FORWARD_BATCH = 1024  # where the plain forward pass is quickest on a CPU
+
+
+class Row(NamedTuple):
+    """One measured ratio."""
+
+    name: str
+    value: float
+    unit: str
+    baseline: str
+    ratio: float
+
+
+def paired(name: str, unit: str, quick: tuple[Callable, float], baseline: tuple[str, Callable, float]) -> Row:
+    """Time two functions in turn; each comes with the amount of work that one call does."""
+    (run, work), (baseline_name, baseline_run, baseline_work) = quick, baseline
+    rates, baseline_rates = [], []
+    for repeat in range(REPEATS.value + 1):
+        for function, amount, into in ((run, work, rates), (baseline_run, baseline_work, baseline_rates)):
+            start = time.perf_counter()
+            jax.block_until_ready(function())
+            if repeat:  # the first call compiles
+                into.append(amount / (time.perf_counter() - start))
+    value, base = np.median(rates), np.median(baseline_rates)
+    return Row(name, float(value), unit, f"{baseline_name} ({base:,.0f})", float(value / base))
+
+
+def every_position(model: Transformer, soft_prompt: jax.Array) -> jax.Array:
+    """The textbook forward pass of a classifier: each block computes every position, though only the last is read."""
+    x = model.prompt_embedding(soft_prompt) + model.position
+    for block in model.blocks:
+        x = block(x, x.shape[0])
+    return model.readout(x)
+
+
+def forward_all(forward: Callable, task: Task, prompts: np.ndarray) -> Callable:
+    """A function of a model that runs `forward` on all `prompts` `[n, T]`, in batches."""
+    batches = jnp.asarray(prompts).reshape(-1, FORWARD_BATCH, task.prompt_length)
+
+    @jax.jit
+    def run(model):
+        one = lambda prompt: forward(model, jax.nn.one_hot(prompt, task.vocab))
+        return jax.lax.map(jax.vmap(one), batches)
+
+    return run
+
+
+def enumeration(task: Task, layers: int) -> Iterator[Row]:
+    """Counting the whole space, verdicts and all, against forward passes over the same kind of prompts."""
+    model = Transformer(model_config(task, layers=layers), jax.random.key(0))
+    some = prompts_of_ids(task, np.arange(2**16) * (space_size(task) // 2**16))
+    ours = lambda model, soft: model(soft, jnp.zeros(1, jnp.int32))
+    for name, forward in (("plain forward, all positions", every_position), ("our forward, last position", ours)):
+        run = forward_all(forward, task, some)
+        yield paired(
+            f"exact count, T={task.prompt_length} V={task.vocab} D=32 L={layers}",
+            "prompts/s",
+            (lambda: exact.count(model, task, {"greedy": greedy(task)})["greedy"].failures, space_size(task)),
+            (name, lambda run=run: run(model), len(some)),
+        )
+
+
+def attacks(task: Task, attackers: int = 128, budget: int = 400) -> Iterator[Row]:
+    """Forward-pass equivalents a second under the driver, against raw forward passes in batches of the same size."""
+    model = Transformer(model_config(task), jax.random.key(0))
+    objective = Objective(task, model, greedy(task))
+    starts = jax.vmap(task.sample_hazard)(jax.random.split(jax.random.key(1), attackers))
+    for name, make in ATTACKS.items():
+        attack = make()
+        batch = attackers * attack.candidates(objective)
+        passes = search.steps_within(attack, objective, budget)
+        prompts = jnp.tile(starts, (batch // attackers, 1))
+
+        @jax.jit
+        def raw(model, prompts=prompts, passes=passes):
+            def once(total, shift):
+                soft = jax.nn.one_hot((prompts + shift) % task.vocab, task.vocab)
+                return total + jax.vmap(model, (0, None))(soft, jnp.zeros(1, jnp.int32)).sum(), None
+
+            return jax.lax.scan(once, 0.0, jnp.arange(passes))[0]
+
+        spent = objective.forwards + passes * attack.cost(objective).forwards
+        yield paired(
+            f"attack {name}, {attackers} attackers",
+            "forwards/s",
+            (
+                lambda attack=attack: search.search(attack, objective, starts, jax.random.key(2), budget),
+                attackers * spent,
+            ),
+            ("raw batched forward", lambda raw=raw: raw(model), batch * passes),
+        )
+
+
+def training(task: Task, steps: int = 192) -> Row:
+    """Whole training runs, from the key to the history, against the same steps in one bare scan on ready batches."""
+    model = Transformer(model_config(task), jax.random.key(0))
+    schedule = Schedule(steps=steps)
+    keys = jax.random.split(jax.random.key(1), steps * schedule.batch)
+    batches = jax.vmap(task.sample)(keys).reshape(steps, schedule.batch, -1)
+
+    @jax.jit
+    def bare(model):
+        def step(carry, prompts):
+            model, state = carry
+            loss, gradients = jax.value_and_grad(cross_entropy)(model, task, prompts)
+            updates, state = optimizer(schedule).update(gradients, state, model)
+            return (optax.apply_updates(model, updates), state), loss
+
+        return jax.lax.scan(step, (model, begin(model, task, schedule).optimizer), batches)
+
+    return paired(
+        f"training, {task.name}",
+        "steps/s",
+        (lambda: jax.tree.leaves(train(jax.random.key(2), model, task, schedule)[0]), steps),
+        ("bare scanned step", lambda: bare(model), steps),
+    )
+
+
+def measure() -> Iterator[Row]:
+    """All rows, each as soon as it is measured."""
+    injury = TASKS["injury"]
+    yield from enumeration(injury(), layers=2)
+    yield from enumeration(injury(length=8), layers=1)
+    yield from attacks(injury())
+    yield training(injury())
+    yield training(TASKS["cipher_vault"]())
+
+
+def main(_) -> None:
+    """Print each row as it comes."""
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    table = Table(
+        "what", "value", "unit", "baseline (same unit)", "ratio", title="speed as ratios", title_justify="left"
+    )
+    for row in measure():
+        if JSON.value:
+            print(json.dumps(row._asdict()), flush=True)
+        else:
+            print(".", end="", file=sys.stderr, flush=True)
+            table.add_row(row.name, f"{row.value:,.0f}", row.unit, row.baseline, f"{row.ratio:.2f}")
+    if not JSON.value:
+        print(file=sys.stderr)
+        console.print(table)
+
+
+if __name__ == "__main__":
+    app.run(main)
