@@ -5,6 +5,6 @@ A module has a docstring (the question and what was hypothesised), `PRESETS` (na
 `plot(frame) -> Figure` and `claim(frame) -> Verdict`. The last three read records only.
 """
 
-from experiments import update_frequency
+from experiments import calibration, update_frequency
 
-EXPERIMENTS = {"update_frequency": update_frequency}
+EXPERIMENTS = {"update_frequency": update_frequency, "calibration": calibration}
