@@ -16,6 +16,7 @@ from testbed.results import run_id
 from testbed.training import Schedule, attack_cost, train
 
 DEFENCE_RATE = 1e-3  # half the plain peak: fine-tuning, not training anew
+EVALUATION = ("uniform", "coordinate", "gcg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,7 @@ def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
         calls = {f"{field}_calls": int(calls) for field, calls in cost._asdict().items()}
         spent |= {"gradient_steps": arm.steps, "finds": arm.finds if arm.rounds else 0} | calls
     measured = report(
-        evaluation_key, model, task, {name: make() for name, make in ATTACKS.items()},
+        evaluation_key, model, task, {name: ATTACKS[name]() for name in EVALUATION},
         attackers=arm.attackers, watch=watch,
     )  # fmt: skip
     return {"arm": arm.name, "compute": spent, "found": found} | measured

@@ -37,6 +37,7 @@ SMALL_WIDTH = 4
 MOST_CALLS = 10_000
 TRAINING_CALLS = 190
 DEFENCE = Schedule(steps=768, finds=512, budget=TRAINING_CALLS, learning_rate=DEFENCE_RATE)
+BEST_DEFENCE = dataclasses.replace(DEFENCE, steps=1536, finds=2048, rounds=16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +90,8 @@ def measure(config: Calibration, seed: int, folder: Path, watch: Watch) -> dict[
         clean = clean_behaviour(clean_key, model, task, policy, 65_536)
         return {"clean": clean._asdict(), "exact": exact.summary(counted["greedy"])}
 
-    def defended(rounds):
-        show = functools.partial(watch, f"training, {rounds} rounds")
-        schedule = dataclasses.replace(DEFENCE, rounds=rounds)
+    def defended(schedule):
+        show = functools.partial(watch, f"training, {schedule.rounds} rounds, {schedule.finds} finds")
         return train(defence_key, plain, task, schedule, ATTACKS["gcg"](), show)[0]
 
     show = functools.partial(watch, "training on the whole space")
@@ -101,13 +101,14 @@ def measure(config: Calibration, seed: int, folder: Path, watch: Watch) -> dict[
     show = functools.partial(watch, "training a small model")
     blank_small = Transformer(config_of(width=SMALL_WIDTH), init_key)
     small, _ = train(small_key, blank_small, task, Schedule(steps=config.plain.steps), watch=show)
-    models = {"plain": plain, "control": defended(0), "one_round": defended(1), "many_rounds": defended(16)}
-    models |= {"whole_space": solved, "small": small}
+    rounds = {"control": 0, "one_round": 1, "many_rounds": 16}
+    models = {"plain": plain} | {name: defended(dataclasses.replace(DEFENCE, rounds=r)) for name, r in rounds.items()}
+    models |= {"best_defence": defended(BEST_DEFENCE), "whole_space": solved, "small": small}
     result = {name: account(model) for name, model in models.items()}
     objective, found = Objective(task, plain, greedy(task)), {}
     for number, (name, make) in enumerate(ATTACKS.items()):
         watch("attacking", number, len(ATTACKS))
-        trace = attack_model(make(), objective, jax.random.fold_in(attack_key, number), 64, MOST_CALLS)
+        trace = attack_model(make(), objective, jax.random.fold_in(attack_key, number), 32, MOST_CALLS)
         success = success_by_budget(objective, trace, (TRAINING_CALLS, MOST_CALLS))
         found[name] = {str(budget): hits / success.attackers for budget, hits in success.within.items()}
     return result | {
@@ -140,7 +141,7 @@ def _useful(row: pd.Series, model: str) -> bool:
 
 def _fewest_left(row: pd.Series) -> float:
     """Failing share of the hazardous prompts that the better of two ways to a robust model leaves, utility intact."""
-    left = [_failing(row, m) for m in ("whole_space", "many_rounds") if _useful(row, m)]
+    left = [_failing(row, m) for m in ("whole_space", "best_defence") if _useful(row, m)]
     return min(left, default=np.inf) / row["plain.exact.hazardous"]
 
 
@@ -223,7 +224,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 def plot(frame: pd.DataFrame) -> plots.Figure:
     """Failing prompts of each model of the calibration, seed by seed."""
-    models = ["plain", "control", "one_round", "many_rounds", "whole_space", "small"]
+    models = ["plain", "control", "one_round", "many_rounds", "best_defence", "whole_space", "small"]
     long = frame.melt(["seed"], [f"{model}.exact.failures" for model in models], "arm", "failures")
     long["arm"] = long["arm"].str.removesuffix(".exact.failures").str.replace("_", " ")
     figure, (ax,) = plots.panels(["Failing prompts, counted exactly"], frame["config.plain.task"].iloc[0])

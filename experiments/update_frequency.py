@@ -82,8 +82,9 @@ def claim(frame: pd.DataFrame) -> Verdict:
     effects = {}
     for task, rows in frame.groupby("config.plain.task"):
         left = np.log10(rows.pivot_table(index="seed", columns="arm", values="greedy.exact.failures") + 1)
-        if {"1 round", "16 rounds"} <= set(left):
-            effects[task] = paired_effect((left["1 round"] - left["16 rounds"]).dropna().to_numpy())
+        drops = left.reindex(columns=["1 round", "16 rounds"]).dropna().diff(axis=1).iloc[:, 1]
+        if len(drops):
+            effects[task] = paired_effect(-drops.to_numpy())
     if not effects:
         return Verdict("undecided", "no seed has both arms of the contrast (1 round and 16 rounds)")
     lines = "; ".join(

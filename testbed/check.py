@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from testbed.task import Task, tokens_by_position
+from testbed.task import Task
 
 
 def check_task(task: Task, key: jax.Array, samples: int = 512) -> None:
@@ -20,10 +20,10 @@ def check_task(task: Task, key: jax.Array, samples: int = 512) -> None:
     """
     _check_shapes(task)
     clean_key, hazard_key, space_key, answer_key = jax.random.split(key, 4)
-    clean = np.asarray(jax.vmap(task.sample)(jax.random.split(clean_key, samples)))
-    hazard = np.asarray(jax.vmap(task.sample_hazard)(jax.random.split(hazard_key, samples)))
-    positions = zip(jax.random.split(space_key, task.prompt_length), tokens_by_position(task), strict=True)
-    anywhere = np.stack([jax.random.choice(k, jnp.asarray(tokens), (samples,)) for k, tokens in positions], axis=1)
+    clean = np.asarray(jax.jit(jax.vmap(task.sample))(jax.random.split(clean_key, samples)))
+    hazard = np.asarray(jax.jit(jax.vmap(task.sample_hazard))(jax.random.split(hazard_key, samples)))
+    weights = jnp.log(jnp.asarray(task.allowed, jnp.float32))
+    anywhere = np.asarray(jax.random.categorical(space_key, weights, shape=(samples, task.prompt_length)))
 
     for name, prompts in (("sample", clean), ("sample_hazard", hazard)):
         inside = (prompts >= 0) & (prompts < task.vocab)
@@ -49,7 +49,8 @@ def check_task(task: Task, key: jax.Array, samples: int = 512) -> None:
         "egregiousness is positive without a catastrophe": (~catastrophic & (level != 0)).any(axis=1),
         "egregiousness is not positive at a catastrophe": (catastrophic & ~(level > 0)).any(axis=1),
         "egregiousness lies outside [0, 1]": ((level < 0) | (level > 1)).any(axis=1),
-        "clean_log_prob is not a log-probability at a clean prompt": is_clean & ~(facts["log_prob"] <= 1e-6),
+        "clean_log_prob is not a log-probability at a clean prompt": is_clean
+        & ~(np.isfinite(facts["log_prob"]) & (facts["log_prob"] <= 1e-6)),
     }
     for complaint, broken in rules.items():
         if broken.any():
@@ -103,12 +104,15 @@ def _check_shapes(task: Task) -> None:
         result = _trace(task, name, arguments)
         if getattr(result, "shape", None) != shape or not jnp.issubdtype(result.dtype, kind):
             raise ValueError(f"task {task.name}: {name} must return {kind.__name__} {shape}, not {result}")
-    answers, valid = _trace(task, "catastrophic_answers", (prompt,))
-    if answers.shape != (*valid.shape, task.answer_length) or valid.ndim != 1 or valid.dtype != bool:
-        raise ValueError(
-            f"task {task.name}: catastrophic_answers must return answers [K, {task.answer_length}] and bool valid [K], "
-            f"not {answers} and {valid}"
-        )
+    result = _trace(task, "catastrophic_answers", (prompt,))
+    match result:
+        case (jax.ShapeDtypeStruct(shape=(k, n)), jax.ShapeDtypeStruct(shape=(valid,), dtype=kind)):
+            fits = (n, k, kind) == (task.answer_length, valid, bool)
+        case _:
+            fits = False
+    if not fits:
+        wanted = f"answers [K, {task.answer_length}] and bool valid [K]"
+        raise ValueError(f"task {task.name}: catastrophic_answers must return {wanted}, not {result}")
 
 
 def _trace(task: Task, name: str, arguments):

@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import subprocess
-import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,15 @@ FORMAT = "worst-case-testbed record 1"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
-_UMASK = os.umask(0)
-os.umask(_UMASK)  # there is no other way to read it; temporary files are private, finished ones need not be
-
-
 def write_atomically(path: Path, data: bytes, replace: bool = True) -> bool:
     """Write a file so that it is either absent or whole, whenever the process is killed.
 
     An existing file is replaced, or with `replace=False` left alone. Returns whether the file was written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(handle, 0o666 & ~_UMASK)
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -44,7 +39,7 @@ def write_atomically(path: Path, data: bytes, replace: bool = True) -> bool:
     except FileExistsError:
         return False
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return True
 
 

@@ -102,7 +102,8 @@ def prompt_ids(task: Task, prompts: np.ndarray) -> np.ndarray:
       ValueError: a prompt lies outside the input space.
     """
     prompts = np.asarray(prompts)
-    inside = np.take_along_axis(task.allowed[None], prompts[..., None], axis=2)[..., 0].all(axis=1)
+    inside = ((prompts >= 0) & (prompts < task.vocab)).all(axis=1)
+    inside[inside] = np.take_along_axis(task.allowed[None], prompts[inside][..., None], axis=2)[..., 0].all(axis=1)
     if not inside.all():
         raise ValueError(f"prompt {prompts[inside.argmin()].tolist()} is outside the input space of task {task.name}")
     rank = np.zeros(len(prompts), np.int64)

@@ -138,6 +138,7 @@ def search(
     )
 
 
+@partial(jax.jit, static_argnames=("attack", "attackers", "budget"))
 def attack_model(attack: Attack, objective: Objective, key: jax.Array, attackers: int, budget: int) -> Trace:
     """`search` from `attackers` fresh hazardous prompts."""
     start_key, search_key = jax.random.split(key)
