@@ -22,13 +22,14 @@ def gcg(top: int = 6, candidates: int = 16, patience: int = 15) -> Attack:
         return begin(prompt, margin)
 
     def step(key, objective, state):
-        swap_key, restart_key = jax.random.split(key)
+        swap_key, restart_key, tie_key = jax.random.split(key, 3)
         allowed = jnp.asarray(objective.allowed)
         length, vocab = allowed.shape
         gradient = jnp.where(allowed, objective.gradient(state.prompt), jnp.inf)
         # The current token is no swap: it goes last, to be taken only where nothing else is allowed.
         gradient = gradient.at[jnp.arange(length), state.prompt].set(jnp.finfo(gradient.dtype).max)
-        best = jnp.argsort(gradient, axis=1)[:, : min(top, vocab - 1)]
+        # Ties are broken at random: where the gradient is zero, the search is random and not blind to some tokens.
+        best = jnp.lexsort((jax.random.uniform(tie_key, gradient.shape), gradient))[:, : min(top, vocab - 1)]
         choices = jnp.minimum(allowed.sum(axis=1) - 1, best.shape[1])
 
         def propose(key):
