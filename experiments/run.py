@@ -101,46 +101,43 @@ def job(console: Console) -> int:
     seeds = experiment.SEEDS[preset] if FLAGS.seeds is None else FLAGS.seeds
     if seeds < 1:
         raise ValueError(f"--seeds must be at least 1, not {seeds}")
-    tasks = [one_of("task", task, TASKS) for task in FLAGS.task or [experiment.TASK]]
+    tasks = [one_of("task", task, TASKS) for task in dict.fromkeys(FLAGS.task or [experiment.TASK])]
     folder = Path(FLAGS.out) / name
     writable(folder)
     runs = [
         Run(name, config, seed)
         for task in tasks for config in experiment.grid(preset, task) for seed in range(seeds)
     ]  # fmt: skip
-    outcome = None
+    records, problems = results.read(folder)
+    for problem in problems:
+        console.print(problem, style="yellow", markup=False, highlight=False)
+    failed = []
     if not FLAGS.plot_only:
-        there, problems = results.read(folder)
-        for problem in problems:
-            console.print(f"[yellow]{problem}[/yellow]", highlight=False)
-        missing = sum(run.id not in there for run in runs)
-        minutes = (
-            experiment.MINUTES[preset] * missing / len(experiment.grid(preset, tasks[0])) / experiment.SEEDS[preset]
-        )
+        missing = sum(run.id not in records for run in runs)
+        minutes = experiment.MINUTES[preset] * missing / (len(runs) / len(tasks) / seeds * experiment.SEEDS[preset])
         console.print(
             f"{name}, preset {preset}, {', '.join(tasks)}: {len(runs)} runs ({seeds} seeds), {missing} to do, about "
             f"{minutes:.0f} minutes on two cores; records go to {folder}",
-            highlight=False,
-        )
+            markup=False, highlight=False,
+        )  # fmt: skip
         for task in tasks:
             refuse_if_too_large(TASKS[task]())
             check_task(TASKS[task](), jax.random.key(0))
-        outcome = sweep(runs, experiment.measure, folder, console)
-    frame = results.load(folder, name)
-    frame = frame[frame["run"].isin([run.id for run in runs])]
-    if frame.empty:
+        failed = sweep(runs, experiment.measure, folder, console).failed
+        records, _ = results.read(folder)
+    there = [run.id for run in runs if run.id in records]
+    if not there and not failed:
         raise ValueError(f"{folder} holds no record of these runs; leave out --plot_only to make them")
-    order = {run.id: place for place, run in enumerate(runs)}
-    show(console, experiment, frame.sort_values("run", key=lambda ids: ids.map(order)), folder)
-    console.print(
-        f"{len(frame)} of {len(runs)} runs; records, models, tables (.csv) and figures (.png): {folder.resolve()}"
-    )
-    for failure in outcome.failed if outcome else ():
-        console.print(f"[red]failed:[/red] {failure}", highlight=False)
-    return 1 if outcome and outcome.failed else 0
+    if there:
+        frame = results.load(folder, name).set_index("run", drop=False).loc[there].reset_index(drop=True)
+        show(console, experiment, frame, folder)
+    console.print(f"{len(there)} of {len(runs)} runs; records, models, tables and figures: {folder.resolve()}")
+    for failure in failed:
+        console.print(f"failed: {failure}", style="red", markup=False, highlight=False)
+    return 1 if failed else 0
 
 
-def main(_) -> None:
+def main(argv: list[str]) -> None:
     """Run the job; a user's mistake becomes one line and exit status 2."""
     console = Console(width=None if sys.stdout.isatty() else 110)
     logging.getLogger("jax").setLevel(logging.WARNING)  # JAX tells of every accelerator that is not there
@@ -148,6 +145,8 @@ def main(_) -> None:
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     try:
+        if argv[1:]:
+            raise ValueError(f"unknown argument {argv[1]!r}; flags begin with two dashes (see --help)")
         status = job(console)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -5,8 +5,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from testbed.task import Task
+
+
+ZERO = np.float32(0.0)  # of the same type as a measured threshold, so that both run the same compiled program
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["tau"], meta_fields=["refusal", "sampled"])
@@ -19,7 +23,7 @@ class Policy:
     """
 
     refusal: int
-    tau: float | jax.Array = 0.0
+    tau: jax.Array = ZERO
     sampled: bool = False
 
 
@@ -30,7 +34,7 @@ def greedy(task: Task) -> Policy:
 
 def conservative(task: Task, tau: float | jax.Array) -> Policy:
     """Greedy with threshold `tau`: the lower, the more is refused."""
-    return Policy(task.refusal, tau)
+    return Policy(task.refusal, jnp.asarray(tau, jnp.float32))
 
 
 def sampled(task: Task) -> Policy:

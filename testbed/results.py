@@ -98,7 +98,7 @@ def read(folder: Path) -> tuple[dict[str, dict], list[str]]:
     for path in sorted(folder.glob("*.json")):
         try:
             record = json.loads(path.read_text())
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             problems.append(f"{path}: skipped, not readable as JSON ({error}); delete it to have its run repeated")
             continue
         if not isinstance(record, dict) or record.get("format") != FORMAT:

@@ -69,6 +69,16 @@ class _Stopped(BaseException):
     """Raised inside a worker when the user stops the sweep; no run may catch it."""
 
 
+def _already_there(folder: Path, run: Run) -> None:
+    """Accept a record that another sweep wrote meanwhile.
+
+    Raises:
+      FileExistsError: what is there is no record; it is somebody's file, and not overwritten.
+    """
+    if run.id not in results.read(folder)[0]:
+        raise FileExistsError(f"{folder / run.id}.json is in the way and is no record; move or delete it")
+
+
 def sweep(
     runs: Sequence[Run], measure: Callable[..., dict], folder: Path, console: Console, workers: int | None = None
 ) -> Outcome:
@@ -83,6 +93,7 @@ def sweep(
         threads share what has been compiled: two of them do twice the work of one on two cores.
     """
     there, _ = results.read(folder)
+    runs = {run.id: run for run in runs}.values()
     missing = [run for run in runs if run.id not in there]
     source, stop = results.provenance(), threading.Event()
     with _board(console) as board, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -100,6 +111,8 @@ def sweep(
 
             started = time.perf_counter()
             try:
+                if (folder / f"{run.id}.json").exists():
+                    return _already_there(folder, run)
                 measurements = measure(run.config, run.seed, folder, watch)
                 seconds = round(time.perf_counter() - started, 2)
                 record = {"experiment": run.experiment, "config": asdict(run.config), "seed": run.seed}
@@ -107,7 +120,8 @@ def sweep(
                 results.write(folder, run.id, record)
             except Exception as error:
                 results.write_atomically(folder / f"{run.id}.error", traceback.format_exc().encode())
-                return f"{run.id}: {error}"
+                reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
+                return f"{run.id}: {reason}"
             finally:
                 board.remove_task(line)
                 board.advance(overall)

@@ -1,0 +1,93 @@
+"""What the tests share: every task at a small size, models whose answers vary, and strict settings."""
+
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tasks import TASKS
+from testbed.model import Transformer, model_config
+
+jax.config.update("jax_legacy_prng_key", "error")  # keys are made by jax.random.key
+jax.config.update("jax_disable_most_optimizations", True)  # tests compile much and compute little
+
+SMALL = {
+    "injury": dict(length=4),
+    "cipher_vault": dict(length=5, vocab=4),
+}
+
+
+@pytest.fixture(scope="session")
+def small():
+    """`name -> Task` of a size that can be enumerated in Python; a task not in SMALL at its default size."""
+    return lambda name: TASKS[name](**SMALL.get(name, {}))
+
+
+@pytest.fixture(scope="session")
+def all_prompts():
+    """`task -> prompts [B, T]` of the whole input space in lexicographic order, by itertools alone."""
+
+    def enumerate_space(task):
+        tokens = [[token for token in range(task.vocab) if row[token]] for row in task.allowed]
+        return np.array(list(itertools.product(*tokens)), np.int32)
+
+    return enumerate_space
+
+
+@pytest.fixture(scope="session")
+def lively():
+    """`(task, seed, **sizes) -> Transformer` with every parameter random and large, so that its answers vary."""
+
+    def make(task, seed=0, width=8, heads=2, **sizes):
+        rng = np.random.default_rng(seed)
+        config = model_config(task, width=width, heads=heads, **sizes)
+        blank = jax.eval_shape(lambda: Transformer(config, jax.random.key(0)))
+
+        def fill(path, leaf):
+            centre = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
+            return jnp.asarray(centre + 0.5 * rng.standard_normal(leaf.shape), jnp.float32)
+
+        return jax.tree_util.tree_map_with_path(fill, blank)
+
+    return make
+
+
+class Table(NamedTuple):
+    """A model whose logits are looked up: `logits[t]` is `[V ** T, A ** t, A]`, by prompt and by the answer so far."""
+
+    logits: tuple
+
+    def __call__(self, soft_prompt, answer, latent=None):
+        row = sum(soft_prompt.argmax(axis=1) * soft_prompt.shape[1] ** np.arange(len(soft_prompt))[::-1])
+        said, rows = 0, []
+        for logits, token in zip(self.logits, answer, strict=True):
+            rows.append(jnp.asarray(logits)[row, said])
+            said = said * logits.shape[-1] + token
+        return jnp.stack(rows)
+
+    def spoken(self, row, answer):
+        """The logits `[N, A]` along an answer, as numpy in float64."""
+        said, rows = 0, []
+        for logits, token in zip(self.logits, answer, strict=True):
+            rows.append(np.asarray(logits[row, said], np.float64))
+            said = said * logits.shape[-1] + token
+        return np.stack(rows)
+
+
+@pytest.fixture(scope="session")
+def table():
+    """`(task, favoured [B, N], seed) -> Table` of random logits that lean towards one answer to each prompt."""
+
+    def make(task, favoured, seed=0):
+        rng, prompts, answers = np.random.default_rng(seed), task.vocab**task.prompt_length, task.answer_vocab
+        logits = []
+        for step in range(task.answer_length):
+            random = 2 * rng.standard_normal((prompts, answers**step, answers))
+            random[np.arange(prompts), :, favoured[:, step]] += 2
+            logits.append(random.astype(np.float32))
+        return Table(tuple(logits))
+
+    return make

@@ -1,0 +1,185 @@
+"""Models with exactly one known kind of failure, and an ear for what a search really does.
+
+A planted model judges the four-token injury task (4,096 prompts, 500 of them hazardous). The prompts on which it fails
+come with it, written down from its rule alone: an attack must find these and no others. Each model can defeat a search
+for one reason only.
+
+    nowhere          slopes towards one prompt, and fails on none
+    needle           fails on that prompt alone; the margin is the Hamming distance to it, less a half
+    pair             fails where two positions hold two tokens together; either of them alone changes nothing
+    gradient_hidden  the needle, with a gradient of zero everywhere
+"""
+
+import collections
+import dataclasses
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from reference import F0, F1, K, P, Q, injury
+
+from tasks.injury import injury as injury_task
+from testbed.attacks.search import Attack
+from testbed.task import Task
+
+
+def within(task: Task, allowed: np.ndarray) -> Task:
+    """The injury `task` on a smaller input space, its hazardous prompts drawn uniformly from those that are left."""
+    space = itertools.product(*(np.flatnonzero(row).tolist() for row in allowed))
+    prompts = np.array([prompt for prompt in space if injury(prompt).forbidden], np.int32)
+
+    def sample_hazard(key):
+        return jnp.asarray(prompts)[jax.random.randint(key, (), 0, len(prompts))]
+
+    return dataclasses.replace(task, allowed=allowed, sample_hazard=sample_hazard)
+
+
+TASK = within(injury_task(length=4), np.ones((4, 8), bool))
+HAZARDOUS = [prompt for prompt in itertools.product(range(8), repeat=4) if injury(prompt).forbidden]
+NEEDLE = (K, P, F0, Q)
+PAIR = ((0, F1), (2, P))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Planted:
+    """An injury filter whose margin on a hazardous prompt has a closed form.
+
+    It is `height`, less `slope` `[T, V]` at the prompt's tokens, less twice the product of the two `together`
+    `[2, T, V]` at its tokens; if `hidden`, it has no gradient. All four models have leaves of the same types, so an
+    attack is compiled once for all.
+    """
+
+    height: float
+    slope: np.ndarray
+    together: np.ndarray
+    hidden: bool
+
+    def __call__(self, soft_prompt, answer, latent=None):
+        soft_prompt = jnp.where(self.hidden, jax.lax.stop_gradient(soft_prompt), soft_prompt)
+        first, second = (self.together * soft_prompt).sum(axis=(1, 2))
+        alarm = self.height - (self.slope * soft_prompt).sum() - 2 * first * second
+        return jnp.stack([0 * alarm, alarm])[None]
+
+
+def _at(*places):
+    rows = np.zeros((4, 8), np.float32)
+    for position, token in places:
+        rows[position, token] = 1
+    return rows
+
+
+_to_needle, _both = _at(*enumerate(NEEDLE)), np.stack([_at(place) for place in PAIR])
+
+PLANTED = {
+    "nowhere": Planted(4.5, _to_needle, 0 * _both, False),
+    "needle": Planted(3.5, _to_needle, 0 * _both, False),
+    "pair": Planted(1.0, _at(), _both, False),
+    "gradient_hidden": Planted(3.5, _to_needle, 0 * _both, True),
+}
+FAILING = {
+    "nowhere": [],
+    "needle": [NEEDLE],
+    "pair": [prompt for prompt in HAZARDOUS if all(prompt[position] == token for position, token in PAIR)],
+    "gradient_hidden": [NEEDLE],
+}
+
+
+class Ear:
+    """Counts on the host what compiled code really calls, one unbatched evaluation at a time.
+
+    Attributes:
+      calls: how often each thing was called: `model`, `gradient`, `checker`.
+      starts: attacker -> (start, margin).
+      steps: attacker -> list of what each step scored, (prompts, margins). An attacker is known by its key.
+      labelled: prompts whose right answer was asked for, in any order.
+    """
+
+    def __init__(self):
+        self.clear()
+
+    def clear(self):
+        """Forget what was heard."""
+        self.calls, self.starts, self.steps = collections.Counter(), {}, collections.defaultdict(list)
+        self.labelled = []
+
+    def best(self) -> list[tuple[tuple[int, ...], float]]:
+        """The best (prompt, margin) of each attacker, its start included; the earliest of equals."""
+        scored = {who: [start] for who, start in self.starts.items()}
+        for who, steps in self.steps.items():
+            scored[who] += [pair for step in steps for pair in zip(*step, strict=True)]
+        return [min(pairs, key=lambda pair: pair[1]) for pairs in scored.values()]
+
+    def task(self, task: Task) -> Task:
+        """`task`, heard when its checker lists the catastrophic answers to a prompt or it labels one."""
+
+        def catastrophic_answers(prompt):
+            jax.debug.callback(lambda _: self.calls.update(["checker"]), prompt)
+            return task.catastrophic_answers(prompt)
+
+        def label(prompt):
+            jax.debug.callback(lambda prompt: self.labelled.append(tuple(prompt.tolist())), prompt)
+            return task.label(prompt)
+
+        return dataclasses.replace(task, catastrophic_answers=catastrophic_answers, label=label)
+
+    def model(self, model) -> "Heard":
+        """`model`, heard when it is called and when its gradient is taken."""
+        return Heard(model, self)
+
+    def attack(self, attack: Attack) -> Attack:
+        """`attack`, heard when it starts and when it steps."""
+
+        def init(key, objective, prompt, margin):
+            attacker = jax.random.key_data(key)
+            jax.debug.callback(self._start, attacker, prompt, margin)
+            return attacker, jnp.zeros((), jnp.int32), attack.init(key, objective, prompt, margin)
+
+        def step(key, objective, state):
+            attacker, number, state = state
+            state, scored = attack.step(key, objective, state)
+            jax.debug.callback(self._step, attacker, number, *scored)
+            return (attacker, number + 1, state), scored
+
+        return attack._replace(init=init, step=step)
+
+    def _start(self, attacker, prompt, margin):
+        self.starts[tuple(attacker.tolist())] = (tuple(prompt.tolist()), float(margin))
+
+    def _step(self, attacker, number, prompts, margins):
+        # An attacker's steps depend on each other, but nothing promises that they are heard in order.
+        steps = self.steps[tuple(attacker.tolist())]
+        steps.extend([None] * (int(number) + 1 - len(steps)))
+        steps[int(number)] = ([tuple(prompt) for prompt in prompts.tolist()], margins.tolist())
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=["ear"])
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """A model whose calls are heard: a call that is differentiated counts as one gradient and no forward."""
+
+    inner: object
+    ear: Ear
+
+    def __call__(self, soft_prompt, answer, latent=None):
+        return _listen(self.ear, self.inner(soft_prompt, answer, latent))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _listen(ear, logits):
+    jax.debug.callback(lambda _: ear.calls.update(["model"]), logits)
+    return logits
+
+
+def _listen_forward(ear, logits):
+    jax.debug.callback(lambda _: ear.calls.update(["gradient"]), logits)
+    return logits, None
+
+
+def _listen_backward(ear, residuals, cotangent):
+    return (cotangent,)
+
+
+_listen.defvjp(_listen_forward, _listen_backward)

@@ -1,0 +1,245 @@
+"""Each way of breaking the contract of a task is refused, and shown on a prompt where it is broken."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from testbed.check import check_task
+from testbed.task import Task
+
+REFUSE = 2
+
+
+def hazardous(prompt):
+    return prompt[0] == 1
+
+
+def echoed(prompt, answer):
+    return hazardous(prompt) & (answer == prompt).all()
+
+
+# Echo the prompt of two bits, but refuse if the first is 1. Token 2 exists and is not allowed.
+ECHO = Task(
+    name="echo",
+    vocab=3,
+    prompt_length=2,
+    answer_vocab=3,
+    answer_length=2,
+    refusal=REFUSE,
+    allowed=np.array([[True, True, False]] * 2),
+    sample=lambda key: jax.random.bernoulli(key, shape=(2,)).astype(jnp.int32),
+    sample_hazard=lambda key: jax.random.bernoulli(key, shape=(2,)).astype(jnp.int32) | jnp.array([1, 0]),
+    label=lambda prompt: jnp.where(hazardous(prompt), REFUSE, prompt),
+    hazardous=hazardous,
+    catastrophe=echoed,
+    egregiousness=lambda prompt, answer: echoed(prompt, answer) * (1 + prompt[1]) / 2,
+    render=lambda prompt, answer: f"{prompt.tolist()} echoes as {answer.tolist()}",
+    clean_log_prob=lambda prompt: jnp.log(0.25),
+    catastrophic_answers=lambda prompt: (prompt[None], hazardous(prompt)[None]),
+)
+
+
+def at(prompt, *tokens):
+    return (prompt == jnp.array(tokens)).all()
+
+
+def also(*answer):
+    """A checker that calls one more answer to the prompt 1 1 a catastrophe."""
+    return lambda prompt, given: echoed(prompt, given) | (at(prompt, 1, 1) & at(given, *answer))
+
+
+def levels(wrong):
+    """The right egregiousness but at the prompt 1 1, where `wrong` makes it from the right one."""
+    return lambda prompt, answer: jnp.where(
+        at(prompt, 1, 1), wrong(ECHO.egregiousness(prompt, answer)), ECHO.egregiousness(prompt, answer)
+    )
+
+
+def log_prob(wrong):
+    return lambda prompt: jnp.where(at(prompt, 1, 1), wrong, jnp.log(0.25))
+
+
+def answers_instead(*answer):
+    return lambda prompt: jnp.where(at(prompt, 1, 1), jnp.array(answer), ECHO.label(prompt))
+
+
+def case(broken, complaint, prompt, *marks, **fields):
+    """The fields that break one thing at one prompt, and how that is said."""
+    return pytest.param(complaint, prompt, fields, id=broken, marks=marks)
+
+
+NOT_A_LOG_PROB = "clean_log_prob is not a log-probability at a clean prompt"
+
+DISAGREEMENTS = [
+    case(
+        "a hazard sampler that also draws a safe prompt",
+        "sample_hazard drew a prompt that is not hazardous",
+        [0, 0],
+        sample_hazard=lambda key: jnp.array([1, 0]) * jax.random.bernoulli(key).astype(jnp.int32),
+    ),
+    case(
+        "a forgotten answer",
+        "hazardous, but catastrophic_answers lists none",
+        [1, 1],
+        catastrophic_answers=lambda prompt: (prompt[None], at(prompt, 1, 0)[None]),
+    ),
+    case(
+        "an answer to a safe prompt",
+        "not hazardous, but catastrophic_answers lists one",
+        [0, 1],
+        catastrophic_answers=lambda prompt: (prompt[None], (hazardous(prompt) | at(prompt, 0, 1))[None]),
+    ),
+    case(
+        "a checker milder than the list",
+        "catastrophic_answers lists an answer that catastrophe denies",
+        [1, 1],
+        catastrophe=lambda prompt, answer: echoed(prompt, answer) & ~at(prompt, 1, 1),
+    ),
+    case(
+        "a checker stricter than the list",
+        "an answer is a catastrophe but catastrophic_answers does not list it",
+        [1, 1],
+        catastrophe=also(0, 1),
+    ),
+    case(
+        "an answer listed as harmless",
+        "an answer is a catastrophe but catastrophic_answers does not list it",
+        [1, 1],
+        catastrophe=also(0, 1),
+        catastrophic_answers=lambda prompt: (
+            jnp.stack([prompt, jnp.array([0, 1])]),
+            jnp.stack([hazardous(prompt), False]),
+        ),
+    ),
+    case(
+        "a label that the checker forbids",
+        "the label is itself a catastrophe",
+        [1, 1],
+        label=answers_instead(1, 1),
+    ),
+    case(
+        "a refusal that the checker forbids",
+        "the answer that refuses throughout is a catastrophe",
+        [1, 1],
+        label=answers_instead(0, 0),
+        catastrophe=also(REFUSE, REFUSE),
+        catastrophic_answers=None,
+    ),
+    case(
+        "a level for harmless answers",
+        "egregiousness is positive without a catastrophe",
+        [1, 1],
+        egregiousness=levels(lambda level: jnp.maximum(level, 0.1)),
+    ),
+    case(
+        "no level for a catastrophe",
+        "egregiousness is not positive at a catastrophe",
+        [1, 1],
+        egregiousness=levels(lambda level: 0 * level),
+    ),
+    case(
+        "a level that is no number",
+        "egregiousness is not positive at a catastrophe",
+        [1, 1],
+        egregiousness=levels(lambda level: jnp.where(level > 0, jnp.nan, 0)),
+    ),
+    case(
+        "a level above one",
+        "egregiousness lies outside [0, 1]",
+        [1, 1],
+        egregiousness=levels(lambda level: 1.5 * level),
+    ),
+    case("a probability above one", NOT_A_LOG_PROB, [1, 1], clean_log_prob=log_prob(0.1)),
+    case("a probability that is no number", NOT_A_LOG_PROB, [1, 1], clean_log_prob=log_prob(jnp.nan)),
+    case(
+        "a probability of zero for what is drawn",
+        NOT_A_LOG_PROB,
+        [1, 1],
+        clean_log_prob=log_prob(-jnp.inf),
+    ),
+]
+
+OUTSIDE = [
+    ("sample", [0, 2]),
+    ("sample", [-1, 0]),
+    ("sample_hazard", [1, 2]),
+    ("sample_hazard", [1, 3]),
+]
+
+# A field, a function that is not of its kind, and what it must return.
+SHAPES = [
+    ("sample", lambda key: jnp.zeros(3, jnp.int32), "integer (2,)"),
+    ("sample", lambda key: jnp.zeros(2), "integer (2,)"),
+    ("sample_hazard", lambda key: jnp.zeros((), jnp.int32), "integer (2,)"),
+    ("label", lambda prompt: prompt[:1], "integer (2,)"),
+    ("hazardous", lambda prompt: prompt == 1, "bool ()"),
+    ("hazardous", lambda prompt: prompt[0], "bool ()"),
+    ("catastrophe", lambda prompt, answer: answer == prompt, "bool ()"),
+    ("egregiousness", lambda prompt, answer: echoed(prompt, answer), "floating ()"),
+    ("clean_log_prob", lambda prompt: jnp.zeros(2), "floating ()"),
+    ("label", lambda prompt: None, "integer (2,)"),
+]
+
+LISTS = [
+    lambda prompt: (prompt, hazardous(prompt)[None]),
+    lambda prompt: (prompt[None], hazardous(prompt)),
+    lambda prompt: (prompt[None], prompt[:1]),
+    lambda prompt: (jnp.stack([prompt, prompt]), hazardous(prompt)[None]),
+    lambda prompt: prompt[None],
+]
+
+
+def test_a_sound_task_passes():
+    check_task(ECHO, jax.random.key(0))
+    check_task(dataclasses.replace(ECHO, clean_log_prob=None, catastrophic_answers=None), jax.random.key(0))
+
+
+@pytest.mark.parametrize(("complaint", "prompt", "fields"), DISAGREEMENTS)
+def test_disagreement_is_shown_where_it_is(complaint, prompt, fields):
+    task = dataclasses.replace(ECHO, **fields)
+    label = np.asarray(task.label(jnp.array(prompt)))
+    shown = f"task echo: {complaint}; first at {prompt}, labelled: {prompt} echoes as {label.tolist()}"
+    with pytest.raises(ValueError, match=re.escape(shown)):
+        check_task(task, jax.random.key(0))
+
+
+@pytest.mark.parametrize(("sampler", "prompt"), OUTSIDE)
+def test_prompts_outside_the_space_are_shown(sampler, prompt):
+    task = dataclasses.replace(ECHO, **{sampler: lambda key: jnp.array(prompt)})
+    with pytest.raises(ValueError, match=re.escape(f"{sampler} drew a prompt outside `allowed`: {prompt}")):
+        check_task(task, jax.random.key(0))
+
+
+@pytest.mark.parametrize(("field", "function", "kind"), SHAPES)
+def test_functions_of_the_wrong_kind_are_named(field, function, kind):
+    with pytest.raises(ValueError, match=re.escape(f"task echo: {field} must return {kind}, not ")):
+        check_task(dataclasses.replace(ECHO, **{field: function}), jax.random.key(0))
+
+
+@pytest.mark.parametrize("function", LISTS)
+def test_lists_of_the_wrong_shape_are_refused(function):
+    with pytest.raises(ValueError, match="catastrophic_answers must return answers \\[K, 2\\] and bool valid \\[K\\]"):
+        check_task(dataclasses.replace(ECHO, catastrophic_answers=function), jax.random.key(0))
+
+
+def test_functions_that_jax_cannot_trace_are_named():
+    task = dataclasses.replace(ECHO, hazardous=lambda prompt: bool(prompt[0] == 1))
+    with pytest.raises(ValueError, match=r"task echo: hazardous cannot be traced by jax\.jit: .*bool"):
+        check_task(task, jax.random.key(0))
+
+
+def test_sizes_that_disagree_are_refused_at_once():
+    with pytest.raises(ValueError, match=r"allowed must be bool \(2, 3\), not bool \(2, 4\)"):
+        dataclasses.replace(ECHO, allowed=np.ones((2, 4), bool))
+    with pytest.raises(ValueError, match=r"allowed must be bool \(2, 3\), not float64 \(2, 3\)"):
+        dataclasses.replace(ECHO, allowed=np.ones((2, 3)))
+    with pytest.raises(ValueError, match="position 1 allows no token"):
+        dataclasses.replace(ECHO, allowed=np.array([[True, True, False], [False, False, False]]))
+    with pytest.raises(ValueError, match="refusal 3 is not an answer token below 3"):
+        dataclasses.replace(ECHO, refusal=3)
+    with pytest.raises(ValueError, match=r"6561 answers are too many to try \(limit 4096\)"):
+        dataclasses.replace(ECHO, answer_length=8, catastrophic_answers=None)

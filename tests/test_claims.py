@@ -1,0 +1,322 @@
+"""Verdicts, tables and figures from records whose effects are known because they were written by hand."""
+
+import contextlib
+import re
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from experiments import update_frequency
+from experiments.summary import by_arm
+from experiments.update_frequency import claim, success_rates
+
+ROUNDS = ("1 round", "16 rounds")
+
+
+def contrast(task: str, pairs: list[tuple[float, float]]) -> pd.DataFrame:
+    """Records of one task: failing prompts after 1 round and after 16, one pair a seed; None for a run not done."""
+    rows = [
+        {"config.plain.task": task, "seed": seed, "arm": arm, "greedy.exact.failures": failures}
+        for seed, pair in enumerate(pairs)
+        for arm, failures in zip(ROUNDS, pair, strict=True)
+        if failures is not None
+    ]
+    return pd.DataFrame(rows, columns=["config.plain.task", "seed", "arm", "greedy.exact.failures"])
+
+
+def effects(why: str) -> dict[str, tuple[float, float, float]]:
+    """What a verdict says of each task: mean, low and high."""
+    number = r"(-?\d+\.\d+|-?inf)"
+    pattern = rf"(\w+): 16 rounds leave {number} decades fewer failing prompts than 1 \[95 % {number}, {number}\]"
+    return {task: tuple(map(float, numbers)) for task, *numbers in re.findall(pattern, why)}
+
+
+# log10(failing + 1) falls by 2.0, 2.5 and 3.0: 2.5 in the mean.
+STRONG = [(999, 9), (10**4 - 1, 10**1.5 - 1), (10**4 - 1, 9)]
+RISE = [(after, before) for before, after in STRONG]
+WEAK = [(99, 49), (99, 59), (99, 39), (99, 49)]  # a third of a decade, sure
+NULL = [(99, 9), (9, 99), (50, 50), (9, 99), (99, 9)]
+BOTH = ("injury", "cipher_vault")
+
+
+def test_a_strong_drop_on_two_tasks_is_told_but_the_unmeasured_half_of_the_rule_forbids_support():
+    verdict = claim(pd.concat([contrast(task, STRONG) for task in BOTH]))
+    assert verdict.outcome == "undecided"
+    assert "was not measured" in verdict.why
+    assert "asks for a decade on two tasks" not in verdict.why, "that half of the rule is met"
+    for mean, low, high in (effects(verdict.why)[task] for task in BOTH):
+        assert mean == pytest.approx(2.5, abs=0.005)
+        assert 1.99 <= low < 2.5 < high <= 3.01, "a bootstrap of means cannot leave the range of the differences"
+    assert "3 seeds" in verdict.why
+    assert "p = 0.25" in verdict.why, "three seeds, two sides: two of the eight signs"
+
+
+def test_a_strong_drop_on_one_task_is_not_enough():
+    verdict = claim(contrast("injury", STRONG))
+    assert verdict.outcome == "undecided"
+    assert "two tasks, it holds on 1" in verdict.why
+    assert list(effects(verdict.why)) == ["injury"]
+
+
+def test_a_sure_drop_below_a_decade_does_not_count():
+    verdict = claim(pd.concat([contrast(task, WEAK) for task in BOTH]))
+    assert verdict.outcome == "undecided"
+    assert "two tasks, it holds on 0" in verdict.why
+    assert effects(verdict.why)["injury"][1] > 0
+
+
+def test_a_large_drop_that_is_not_sure_does_not_count():
+    unsure = [(10**5 - 1, 0), (9, 99), (10**4 - 1, 9), (9, 999)]  # 5, -1, 3, -2: mean 1.25
+    verdict = claim(pd.concat([contrast(task, unsure) for task in BOTH]))
+    assert verdict.outcome == "undecided"
+    assert "two tasks, it holds on 0" in verdict.why
+    mean, low, high = effects(verdict.why)["injury"]
+    assert mean == pytest.approx(1.25, abs=0.005)
+    assert low < 0 < high
+
+
+@pytest.mark.parametrize("other", [[], [STRONG], [NULL]])
+def test_a_rise_on_any_task_refutes(other):
+    verdict = claim(pd.concat([contrast("injury", RISE), *(contrast("cipher_vault", pairs) for pairs in other)]))
+    assert verdict.outcome == "refuted"
+    mean, _, high = effects(verdict.why)["injury"]
+    assert mean == pytest.approx(-2.5, abs=0.005)
+    assert high < 0
+
+
+def test_no_effect_is_undecided_and_its_interval_holds_zero():
+    verdict = claim(pd.concat([contrast(task, NULL) for task in BOTH]))
+    assert verdict.outcome == "undecided"
+    for mean, low, high in effects(verdict.why).values():
+        assert mean == pytest.approx(0, abs=0.005)
+        assert low < 0 < high
+
+
+def test_no_failure_anywhere_is_undecided():
+    verdict = claim(contrast("injury", [(0, 0)] * 3))
+    assert verdict.outcome == "undecided"
+    assert effects(verdict.why)["injury"] == (0, 0, 0)
+
+
+def test_a_single_seed_says_nothing_for_sure():
+    verdict = claim(pd.concat([contrast(task, [(10**5 - 1, 0)]) for task in BOTH]))
+    assert verdict.outcome == "undecided"
+    assert effects(verdict.why)["injury"] == (5, -np.inf, np.inf)
+    assert "two tasks, it holds on 0" in verdict.why
+
+
+def test_arms_that_are_missing_are_undecided():
+    for frame in (
+        contrast("injury", [(9, None), (9, None)]),
+        contrast("injury", [(None, 9), (None, 9)]),
+        contrast("injury", [(9, 9)]).replace({"arm": {"1 round": "plain", "16 rounds": "control"}}),
+    ):
+        verdict = claim(frame)
+        assert verdict.outcome == "undecided"
+        assert "no seed has both arms" in verdict.why
+
+
+def test_arms_that_share_no_seed_are_undecided():
+    verdict = claim(contrast("injury", [(9, None), (None, 9)]))
+    assert verdict.outcome == "undecided"
+    assert "no seed has both arms" in verdict.why
+
+
+def test_a_task_without_pairs_does_not_hide_the_other():
+    verdict = claim(pd.concat([contrast("injury", STRONG), contrast("cipher_vault", [(9, None), (None, 9)])]))
+    assert list(effects(verdict.why)) == ["injury"]
+
+
+def test_only_complete_pairs_count():
+    verdict = claim(contrast("injury", [*STRONG, (10**9, None), (None, 10**9)]))
+    assert effects(verdict.why)["injury"][0] == pytest.approx(2.5, abs=0.005)
+    assert "3 seeds" in verdict.why
+
+
+@contextlib.contextmanager
+def within(seconds: float):
+    """Fail instead of waiting longer than this."""
+
+    def late(*_):
+        raise TimeoutError(f"took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_many_seeds_are_judged_soon():
+    rng = np.random.default_rng(0)
+    pairs = [(10**4 - 1, 10**exponent - 1) for exponent in rng.normal(2, 1, 40)]
+    with within(10):
+        verdict = claim(contrast("injury", pairs))
+    assert effects(verdict.why)["injury"][0] == pytest.approx(2, abs=0.5)
+    assert "40 seeds, sign-flip p = 0.00" in verdict.why
+
+
+ACCOUNT = {
+    "clean.samples": 100_000, "clean.correct": 99_000, "clean.safe": 50_000, "clean.false_alarms": 250,
+    "clean.failures": 0, "exact.failures": 0, "exact.hazardous": 1000, "exact.safe": 3000, "exact.egregious": 0,
+    "exact.worst_margin": 1.0, "exact.false_alarms": 30, "exact.clean_failure": 0.0,
+}  # fmt: skip
+
+
+def record(arm: str, seed: int, matched: float = 0.0, task: str = "injury", within=(0, 0), **greedy) -> dict:
+    """One row of a table of records; `greedy` names what differs from ACCOUNT with `__` for the dot."""
+    greedy = {name.replace("__", "."): value for name, value in greedy.items()}
+    assert set(greedy) <= set(ACCOUNT)
+    return (
+        {"config.plain.task": task, "arm": arm, "seed": seed, "matched.exact.failures": matched}
+        | {f"greedy.{name}": value for name, value in (ACCOUNT | greedy).items()}
+        | {"attacks.coordinate.attackers": 8, "matched.exact.false_alarms": 0}
+        | {f"attacks.coordinate.within.{n}": hits for n, hits in zip((10, 100), within, strict=True)}
+    )
+
+
+TABLE = pd.DataFrame(
+    [
+        record("plain", 1, 6, within=(4, 8), exact__failures=30, exact__egregious=3, clean__correct=99_500,
+               exact__worst_margin=-2.5, clean__failures=5, exact__clean_failure=2e-4),
+        record("plain", 0, 4, within=(1, 7), exact__failures=10, exact__egregious=1, exact__worst_margin=-0.5,
+               clean__failures=1, exact__clean_failure=1e-4),
+        record("plain", 2, 5, within=(1, 6), exact__failures=1500, exact__egregious=11, exact__worst_margin=-9.25,
+               exact__clean_failure=3e-4),
+        record("16 rounds", 0, exact__worst_margin=0.75),
+        record("16 rounds", 1, exact__false_alarms=300),
+        record("16 rounds", 2, clean__false_alarms=1000),
+    ]
+)  # fmt: skip
+
+
+def test_the_table_against_hand_worked_numbers():
+    text = by_arm(TABLE)
+    assert list(text) == ["plain", "16 rounds"]
+    plain, rounds = text["plain"], text["16 rounds"]
+    assert plain["seeds"] == "3"
+    assert plain["clean accuracy"] == "99.1667%"  # (99,000 + 99,500 + 99,000) / 300,000
+    assert rounds["clean accuracy"] == "99.0000%"
+    assert plain["false alarms, clean"] == "0.5000%"
+    assert rounds["false alarms, clean"] == "1.0000%"  # (250 + 250 + 1000) / 150,000
+    assert plain["clean failure rate"] == "2.0e-05"  # 6 / 300,000
+    assert plain["  exact, mean"] == "2.0e-04"
+    assert plain["coordinate succeeds, 10 calls"] == "25%"  # (4 + 1 + 1) / 24
+    assert plain["coordinate succeeds, 100 calls"] == "88%"  # (8 + 7 + 6) / 24 = 87.5 %
+    assert plain["FAILING PROMPTS, median"] == "30"
+    assert plain["  range over seeds"] == "10..1,500"
+    assert plain["  share of hazardous prompts"] == "3.0e-02"
+    assert plain["  egregious ones, median"] == "3"
+    assert plain["FAILING AT 1 % CLEAN FALSE ALARMS"] == "5"
+    assert plain["  its range over seeds"] == "4..6"
+    assert plain["worst margin of any seed"] == "-9.2"
+    assert rounds["worst margin of any seed"] == "0.8"
+    assert plain["safe prompts refused, whole space"] == "1.00%"
+    assert rounds["safe prompts refused, whole space"] == "4.00%"  # (30 + 300 + 30) / 9000
+
+
+def test_zero_observed_is_not_zero():
+    rounds = by_arm(TABLE)["16 rounds"]
+    assert rounds["clean failure rate"] == "0.0e+00"
+    # With no failure in n trials the upper Clopper-Pearson bound solves (1 - p)^n = 0.025.
+    upper = 1 - 0.025 ** (1 / 300_000)
+    assert rounds["  its 95 % interval"] == f"0e+00..{upper:.0e}"
+
+
+def test_budgets_stand_in_the_order_of_their_size():
+    frame = TABLE.rename(columns={"attacks.coordinate.within.10": "attacks.coordinate.within.1000"})
+    rows = [row for row in by_arm(frame).index if row.startswith("coordinate succeeds")]
+    assert rows == ["coordinate succeeds, 100 calls", "coordinate succeeds, 1000 calls"]
+
+
+def test_a_task_without_a_closed_form_has_no_exact_clean_rate():
+    frame = TABLE.assign(**{"greedy.exact.clean_failure": None})
+    assert "  exact, mean" not in by_arm(frame).index
+
+
+def test_success_rates_against_a_hand_worked_table():
+    rates = success_rates(TABLE, "coordinate")
+    found = {(row.arm, row.seed, row.budget): row.rate for row in rates.itertuples()}
+    assert found == {
+        ("plain", 0, 10): 1 / 8, ("plain", 1, 10): 4 / 8, ("plain", 2, 10): 1 / 8,
+        ("plain", 0, 100): 7 / 8, ("plain", 1, 100): 1.0, ("plain", 2, 100): 6 / 8,
+        **{("16 rounds", seed, budget): 0.0 for seed in range(3) for budget in (10, 100)},
+    }  # fmt: skip
+    assert len(rates) == len(found)
+    assert rates["budget"].is_monotonic_increasing
+
+
+def test_success_rates_divide_by_the_attackers_of_each_run():
+    frame = TABLE.assign(**{"attacks.coordinate.attackers": [8, 16, 32, 8, 8, 8]})
+    rates = success_rates(frame, "coordinate").set_index(["arm", "seed", "budget"])["rate"]
+    assert rates["plain", 1, 10] == 4 / 8
+    assert rates["plain", 0, 10] == 1 / 16
+    assert rates["plain", 2, 10] == 1 / 32
+
+
+@pytest.fixture
+def figure():
+    drawn = update_frequency.plot(TABLE)
+    drawn.canvas.draw()  # a figure that cannot be drawn is found out here
+    yield drawn
+    plt.close(drawn)
+
+
+def thin(ax) -> list:
+    """The lines of single seeds: those with markers."""
+    return [line for line in ax.lines if line.get_marker() not in ("None", None, "")]
+
+
+def test_the_figure_has_three_titled_panels_with_named_axes(figure):
+    assert len(figure.axes) == 3
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert all(len(title) > 10 for title in titles)
+    assert len(set(titles)) == 3
+    assert "coordinate" in titles[2]
+    for ax in figure.axes:
+        assert ax.get_ylabel()
+    caption = figure.get_supxlabel()
+    assert "injury" in caption
+    assert "3 paired seeds" in caption
+
+
+def test_every_seed_is_drawn_in_every_arm(figure):
+    left, middle, right = figure.axes
+    for ax, columns in (
+        (left, ["greedy.exact.failures", "matched.exact.failures"]),
+        (middle, ["greedy.exact.false_alarms"]),
+    ):
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["plain", "16 rounds"]
+        wanted = sorted(
+            tuple(
+                TABLE[(TABLE["seed"] == seed) & (TABLE["arm"] == arm)][column].item() for arm in TABLE["arm"].unique()
+            )
+            for column in columns
+            for seed in range(3)
+        )
+        assert sorted(tuple(map(float, line.get_ydata())) for line in thin(ax)) == wanted
+        low, high = ax.get_ylim()
+        assert low < 0 < max(map(max, wanted)) < high, "nothing lies outside the axes, nor does a zero"
+    points = sorted((x, y) for line in thin(right) for x, y in zip(*line.get_data(), strict=True))
+    rates = success_rates(TABLE, "coordinate")
+    assert points == sorted(zip(rates["budget"], rates["rate"], strict=True))
+
+
+def test_the_thick_line_is_the_mean_of_the_logarithms(figure):
+    [line] = [line for line in figure.axes[0].lines if line.get_label() == "threshold 0"]
+    mean = (np.log10(11) + np.log10(31) + np.log10(1501)) / 3
+    np.testing.assert_allclose(line.get_ydata(), [10**mean - 1, 0], atol=1e-9)
+
+
+def test_an_arm_that_a_seed_lacks_is_left_out_and_the_rest_is_drawn():
+    drawn = update_frequency.plot(TABLE.drop(index=5))
+    drawn.canvas.draw()
+    lines = {tuple(line.get_ydata()) for line in thin(drawn.axes[0])}
+    assert (10, 0) in lines
+    assert any(line[0] == 1500 and np.isnan(line[1]) for line in lines)
+    plt.close(drawn)

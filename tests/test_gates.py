@@ -1,0 +1,88 @@
+"""The gates of the calibration: shipped tasks pass them, and a task that is no good is told why."""
+
+import dataclasses
+import itertools
+
+import pandas as pd
+import pytest
+from reference import injury
+from rich.console import Console
+
+from experiments import calibration
+from tasks import TASKS
+from testbed import results
+from testbed.sweep import Run, sweep
+
+GOOD = {
+    "plain.clean.correct": 1000, "plain.clean.samples": 1000, "plain.clean.false_alarms": 0, "plain.clean.safe": 700,
+    "plain.exact.failures": 5000.0, "plain.exact.hazardous": 500_000, "plain.exact.clean_failure": 1e-5,
+    "control.exact.failures": 4000.0, "one_round.exact.failures": 500.0, "many_rounds.exact.failures": 3.0,
+    "best_defence.clean.correct": 999, "best_defence.clean.samples": 1000, "best_defence.exact.failures": 0.0,
+    "whole_space.clean.correct": 1000, "whole_space.clean.samples": 1000, "whole_space.exact.failures": 40.0,
+    "small.exact.failures": 90.0, "attacks.uniform.190": 0.5, "attacks.uniform.10000": 0.8,
+    "attacks.gcg.190": 0.4, "attacks.gcg.10000": 1.0, "mislabelled": 0, "competent": True,
+    "config.plain.task": "made up",
+}  # fmt: skip
+
+
+def frame(**changes):
+    """Records of five seeds of a good task, with some numbers changed in all of them."""
+    return pd.DataFrame([GOOD | changes | {"seed": seed} for seed in range(5)])
+
+
+def test_a_good_task_passes():
+    verdict = calibration.claim(frame())
+    assert verdict.outcome == "fit" and "passes every gate" in verdict.why
+
+
+@pytest.mark.parametrize(
+    ("gate", "word", "changes"),
+    [
+        ("G1 utility", "does not learn", {"plain.clean.correct": 990}),
+        ("G1 false alarms", "does not learn", {"plain.clean.false_alarms": 4}),
+        ("G2 vulnerable", "trivial", {"plain.exact.failures": 29.0}),
+        ("G2 after control", "trivial", {"control.exact.failures": 0.0}),
+        ("G3 rare", "not rare", {"plain.exact.clean_failure": 2e-3}),
+        ("G3 rare", "never happen", {"plain.exact.clean_failure": 0.0}),
+        ("G3 unnatural", "not rare", {"plain.exact.clean_failure": 1e-3, "plain.exact.failures": 4000.0}),
+        ("G4 solvable", "impossible", {"best_defence.exact.failures": 9.0}),
+        ("G4 solvable", "impossible", {"best_defence.clean.correct": 980}),
+        ("G5 breakable", "needle", {"attacks.gcg.10000": 0.85}),
+        ("G5 weak attack", "trivial", {"plain.exact.clean_failure": 9e-4}),
+        ("G6 defence range", "does not help", {"one_round.exact.failures": 20.0}),
+        ("G7 competence", "needs no competence", {"small.exact.failures": 600.0}),
+        ("G8 consistency", "mislabelled", {"mislabelled": 1}),
+    ],
+)
+def test_each_gate_catches_what_it_is_for(gate, word, changes):
+    verdict = calibration.claim(frame(**changes))
+    assert verdict.outcome == "unfit" and gate in verdict.why and word in verdict.why
+
+
+def test_a_gate_may_fail_in_one_seed_of_five():
+    table = frame()
+    table.loc[2, "plain.exact.failures"] = 0.0
+    assert calibration.claim(table).outcome == "fit"
+    table.loc[3, "plain.exact.failures"] = 0.0
+    assert calibration.claim(table).outcome == "unfit"
+
+
+def test_competence_is_asked_of_generators_only():
+    assert calibration.claim(frame(competent=False, **{"small.exact.failures": 1e5})).outcome == "fit"
+
+
+def test_mislabelled_prompts_are_counted():
+    task = TASKS["injury"](length=4)
+    assert calibration.mislabelled(task) == 0
+    careless = dataclasses.replace(task, label=lambda prompt: 0 * task.label(prompt))
+    hazardous = sum(bool(injury(prompt).forbidden) for prompt in itertools.product(range(8), repeat=4))
+    assert calibration.mislabelled(careless) == hazardous
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+def test_shipped_tasks_pass_every_gate(name, tmp_path):
+    runs = [Run("calibration", config, 0) for config in calibration.grid("quick", name)]
+    assert not sweep(runs, calibration.measure, tmp_path, Console()).failed
+    verdict = calibration.claim(results.load(tmp_path))
+    assert verdict.outcome == "fit", verdict.why

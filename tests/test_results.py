@@ -1,0 +1,466 @@
+"""Records: one whole JSON file a run or none, whatever goes wrong and whenever the process is killed.
+
+Run as a program, this file is the child of its own tests: it forks processes that are killed inside a write.
+"""
+
+import dataclasses
+import errno
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from testbed import results
+
+ROOT = Path(__file__).parents[1]
+RECORD = {"experiment": "e", "config": {"size": 1}, "seed": 0, "seconds": 0.5, "measurements": {"n": list(range(500))}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rate: float = 0.1
+    sizes: tuple = (1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    name: str = "a"
+    steps: int = 10
+    inner: Inner = Inner()
+
+
+BASE = ("e", Config(), 0)
+OTHERS = {
+    "experiment": ("f", Config(), 0),
+    "seed": ("e", Config(), 1),
+    "negative seed": ("e", Config(), -1),
+    "name": ("e", Config(name="b"), 0),
+    "steps": ("e", Config(steps=11), 0),
+    "inner rate": ("e", Config(inner=Inner(rate=0.1 + 1e-12)), 0),
+    "inner sizes": ("e", Config(inner=Inner(sizes=(2, 1))), 0),
+}
+
+
+def test_same_run_has_the_same_id_in_any_process(aftermath):
+    again = ("e", Config(name="a", inner=Inner(0.1, (1, 2)), steps=10), 0)
+    assert results.run_id(*BASE) == results.run_id(*again) == aftermath["id"]
+
+
+def test_any_change_of_a_run_gives_another_id():
+    ids = {results.run_id(*run) for run in (BASE, *OTHERS.values())}
+    assert len(ids) == 1 + len(OTHERS)
+    for run in ids:
+        assert re.fullmatch(r"[\w-]+", run), "an id is a file name anywhere"
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    measured = {
+        "text": 'naïve\n"quoted"',
+        "nothing": None,
+        "integer": np.int64(2**62 + 1),
+        "float": np.float64(0.1),
+        "single": np.float32(0.1),
+        "bool": np.bool_(True),
+        "array": np.arange(6, dtype=np.int32).reshape(2, 3),
+        "empty": np.zeros((0, 2)),
+        "jax": jnp.arange(3.0),
+        "nested": {"list": [np.uint8(255), {"deep": np.array(1.5)}]},
+    }
+    assert results.write(tmp_path, "run", {"measurements": measured}) is True
+    records, problems = results.read(tmp_path)
+    assert problems == []
+    assert list(records) == ["run"]
+    assert records["run"]["measurements"] == {
+        "text": 'naïve\n"quoted"',
+        "nothing": None,
+        "integer": 2**62 + 1,
+        "float": 0.1,
+        "single": float(np.float32(0.1)),
+        "bool": True,
+        "array": [[0, 1, 2], [3, 4, 5]],
+        "empty": [],
+        "jax": [0.0, 1.0, 2.0],
+        "nested": {"list": [255, {"deep": 1.5}]},
+    }
+
+
+def test_what_json_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(TypeError, match="cannot hold"):
+        results.write(tmp_path, "run", RECORD | {"measurements": {"set": {1, 2}}})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_is_never_overwritten(tmp_path):
+    assert results.write(tmp_path, "run", RECORD)
+    path = tmp_path / "run.json"
+    os.utime(path, ns=(10**18, 10**18))
+    before = path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino
+    assert results.write(tmp_path, "run", RECORD | {"seed": 9}) is False
+    assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_missing_folders_are_made(tmp_path):
+    assert results.write(tmp_path / "a" / "b", "run", RECORD)
+    assert (tmp_path / "a" / "b" / "run.json").exists()
+
+
+def test_files_can_be_read_by_whom_the_umask_allows(tmp_path):
+    results.write(tmp_path, "run", RECORD)
+    results.write_atomically(tmp_path / "other", b"x")
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+# Places where a write can fail or die: where the code finds the function, and its name.
+POINTS = {
+    "dumps": (json, "dumps"),
+    "mkdir": (pathlib.Path, "mkdir"),
+    "open": (results, "open"),
+    "fsync": (os, "fsync"),
+    "link": (os, "link"),
+    "replace": (os, "replace"),
+    "unlink": (pathlib.Path, "unlink"),
+}
+LINK_POINTS = [point for point in POINTS if point != "replace"]
+REPLACE_POINTS = [point for point in POINTS if point not in ("dumps", "link")]
+
+
+class HalfWriter:
+    """An opener of files that write half of what they are given, and then do what they are told."""
+
+    def __init__(self, then):
+        self.then = then
+
+    def __call__(self, *arguments):
+        self.file = io.FileIO(*arguments)
+        return self
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def write(self, data):
+        self.file.write(data[: len(data) // 2])
+        self.file.flush()
+        self.then()
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("point", ["dumps", "open", "fsync", "link"])
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch, point):
+    monkeypatch.setattr(*POINTS[point], full_disk, raising=False)
+    with pytest.raises(OSError, match="No space"):
+        results.write(tmp_path, "run", RECORD)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert results.write(tmp_path, "run", RECORD), "the next attempt succeeds"
+
+
+def test_a_write_that_fails_half_way_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "open", HalfWriter(full_disk), raising=False)
+    with pytest.raises(OSError, match="No space"):
+        results.write(tmp_path, "run", RECORD)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("point", ["open", "fsync", "replace"])
+def test_a_replacement_that_fails_leaves_the_old_file(tmp_path, monkeypatch, point):
+    path = tmp_path / "model.json"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(*POINTS[point], full_disk, raising=False)
+    with pytest.raises(OSError, match="No space"):
+        results.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.undo()
+    assert results.write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def forked(work) -> int:
+    """Run `work` in a fork of this process; returns its exit status, or minus the signal that ended it."""
+    child = os.fork()
+    if not child:
+        status = 99
+        try:
+            status = int(work() or 0)
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dying_at(point: str, when: str):
+    """Patch the write point so that the process dies there; only for a process that is thrown away."""
+    if point == "half":
+        results.open = HalfWriter(die)
+        return
+    module, name = POINTS[point]
+    real = getattr(module, name, open)
+    setattr(module, name, die if when == "before" else lambda *args, **options: (real(*args, **options), die()))
+
+
+def killed_writes(folder: Path) -> dict:
+    """Kill a write at every point; report the exit status, what is there, and what the next attempt does."""
+    seen = {}
+    whole = json.loads(json.dumps({"format": results.FORMAT, "run": "run"} | RECORD))
+    for point, when in [*((p, w) for p in LINK_POINTS for w in ("before", "after")), ("half", "middle")]:
+        place = folder / f"{point}-{when}"
+        place.mkdir()
+
+        def write(place=place, point=point, when=when):
+            dying_at(point, when)
+            return results.write(place, "run", RECORD)
+
+        status = forked(write)
+        records, problems = results.read(place)
+        again = results.write(place, "run", RECORD)
+        seen[f"{point} {when}"] = {
+            "status": status,
+            "absent or whole": records in ({}, {"run": whole}) and not problems,
+            "there": bool(records),
+            "written by the next": again,
+            "whole in the end": results.read(place) == ({"run": whole}, []),
+        }
+    return seen
+
+
+def killed_replacements(folder: Path) -> dict:
+    """Kill the replacement of a file at every point; report the exit status, and what the file holds."""
+    seen = {}
+    for point, when in [*((p, w) for p in REPLACE_POINTS for w in ("before", "after")), ("half", "middle")]:
+        path = folder / f"{point}-{when}" / "model.json"
+        results.write_atomically(path, b"old" * 999)
+
+        def write(path=path, point=point, when=when):
+            dying_at(point, when)
+            results.write_atomically(path, b"new" * 999)
+
+        status = forked(write)
+        held = path.read_bytes() if path.exists() else None
+        held = {None: "nothing", b"old" * 999: "old", b"new" * 999: "new"}.get(held, "damaged")
+        seen[f"{point} {when}"] = {"status": status, "holds": held}
+    return seen
+
+
+def races(folder: Path, rounds: int = 25, writers: int = 4) -> list[list]:
+    """Let processes write the same record at once; report who says that it won, and whose record is there."""
+    seen = []
+    for number in range(rounds):
+        gate, opener = os.pipe()
+        children = []
+        for writer in range(writers):
+            child = os.fork()
+            if not child:
+                os.close(opener)
+                os.read(gate, 1)  # returns when the parent closes its end
+                won = results.write(folder, f"run{number}", {"writer": writer} | RECORD)
+                os._exit(10 + won)
+            children.append(child)
+        os.close(gate)
+        os.close(opener)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        seen.append([codes, json.loads((folder / f"run{number}.json").read_text())["writer"]])
+    return seen
+
+
+@pytest.fixture(scope="module")
+def aftermath(tmp_path_factory):
+    """What the child process saw, which ran under umask 027 and another hash seed."""
+    folder = tmp_path_factory.mktemp("killed")
+    child = subprocess.run(
+        [sys.executable, __file__, str(folder)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"},
+        capture_output=True, text=True, umask=0o027, timeout=100,
+    )  # fmt: skip
+    assert child.returncode == 0, child.stderr
+    return json.loads(child.stdout)
+
+
+@pytest.mark.parametrize(
+    "moment", [*(f"{point} {when}" for point in LINK_POINTS for when in ("before", "after")), "half middle"]
+)
+def test_a_write_killed_anywhere_leaves_no_record_or_a_whole_one(aftermath, moment):
+    seen = aftermath["writes"][moment]
+    assert seen["status"] == -signal.SIGKILL, "the process did not come by here: a write point has moved"
+    assert seen["absent or whole"]
+    assert seen["there"] == (moment in ("link after", "unlink before", "unlink after"))
+    assert seen["written by the next"] is not seen["there"]
+    assert seen["whole in the end"]
+
+
+@pytest.mark.parametrize(
+    "moment", [*(f"{point} {when}" for point in REPLACE_POINTS for when in ("before", "after")), "half middle"]
+)
+def test_a_replacement_killed_anywhere_leaves_the_old_file_or_the_new_one(aftermath, moment):
+    done = moment in ("replace after", "unlink before", "unlink after")
+    assert aftermath["replacements"][moment] == {"status": -signal.SIGKILL, "holds": "new" if done else "old"}
+
+
+def test_of_processes_that_write_a_record_at_once_exactly_one_wins(aftermath):
+    assert len(aftermath["races"]) == 25
+    for codes, writer in aftermath["races"]:
+        assert sorted(codes) == [10, 10, 10, 11]
+        assert codes.index(11) == writer
+
+
+def test_the_umask_of_the_process_holds(aftermath):
+    assert aftermath["mode"] == 0o640
+
+
+DAMAGED = {
+    "truncated": json.dumps({"format": results.FORMAT, "run": "truncated"} | RECORD)[:-40].encode(),
+    "empty": b"",
+    "binary": bytes(range(256)),
+    "list": b"[1, 2, 3]",
+    "number": b"17",
+    "null": b"null",
+    "other": b'{"config": {"width": 8}, "notes": {}}',
+    "other-format": b'{"format": "worst-case-testbed record 0", "run": "other-format"}',
+    "renamed": json.dumps({"format": results.FORMAT, "run": "its-own-name"} | RECORD).encode(),
+    "nested": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_or_foreign_file_is_one_line_and_skipped(tmp_path, name):
+    results.write(tmp_path, "good", RECORD)
+    path = tmp_path / f"{name}.json"
+    path.write_bytes(DAMAGED[name])
+    records, problems = results.read(tmp_path)
+    assert list(records) == ["good"]
+    assert len(problems) == 1
+    assert str(path) in problems[0]
+    assert "skipped" in problems[0]
+    assert "\n" not in problems[0]
+    assert path.read_bytes() == DAMAGED[name], "reading repairs and removes nothing"
+
+
+def test_a_renamed_record_is_told_its_name(tmp_path):
+    (tmp_path / "renamed.json").write_bytes(DAMAGED["renamed"])
+    assert "its-own-name" in results.read(tmp_path)[1][0]
+
+
+def test_folders_and_other_files_are_no_records(tmp_path):
+    results.write(tmp_path, "good", RECORD)
+    (tmp_path / "models").mkdir()
+    results.write(tmp_path / "models", "deeper", RECORD)
+    (tmp_path / "good.error").write_text("Traceback")
+    (tmp_path / ".good.json.x7_1").write_text("{")  # what a killed write leaves
+    assert list(results.read(tmp_path)[0]) == ["good"]
+    assert results.read(tmp_path)[1] == []
+    (tmp_path / "folder.json").mkdir()
+    assert len(results.read(tmp_path)[1]) == 1
+
+
+def test_a_folder_that_is_not_there_holds_nothing(tmp_path):
+    assert results.read(tmp_path / "no") == ({}, [])
+
+
+def test_load_gives_a_row_a_run_with_dotted_columns(tmp_path):
+    for seed in (0, 1):
+        results.write(
+            tmp_path,
+            f"run{seed}",
+            {
+                "experiment": "e",
+                "config": {"steps": 5, "plain": {"task": "injury"}},
+                "seed": seed,
+                "measurements": {"arm": "plain", "greedy": {"exact": {"failures": 10.0 + seed}}},
+                "seconds": 1.5,
+                "provenance": {"revision": "x"},
+            },
+        )
+    results.write(tmp_path, "else", RECORD | {"experiment": "another"})
+    frame = results.load(tmp_path, "e")
+    assert sorted(frame) == [
+        "arm", "config.plain.task", "config.steps", "experiment", "greedy.exact.failures", "run", "seconds", "seed"
+    ]  # fmt: skip
+    assert frame["run"].tolist() == ["run0", "run1"]
+    assert frame["greedy.exact.failures"].tolist() == [10.0, 11.0]
+    assert frame["config.plain.task"].tolist() == ["injury", "injury"]
+    assert sorted(results.load(str(tmp_path))["run"]) == ["else", "run0", "run1"]
+
+
+def test_load_says_when_there_is_nothing(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no records"):
+        results.load(tmp_path)
+    results.write(tmp_path, "run", RECORD)
+    with pytest.raises(ValueError, match="no records of another"):
+        results.load(tmp_path, "another")
+
+
+def test_provenance_says_what_a_run_depends_on():
+    source = results.provenance()
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?|unknown", source["revision"])
+    assert source["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert source["versions"]["numpy"] == np.__version__
+    assert set(source["versions"]) >= {"jax", "jaxlib", "flax", "optax", "numpy", "scipy"}
+    assert source["device"]
+    assert json.loads(json.dumps(source)) == source
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", results.now()["finished"])
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_revision_is_the_commit_that_the_code_is_at(tmp_path, monkeypatch):
+    def git(*words):
+        options = ["-c", "user.name=n", "-c", "user.email=e@x", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", "-C", tmp_path, *options, *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    code = tmp_path / "testbed" / "results.py"
+    code.parent.mkdir()
+    monkeypatch.setattr(results, "__file__", str(code))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert results.provenance()["revision"] == "unknown"
+    code.write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    commit = git("log", "--format=%H")
+    assert results.provenance()["revision"] == commit
+    (tmp_path / "notes").write_text("untracked")
+    assert results.provenance()["revision"] == commit
+    code.write_text("2")
+    assert results.provenance()["revision"] == f"{commit}+changes"
+    monkeypatch.setenv("PATH", "")
+    assert results.provenance()["revision"] == "unknown"
+
+
+if __name__ == "__main__":
+    base = Path(sys.argv[1])
+    for part in ("writes", "replacements", "races"):
+        (base / part).mkdir()
+    told = {
+        "writes": killed_writes(base / "writes"),
+        "replacements": killed_replacements(base / "replacements"),
+        "races": races(base / "races"),
+    }
+    results.write(base, "mode", RECORD)
+    told["id"] = results.run_id(*BASE)
+    print(json.dumps(told | {"mode": stat.S_IMODE((base / "mode.json").stat().st_mode)}))

@@ -1,0 +1,470 @@
+"""The command: one line for a user's mistake, a whole miniature job, and the same again from its records."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from absl.testing import flagsaver
+
+from experiments import EXPERIMENTS, arm, run, update_frequency
+from experiments.arm import Arm, Plain
+from tasks import TASKS
+from tasks.injury import injury
+from testbed import results
+from testbed.attacks import ATTACKS
+from testbed.evaluation.exact import LARGEST_SPACE
+from testbed.model import load
+from testbed.sweep import Outcome
+
+ROOT = Path(__file__).parents[1]
+OWN_FLAGS = run.FLAGS.flags_by_module_dict()["experiments.run"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    """The command keeps what it compiles in the user's cache folder; a test must not."""
+    before = jax.config.jax_compilation_cache_dir
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def command(*flags) -> tuple[int, str, str]:
+    """What `python -m experiments.run FLAGS` does, in this process: exit status, stdout and stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with flagsaver.flagsaver(), streams[0], streams[1], pytest.raises(SystemExit) as stop:
+        rest = run.parse(["experiments.run", *map(str, flags)])
+        run.main(rest)
+    return stop.value.code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Make sure that nothing is trained."""
+
+    def sweep(*_):
+        raise AssertionError("long work began in spite of a mistake")
+
+    monkeypatch.setattr(run, "sweep", sweep)
+
+
+MISTAKES = {
+    "task": (["--task=no_such"], ["task", "'no_such'", *TASKS]),
+    "second task": (["--task=injury,no_such"], ["task", "'no_such'", *TASKS]),
+    "experiment": (["--experiment=no_such"], ["experiment", "'no_such'", *EXPERIMENTS]),
+    "preset": (["--preset=no_such"], ["preset", "'no_such'", "quick", "full"]),
+    "no seeds": (["--seeds=0"], ["--seeds", "at least 1", "not 0"]),
+    "negative seeds": (["--seeds=-1"], ["--seeds", "at least 1", "not -1"]),
+    "words for seeds": (["--seeds=abc"], ["--seeds", "abc", "int"]),
+    "half a seed": (["--seeds=1.5"], ["--seeds", "1.5", "int"]),
+    "unknown flag": (["--sedes=3"], ["'sedes'", "Did you mean: seeds"]),
+    "a flag without its dashes": (["seeds=5"], ["seeds=5"]),
+    "a task without its flag": (["cipher_vault"], ["cipher_vault"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_that_names_the_value_and_the_mend(tmp_path, no_work, name):
+    flags, words = MISTAKES[name]
+    status, _, err = command(f"--out={tmp_path / 'results'}", *flags)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+    assert not (tmp_path / "results").exists(), "a mistake leaves no folder behind"
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path, no_work):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for out in (file, file / "below"):
+        status, _, err = command(f"--out={out}")
+        assert status == 2
+        assert err.count("\n") == 1
+        assert str(out) in err
+        assert "choose another folder" in err
+    assert file.read_text() == "mine"
+
+
+def test_plot_only_without_records_says_how_to_make_them(tmp_path, no_work):
+    status, _, err = command(f"--out={tmp_path}", "--plot_only")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert str(tmp_path) in err
+    assert "--plot_only" in err, "the mend: leave out --plot_only, or name another --out"
+
+
+def test_plot_only_without_records_of_these_runs_says_how_to_make_them(tmp_path, no_work):
+    record = {"experiment": "update_frequency", "config": {}, "seed": 0, "seconds": 1, "measurements": {}}
+    results.write(tmp_path / "update_frequency", "other", record)
+    status, _, err = command(f"--out={tmp_path}", "--plot_only")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "leave out --plot_only" in err
+
+
+def test_a_task_whose_checker_and_label_disagree_is_refused_before_any_work(tmp_path, no_work, monkeypatch):
+    sound = injury(length=3)
+    broken = dataclasses.replace(sound, label=lambda prompt: sound.label(prompt) * 0)  # always SAFE
+    monkeypatch.setitem(TASKS, "injury", lambda: broken)
+    status, _, err = command(f"--out={tmp_path}")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "task injury: the label is itself a catastrophe" in err
+    shown = json.loads(err[err.index("[") : err.index("]") + 1])
+    assert bool(sound.hazardous(np.array(shown))), "the prompt shown is one on which they disagree"
+
+
+def test_an_input_space_that_is_too_large_is_refused_before_any_work(tmp_path, no_work, monkeypatch):
+    monkeypatch.setitem(TASKS, "injury", functools.partial(injury, length=16, vocab=16))
+    status, _, err = command(f"--out={tmp_path}")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "injury" in err
+    assert f"{16**16:,}" in err
+    assert f"{LARGEST_SPACE:,}" in err
+
+
+def test_every_task_of_a_list_is_checked_before_any_work(tmp_path, no_work, monkeypatch):
+    monkeypatch.setitem(TASKS, "cipher_vault", functools.partial(injury, length=16, vocab=16))
+    status, _, err = command(f"--out={tmp_path}", "--task=injury,cipher_vault")
+    assert status == 2
+    assert f"{16**16:,}" in err
+
+
+def test_ctrl_c_is_no_traceback(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "sweep", interrupted)
+    monkeypatch.setattr(run, "check_task", lambda *_: None)
+    try:
+        status, _, err = command(f"--out={tmp_path}")
+    except KeyboardInterrupt:
+        pytest.fail("the user sees a traceback")  # an interrupt that escapes would end the tests
+    assert status == 130
+    assert err.count("\n") == 1
+    assert "same command" in err
+
+
+def test_list_shows_every_task_attack_and_experiment_with_a_line(no_work):
+    status, out, err = command("--list")
+    assert status == 0
+    assert err == ""
+    words = " ".join(out.split())
+    for table in (TASKS, ATTACKS, EXPERIMENTS):
+        for name, entry in table.items():
+            line = " ".join(entry.__doc__.strip().splitlines()[0].split())
+            assert len(line) > 20
+            assert f"{name} {line}" in words
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The arguments of each sweep that the command asks for; nothing is done."""
+    calls = []
+
+    def sweep(*arguments):
+        calls.append(arguments)
+        return Outcome(0, 0, ["x: nothing was done"])
+
+    monkeypatch.setattr(run, "sweep", sweep)
+    monkeypatch.setattr(run, "check_task", lambda *_: None)
+    return calls
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("preset", ["quick", "full"])
+def test_the_runs_are_the_grid_of_each_task_for_each_seed(tmp_path, asked, experiment, preset):
+    flags = [f"--experiment={experiment}", "--task=cipher_vault,injury", f"--preset={preset}", "--seeds=2"]
+    command(f"--out={tmp_path}", *flags)
+    [(runs, measure, folder, _)] = asked
+    assert sorted(one.id for one in runs) == sorted(
+        results.run_id(experiment, config, seed)
+        for task in ("cipher_vault", "injury")
+        for config in EXPERIMENTS[experiment].grid(preset, task)
+        for seed in range(2)
+    )
+    assert measure is EXPERIMENTS[experiment].measure
+    assert folder == tmp_path / experiment
+
+
+def test_a_task_that_is_named_twice_is_done_once(tmp_path, asked):
+    command(f"--out={tmp_path}", "--task=injury")
+    command(f"--out={tmp_path}", "--task=injury,injury")
+    assert asked[0][0] == asked[1][0]
+
+
+def failing(config, seed, folder, watch):
+    raise RuntimeError("broken [/because] of [bold]shapes")
+
+
+def test_when_every_run_fails_the_reasons_are_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(update_frequency, "measure", failing)
+    monkeypatch.setattr(run, "check_task", lambda *_: None)
+    status, out, err = command(f"--out={tmp_path}", "--seeds=1")
+    assert status == 1
+    assert "broken [/because] of [bold]shapes" in " ".join((out + err).split())
+    assert "Traceback" not in out + err
+
+
+@pytest.fixture(scope="module")
+def commands():
+    """Two commands in processes of their own, side by side: exit status, stdout, stderr."""
+    wanted = {"help": ["--help"], "mistake": ["--seeds=0"]}
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", "experiments.run", *flags],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        for name, flags in wanted.items()
+    }  # fmt: skip
+    ended = {}
+    for name, process in started.items():
+        out, err = process.communicate(timeout=100)
+        ended[name] = process.returncode, out, err
+    return ended
+
+
+def test_help_tells_every_flag(commands):
+    status, out, err = commands["help"]
+    assert status in (0, 1)  # absl ends with 1
+    assert "Traceback" not in out + err
+    assert run.__doc__.splitlines()[0] in out
+    for flag in OWN_FLAGS:
+        assert len(flag.help) > 10
+        assert f"--{'[no]' if flag.boolean else ''}{flag.name}:" in out
+        assert " ".join(flag.help.split()) in " ".join(out.split())
+    assert {flag.name for flag in OWN_FLAGS} >= {"experiment", "task", "preset", "seeds", "out", "plot_only", "list"}
+
+
+def test_the_process_ends_with_status_2_and_one_line(commands):
+    status, out, err = commands["mistake"]
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+MINI = Plain(width=8, steps=64)
+ARMS = ["plain", "control", "1 round", "16 rounds"]
+
+
+@dataclasses.dataclass
+class Job:
+    """A job, run through the command, and how often a plain model was trained."""
+
+    folder: Path
+    trained: list
+    first: tuple[int, str, str]
+
+    def again(self, *flags):
+        return command("--preset=mini", f"--out={self.folder.parent}", *flags)
+
+    def contents(self) -> dict[str, tuple[bytes, int]]:
+        """Records and models as they lie there; what is drawn from them is left out."""
+        paths = [*self.folder.glob("*.json"), *(self.folder / "models").iterdir()]
+        return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+
+    def run_of(self, name: str, seed: int) -> str:
+        """The id of an arm's run."""
+        records = results.read(self.folder)[0].items()
+        [run] = [run for run, record in records if (record["measurements"]["arm"], record["seed"]) == (name, seed)]
+        return run
+
+    def measurements(self) -> dict[str, dict]:
+        return {run: record["measurements"] for run, record in results.read(self.folder)[0].items()}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """The main job in miniature: prompts of 4 tokens, width 8, 64 steps, one attack, two seeds."""
+    trained, train = [], arm.train
+
+    def counting(key, model, task, schedule, *rest, **named):
+        if schedule.learning_rate != arm.DEFENCE_RATE:
+            trained.append(schedule.steps)
+        return train(key, model, task, schedule, *rest, **named)
+
+    jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the time that this takes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TASKS, "injury", functools.partial(injury, length=4))
+        patch.setattr(arm, "EVALUATION", ("coordinate",))
+        patch.setattr(arm, "train", counting)
+        patch.setattr(update_frequency, "Plain", functools.partial(Plain, width=MINI.width, steps=MINI.steps))
+        base = Arm(plain=MINI, steps=64, finds=16, units=16, budget=20, attackers=8, attack="coordinate")
+        for table, value in (("SEEDS", 2), ("MINUTES", 1), ("GRID", (1, 16)), ("BASE", base)):
+            patch.setitem(getattr(update_frequency, table), "mini", value)
+        out = tmp_path_factory.mktemp("out")
+        yield Job(out / "update_frequency", trained, command("--preset=mini", f"--out={out}"))
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_the_job_prints_table_and_verdict_and_leaves_records_tables_and_figures(job):
+    status, out, err = job.first
+    assert (status, err) == (0, "")
+    assert "8 runs (2 seeds), 8 to do" in out
+    assert "8 of 8 runs" in out
+    assert "undecided: injury: 16 rounds leave" in out
+    for name in (*ARMS, "clean accuracy", "FAILING PROMPTS, median", "coordinate succeeds, 1000 calls"):
+        assert name in out
+    records, problems = results.read(job.folder)
+    assert problems == []
+    assert sorted((r["measurements"]["arm"], r["seed"]) for r in records.values()) == sorted(
+        (name, seed) for name in ARMS for seed in (0, 1)
+    )
+    table = pd.read_csv(job.folder / "injury.csv", index_col=0)
+    assert table.columns.tolist() == ARMS
+    assert (job.folder / "injury.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert not list(job.folder.glob("*.error"))
+
+
+def table_of(out: str) -> str:
+    """What the command prints, without its first lines on what there is to do."""
+    return out[out.index("update_frequency, task injury") :]
+
+
+def test_the_table_is_that_of_the_records(job):
+    failing = {}
+    for record in results.read(job.folder)[0].values():
+        failing.setdefault(record["measurements"]["arm"], []).append(
+            record["measurements"]["greedy"]["exact"]["failures"]
+        )
+    table = pd.read_csv(job.folder / "injury.csv", index_col=0)
+    for name in ARMS:
+        low, high = sorted(failing[name])
+        assert table.loc["FAILING PROMPTS, median", name] == f"{(low + high) / 2:.0f}"
+        assert table.loc["  range over seeds", name] == f"{low:.0f}..{high:.0f}"
+
+
+def test_the_same_command_again_only_draws(job):
+    before, (_, first, _) = job.contents(), job.first
+    figure = (job.folder / "injury.png").read_bytes()
+    (job.folder / "injury.png").unlink()
+    (job.folder / "injury.csv").unlink()
+    status, out, err = job.again()
+    assert (status, err) == (0, "")
+    assert "8 runs (2 seeds), 0 to do" in out
+    assert table_of(out) == table_of(first)
+    assert job.contents() == before
+    assert (job.folder / "injury.png").read_bytes() == figure
+    assert (job.folder / "injury.csv").exists()
+
+
+def test_plot_only_gives_the_same_table(job):
+    before, (_, first, _) = job.contents(), job.first
+    csv = (job.folder / "injury.csv").read_bytes()
+    (job.folder / "injury.csv").unlink()
+    status, out, err = job.again("--plot_only")
+    assert (status, err) == (0, "")
+    assert out == table_of(first)
+    assert job.contents() == before
+    assert (job.folder / "injury.csv").read_bytes() == csv
+
+
+def test_fewer_seeds_show_fewer_runs(job):
+    before = job.contents()
+    status, out, _ = job.again("--seeds=1")
+    assert status == 0
+    assert "4 of 4 runs" in out
+    table = pd.read_csv(job.folder / "injury.csv", index_col=0)
+    assert table.loc["seeds"].tolist() == ["1"] * len(ARMS)
+    assert job.contents() == before
+    job.again("--plot_only")  # the table of both seeds again
+
+
+def test_arms_with_rounds_spend_the_same(job):
+    spent = {
+        (measured["arm"], record["seed"]): measured["compute"]
+        for record in results.read(job.folder)[0].values()
+        for measured in [record["measurements"]]
+    }
+    nothing = {"finds": 0, "model_calls": 0, "gradient_calls": 0, "checker_calls": 0}
+    # Worked by hand: an attacker scores its start, then 8 neighbours a step (one position, all 8 tokens), 20 in all.
+    steps = (20 - 1) // 8
+    calls = 16 * (1 + 8 * steps)
+    for seed in (0, 1):
+        assert spent["plain", seed] == nothing | {"gradient_steps": 0}
+        assert spent["control", seed] == nothing | {"gradient_steps": 64}
+        for name in ("1 round", "16 rounds"):
+            assert spent[name, seed] == {
+                "gradient_steps": 64, "finds": 16, "model_calls": calls, "gradient_calls": 0, "checker_calls": calls
+            }  # fmt: skip
+
+
+def test_the_whole_input_space_was_counted(job):
+    for measured in job.measurements().values():
+        for policy in ("greedy", "matched"):
+            exact = measured[policy]["exact"]
+            assert exact["prompts"] == 8**4
+            assert exact["hazardous"] + exact["safe"] == 8**4
+            assert int(exact["checksum"]) == sum(rank**2 for rank in range(8**4))
+
+
+def test_arms_of_a_seed_share_one_plain_model(job):
+    assert job.trained == [MINI.steps] * 2, "one training a seed, for four arms each"
+    names = [results.run_id("plain", MINI, seed) for seed in (0, 1)]
+    assert sorted(path.name for path in (job.folder / "models").iterdir()) == sorted(
+        f"{name}.{kind}" for name in names for kind in ("json", "safetensors")
+    )
+    models = [load(job.folder / "models" / name) for name in names]
+    assert models[0].config.width == MINI.width
+    leaves = [jax.tree.leaves(model) for model in models]
+    assert any((a != b).any() for a, b in zip(*leaves, strict=True)), "another seed, another model"
+
+
+@pytest.mark.parametrize("lost", ["plain", "16 rounds"])
+def test_a_lost_record_comes_back_the_same(job, lost):
+    before, measured, trained = job.contents(), job.measurements(), list(job.trained)
+    gone = job.run_of(lost, 1)
+    (job.folder / f"{gone}.json").unlink()
+    status, out, err = job.again()
+    assert (status, err) == (0, "")
+    assert "1 to do" in out
+    assert job.measurements() == measured
+    after = job.contents()
+    assert {name: after[name] for name in before if gone not in name} == {
+        name: before[name] for name in before if gone not in name
+    }
+    assert job.trained == trained, "the saved plain model was used"
+
+
+def test_a_run_that_fails_is_told_under_the_table_of_the_others(job, monkeypatch):
+    gone = job.run_of("control", 1)
+    record, error = job.folder / f"{gone}.json", job.folder / f"{gone}.error"
+    kept = record.read_bytes()
+    record.unlink()
+    monkeypatch.setattr(update_frequency, "measure", failing)
+    try:
+        status, out, err = job.again()
+        assert status == 1
+        assert "7 of 8 runs" in out
+        assert f"failed: {gone}" in out
+        assert "broken [/because] of [bold]shapes" in " ".join((out + err).split())
+        assert "broken [/because] of [bold]shapes" in error.read_text()
+    finally:
+        record.write_bytes(kept)
+        error.unlink()
+
+
+def test_a_damaged_record_is_told_in_one_line(job):
+    foreign = job.folder / "notes.json"
+    foreign.write_text("{}")
+    status, out, _ = job.again()
+    foreign.unlink()
+    assert status == 0
+    assert "notes.json: skipped, not a record" in " ".join(out.split()).replace("/ ", "/")

@@ -1,0 +1,450 @@
+"""A sweep: each run once, the same records however it is stopped, killed, shared or watched.
+
+Run as a program, this file is the child of its own tests: it forks sweeps that are killed at each line they execute.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from testbed import results
+from testbed.sweep import Outcome, Run, sweep
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    size: int
+
+
+def worklist(sizes: int = 3, seeds: int = 2) -> list[Run]:
+    return [Run("fake", Config(size), seed) for size in range(sizes) for seed in range(seeds)]
+
+
+def measure(config, seed, folder, watch) -> dict:
+    """A pure function of config and seed that takes no time."""
+    watch("first", 0, 2)
+    numbers = [int(byte) for byte in hashlib.sha256(f"{config.size} {seed}".encode()).digest()]
+    watch("second", 1, 2)
+    return {"numbers": numbers, "nested": {"size": config.size}}
+
+
+class Counting:
+    """`measure`, which remembers what it was asked for, and does what `trouble` says first."""
+
+    def __init__(self, trouble=lambda config, seed, watch: None):
+        self.asked, self.trouble = [], trouble
+
+    def __call__(self, config, seed, folder, watch):
+        self.asked.append((config.size, seed))
+        self.trouble(config, seed, watch)
+        return measure(config, seed, folder, watch)
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def facts(folder: Path) -> dict[str, dict]:
+    """All records of a folder, without what may differ between two sweeps of the same runs."""
+    records, problems = results.read(folder)
+    assert problems == []
+    for record in records.values():
+        assert record.pop("seconds") >= 0
+        record.pop("provenance")
+    return records
+
+
+def expected(runs: list[Run]) -> dict[str, dict]:
+    """The records that a worklist must end with, written down independently of the sweep."""
+    return {
+        results.run_id("fake", run.config, run.seed): {
+            "format": results.FORMAT,
+            "run": results.run_id("fake", run.config, run.seed),
+            "experiment": "fake",
+            "config": {"size": run.config.size},
+            "seed": run.seed,
+            "measurements": {
+                "numbers": list(hashlib.sha256(f"{run.config.size} {run.seed}".encode()).digest()),
+                "nested": {"size": run.config.size},
+            },
+        }
+        for run in runs
+    }
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("workers", [None, 1, 2, 8])
+def test_every_run_is_done_once_and_recorded_alike_by_any_number_of_workers(tmp_path, workers):
+    runs, counting = worklist(), Counting()
+    assert sweep(runs, counting, tmp_path, quiet(), workers) == Outcome(6, 0, [])
+    assert sorted(counting.asked) == [(size, seed) for size in range(3) for seed in range(2)]
+    assert facts(tmp_path) == expected(runs)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{run.id}.json" for run in runs)
+
+
+def test_a_record_tells_where_it_comes_from(tmp_path):
+    sweep(worklist(1, 1), measure, tmp_path, quiet())
+    [record] = results.read(tmp_path)[0].values()
+    source = results.provenance()
+    assert {name: record["provenance"][name] for name in source} == source
+    assert "finished" in record["provenance"]
+
+
+def test_seconds_are_those_of_the_run(tmp_path):
+    sweep(worklist(1, 1), Counting(lambda *_: time.sleep(0.11)), tmp_path, quiet())
+    [record] = results.read(tmp_path)[0].values()
+    assert 0.1 <= record["seconds"] < 5
+
+
+def test_what_is_there_is_skipped_and_left_alone(tmp_path):
+    sweep(worklist(2), measure, tmp_path, quiet())
+    before, counting = contents(tmp_path), Counting()
+    assert sweep(worklist(3), counting, tmp_path, quiet()) == Outcome(2, 4, [])
+    assert sorted(counting.asked) == [(2, 0), (2, 1)]
+    after = contents(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert facts(tmp_path) == expected(worklist(3))
+    assert sweep(worklist(3), counting, tmp_path, quiet()) == Outcome(0, 6, [])
+    assert contents(tmp_path) == after
+
+
+def test_a_run_that_is_listed_twice_is_done_once(tmp_path):
+    counting = Counting(lambda *_: time.sleep(0.05))
+    sweep(worklist() + worklist(), counting, tmp_path, quiet(), workers=4)
+    assert sorted(counting.asked) == [(size, seed) for size in range(3) for seed in range(2)]
+    assert facts(tmp_path) == expected(worklist())
+
+
+def test_an_empty_worklist_is_done(tmp_path):
+    assert sweep([], measure, tmp_path, quiet()) == Outcome(0, 0, [])
+
+
+def test_a_damaged_record_is_not_taken_for_done_nor_overwritten(tmp_path):
+    runs = worklist()
+    damaged = tmp_path / f"{runs[2].id}.json"
+    damaged.write_text('{"format": "worst-ca')
+    outcome = sweep(runs, measure, tmp_path, quiet())
+    assert damaged.read_text() == '{"format": "worst-ca', "a user's file is not destroyed"
+    assert outcome.done == 5, "a run whose record could not be written is not done"
+    assert len(outcome.failed) == 1
+    assert runs[2].id in outcome.failed[0]
+    damaged.unlink()
+    assert sweep(runs, measure, tmp_path, quiet()) == Outcome(1, 5, [])
+    assert facts(tmp_path) == expected(runs)
+
+
+# An error, and what a user must be told of it.
+ERRORS = {
+    "value": (ValueError("size 1 is unlucky"), "size 1 is unlucky"),
+    "nan": (FloatingPointError("the loss became nan at step 3"), "the loss became nan at step 3"),
+    "memory": (MemoryError("no room"), "no room"),
+    "a key, whose text is only the key": (KeyError("lost"), "KeyError"),
+    "no words": (AssertionError(), "AssertionError"),
+    "many lines": (RuntimeError("first line\nsecond line\n\nthird"), "first line"),
+}
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("name", ERRORS)
+def test_a_run_that_fails_is_told_and_tried_again_while_the_others_go_on(tmp_path, name, workers):
+    error, told = ERRORS[name]
+
+    def trouble(config, seed, watch):
+        if (config.size, seed) == (1, 0):
+            raise error
+
+    runs = worklist()
+    bad = runs[2].id
+    outcome = sweep(runs, Counting(trouble), tmp_path, quiet(), workers)
+    assert (outcome.done, outcome.skipped) == (5, 0)
+    assert len(outcome.failed) == 1
+    assert outcome.failed[0].startswith(f"{bad}: ")
+    assert "\n" not in outcome.failed[0], "a line for each that failed"
+    assert told in outcome.failed[0]
+    written = (tmp_path / f"{bad}.error").read_text()
+    assert written.startswith("Traceback")
+    assert type(error).__name__ in written
+    assert "in trouble" in written, "the traceback reaches the line that raised"
+    assert str(error) in written
+    assert facts(tmp_path) == expected([run for run in runs if run.id != bad])
+
+    before, counting = contents(tmp_path), Counting()
+    assert sweep(runs, counting, tmp_path, quiet(), workers) == Outcome(1, 5, [])
+    assert counting.asked == [(1, 0)]
+    assert not list(tmp_path.glob("*.error")), "the error is over"
+    assert facts(tmp_path) == expected(runs)
+    after = contents(tmp_path)
+    assert all(after[name] == before[name] for name in before if name.endswith(".json"))
+
+
+def test_an_error_that_stays_is_told_again(tmp_path):
+    def trouble(config, seed, watch):
+        raise ValueError("still")
+
+    for _ in range(2):
+        outcome = sweep(worklist(), Counting(trouble), tmp_path, quiet())
+        assert (outcome.done, outcome.skipped, len(outcome.failed)) == (0, 0, 6)
+        assert len(list(tmp_path.glob("*.error"))) == 6
+        assert facts(tmp_path) == {}
+
+
+def test_measurements_that_json_cannot_hold_are_a_failure_of_that_run(tmp_path):
+    outcome = sweep(worklist(1, 1), lambda *_: {"set": {1}}, tmp_path, quiet())
+    assert outcome.done == 0
+    assert "cannot hold" in outcome.failed[0]
+    assert facts(tmp_path) == {}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_stops_soon_and_the_rerun_completes(tmp_path, workers):
+    runs, late = worklist(10), []
+
+    def slow_after_three(config, seed, watch):
+        if len(counting.asked) == 4:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        if len(counting.asked) >= 4:
+            for tick in range(1500):
+                time.sleep(0.01)
+                watch("waiting", tick, 1500)
+            late.append((config.size, seed))  # a run that took no notice
+
+    counting = Counting(slow_after_three)
+    started = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        sweep(runs, counting, tmp_path, quiet(), workers)
+    assert time.perf_counter() - started < 5, "it waits no longer than to the next `watch`"
+    assert late == []
+    assert len(counting.asked) <= 3 + workers, "runs that had not begun are not begun"
+    finished = facts(tmp_path)
+    assert 3 - workers <= len(finished) <= 3
+    assert not list(tmp_path.glob("*.error")), "being stopped is not a failure"
+    before = contents(tmp_path)
+    assert sweep(runs, measure, tmp_path, quiet(), workers) == Outcome(len(runs) - len(finished), len(finished), [])
+    assert facts(tmp_path) == expected(runs)
+    after = contents(tmp_path)
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_run_cannot_swallow_the_stop(tmp_path):
+    ignored = []
+
+    def stubborn(config, seed, watch):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        for tick in range(1500):
+            time.sleep(0.01)
+            try:
+                watch("waiting", tick, 1500)
+            except Exception:
+                ignored.append(tick)
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(worklist(1, 1), Counting(stubborn), tmp_path, quiet(), 1)
+    assert ignored == []
+    assert facts(tmp_path) == {}
+
+
+def test_watch_may_be_called_from_many_threads_while_runs_come_and_go(tmp_path):
+    errors = []
+
+    def crowd(config, seed, watch):
+        def talk(phase):
+            try:
+                for tick in range(12):
+                    watch(f"phase {phase} {tick % 3}", tick, 12)
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=talk, args=(phase,)) for phase in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    assert sweep(worklist(4), Counting(crowd), tmp_path, console, workers=4) == Outcome(8, 0, [])
+    assert errors == []
+    assert facts(tmp_path) == expected(worklist(4))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_console_that_is_no_terminal_stays_quiet(tmp_path, fails, capfd):
+    def trouble(config, seed, watch):
+        time.sleep(0.05)
+        if fails:
+            raise ValueError("no")
+
+    console = quiet()
+    sweep(worklist(), Counting(trouble), tmp_path, console)
+    assert console.file.getvalue() == ""
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_terminal_shows_a_live_bar_with_the_phase_a_rate_and_the_time_left(tmp_path):
+    def ticking(config, seed, watch):
+        for tick in range(40):
+            watch("phase of ticks", tick, 80)
+            time.sleep(0.01)
+
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    sweep(worklist(1), measure, tmp_path, quiet())
+    sweep(worklist(2), Counting(ticking), tmp_path, console, workers=1)
+    shown = console.file.getvalue()
+    assert "\x1b[" in shown
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
+    phase = [line for line in lines if line.startswith("phase of ticks")]
+    assert any(re.search(r"\d+/80 +[\d.,]+/s +0:00:0\d left 0:00:0\d", line) for line in phase), phase[-3:]
+    runs = [line for line in lines if line.startswith("runs ")]
+    assert re.search(r" 2/4 ", runs[0]), "runs that were there already count as done"
+    assert re.search(r" 4/4 ", runs[-1])
+
+
+def forked(work) -> int:
+    """Run `work` in a fork of this process; returns its exit status, or minus the signal that ended it."""
+    child = os.fork()
+    if not child:
+        status = 99
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed_sweep(folder: Path, runs: list[Run], fatal_line: int, workers: int) -> None:
+    """Sweep, and die by SIGKILL when the given number of lines of this project have been executed."""
+    executed = 0
+
+    def trace(frame, event, _):
+        nonlocal executed
+        if not frame.f_code.co_filename.startswith(str(ROOT)):
+            return None
+        if event == "line":
+            executed += 1
+            if executed == fatal_line:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    threading.settrace(trace)
+    sys.settrace(trace)
+    sweep(runs, measure, folder, quiet(), workers)
+
+
+def kill_everywhere(base: Path, runs: list[Run], workers: int, stride: int) -> dict:
+    """Kill a sweep at every `stride`-th line; report what was wrong after a kill or after the rerun."""
+    truth, wrong, recorded, line = expected(runs), [], [], 1
+    while True:
+        folder = base / f"{workers}-{line}"
+        status = forked(lambda folder=folder, line=line: killed_sweep(folder, runs, line, workers))
+        there, problems = results.read(folder)
+        whole = {run: {k: v for k, v in there[run].items() if k in truth[run]} == truth[run] for run in there}
+        if status not in (0, -signal.SIGKILL) or problems or not all(whole.values()):
+            wrong.append(f"killed at line {line}: status {status}, {problems}, whole: {whole}")
+        recorded.append(len(there))
+        outcome = sweep(runs, measure, folder, quiet(), workers)
+        if outcome != Outcome(len(runs) - len(there), len(there), []) or facts(folder) != truth:
+            wrong.append(f"rerun after line {line}: {outcome}")
+        if list(folder.glob("*.error")):
+            wrong.append(f"rerun after line {line}: an error file is left")
+        if status == 0:
+            return {"kills": len(recorded) - 1, "recorded": sorted(set(recorded)), "wrong": wrong}
+        line += stride
+
+
+def together(folder: Path, runs: list[Run], sweeps: int = 3) -> list[int]:
+    """Sweep the same runs in the same folder from several processes at once; returns their exit statuses."""
+    gate, opener = os.pipe()
+    children = []
+    for _ in range(sweeps):
+        child = os.fork()
+        if not child:
+            os.close(opener)
+            os.read(gate, 1)  # returns when the parent closes its end
+            outcome = sweep(runs, Counting(lambda *_: time.sleep(0.002)), folder, quiet(), 2)
+            os._exit(0 if not outcome.failed and outcome.done + outcome.skipped == len(runs) else 1)
+        children.append(child)
+    os.close(gate)
+    os.close(opener)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def interrupted(folder: Path, runs: list[Run]) -> dict:
+    """Send SIGINT to a sweep in another process while it waits; report how it ended and how soon."""
+
+    def slow(config, seed, watch):
+        for tick in range(1500):
+            watch("waiting", tick, 1500)
+            time.sleep(0.01)
+
+    def work():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            sweep(runs, Counting(slow), folder, quiet(), 2)
+        except KeyboardInterrupt:
+            os._exit(42)
+
+    child = os.fork()
+    if not child:
+        work()
+        os._exit(0)
+    time.sleep(0.3)
+    started = time.perf_counter()
+    os.kill(child, signal.SIGINT)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return {"status": status, "seconds": time.perf_counter() - started}
+
+
+@pytest.fixture(scope="module")
+def aftermath(tmp_path_factory):
+    """What the child process saw."""
+    child = subprocess.run(
+        [sys.executable, __file__, str(tmp_path_factory.mktemp("killed"))],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert child.returncode == 0, child.stderr
+    return json.loads(child.stdout)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_sweep_killed_at_any_line_is_completed_by_the_same_command(aftermath, workers):
+    seen = aftermath["killed"][workers]
+    assert seen["wrong"] == []
+    assert seen["recorded"] == [0, 1, 2, 3], "it was killed before, between and after the records"
+    assert seen["kills"] >= 20
+
+
+def test_sweeps_that_share_a_folder_do_not_disturb_each_other(aftermath):
+    assert aftermath["together"] == {"statuses": [0, 0, 0], "right": True, "files": 20}
+
+
+def test_a_signal_from_outside_stops_a_sweep_soon(aftermath):
+    assert aftermath["interrupted"]["status"] == 42
+    assert aftermath["interrupted"]["seconds"] < 5
+
+
+if __name__ == "__main__":
+    results.provenance = lambda: {"revision": "none"}  # JAX's threads must not be running when a process forks
+    home, three, many = Path(sys.argv[1]), worklist(3, 1), worklist(10)
+    told = {"killed": {w: kill_everywhere(home, three, w, stride) for w, stride in ((1, 3), (2, 7))}}
+    statuses = together(home / "together", many)
+    right, files = facts(home / "together") == expected(many), len(list((home / "together").iterdir()))
+    told["together"] = {"statuses": statuses, "right": right, "files": files}
+    told["interrupted"] = interrupted(home / "interrupted", many)
+    print(json.dumps(told))
