@@ -9,7 +9,6 @@ import numpy as np
 
 from testbed.task import Task
 
-
 ZERO = np.float32(0.0)  # of the same type as a measured threshold, so that both run the same compiled program
 
 
