@@ -315,6 +315,27 @@ def test_first_success_and_best_of_a_script():
     assert Cost(*map(int, trace.cost)) == Cost(model=10, gradient=6, checker=16)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sick:
+    """A model whose logits are NaN where the last token is N."""
+
+    inner: object
+
+    def __call__(self, soft_prompt, answer, latent=None):
+        return jnp.where(soft_prompt[3, N] > 0, jnp.nan, self.inner(soft_prompt, answer))
+
+
+def test_a_margin_that_is_nan_hides_no_success():
+    sick, far, hit = (K, P, F0, N), (K, H, P, P), planted.NEEDLE
+    objective = Objective(planted.TASK, Sick(PLANTED["needle"]), greedy(planted.TASK))
+    starts, key = jnp.asarray([sick, far]), jax.random.key(0)
+    trace = search(scripted([[sick, hit, sick]], gradients=0), objective, starts, key, 4)
+    np.testing.assert_array_equal(trace.first, [3, 3])
+    np.testing.assert_array_equal(trace.prompt, [hit, hit])
+    np.testing.assert_allclose(trace.margin, [-0.5, -0.5])
+
+
 def test_first_hits_of_uniform_search_are_geometric():
     task, attackers, budget = planted.TASK, 4096, 97
     counted = exact.count(PLANTED["pair"], task, {"greedy": greedy(task)}, walk=exact.plain_forward)["greedy"]

@@ -32,8 +32,8 @@ def move(key: jax.Array, objective: Objective, state: Climb, candidates: jax.Arr
     fresh = objective.start(key)
     candidates = candidates.at[-1].set(jnp.where(restart, fresh, candidates[-1]))
     margins = jax.vmap(objective.margin)(candidates)
-    pick = jnp.where(restart, len(candidates) - 1, margins.argmin())
-    take = restart | (margins[pick] < state.margin)
+    pick = jnp.where(restart, len(candidates) - 1, jnp.where(jnp.isnan(margins), jnp.inf, margins).argmin())
+    take = restart | ~(margins[pick] >= state.margin)
     state = Climb(
         jnp.where(take, candidates[pick], state.prompt),
         jnp.where(take, margins[pick], state.margin),

@@ -111,12 +111,14 @@ def search(
         state, best, margin, first = carry
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         state, scored = jax.vmap(attack.step, (0, None, 0))(step_keys, objective, state)
-        hit = scored.margins <= 0
+        # A NaN among the margins must not hide a success beside it, nor stay the best.
+        margins = jnp.where(jnp.isnan(scored.margins), jnp.inf, scored.margins)
+        hit = margins <= 0
         calls = before + step * price.forwards + (hit.argmax(axis=1) + 1) * objective.forwards
         first = jnp.minimum(first, jnp.where(hit.any(axis=1), calls, NEVER))
-        pick = scored.margins.argmin(axis=1)[:, None]
-        found = jnp.take_along_axis(scored.margins, pick, axis=1)[:, 0]
-        better = found < margin
+        pick = margins.argmin(axis=1)[:, None]
+        found = jnp.take_along_axis(margins, pick, axis=1)[:, 0]
+        better = ~(found >= margin)
         candidate = jnp.take_along_axis(scored.prompts, pick[..., None], axis=1)[:, 0]
         best = jnp.where(better[:, None], candidate, best)
         margin = jnp.where(better, found, margin)
