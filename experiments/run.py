@@ -139,7 +139,7 @@ def job(console: Console) -> int:
 
 def main(argv: list[str]) -> None:
     """Run the job; a user's mistake becomes one line and exit status 2."""
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     logging.getLogger("jax").setLevel(logging.WARNING)  # JAX tells of every accelerator that is not there
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worst-case-testbed"
     if not jax.config.jax_compilation_cache_dir:

@@ -28,7 +28,7 @@ __all__ = ["GRID", "MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot
 
 TASK = "injury"
 SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 4, "full": 40}
+MINUTES = {"quick": 5, "full": 240}
 GRID = {"quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64)}
 BASE = {"quick": Arm(), "full": Arm(steps=1536, finds=2048, units=64, attackers=256)}
 
