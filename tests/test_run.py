@@ -246,8 +246,8 @@ def test_help_tells_every_flag(commands):
     assert status in (0, 1)  # absl ends with 1
     assert "Traceback" not in out + err
     assert run.__doc__.splitlines()[0] in out
-    assert "no help available" not in out  # absl's words for a flag without any
     for flag in OWN_FLAGS:
+        assert len(flag.help) > 10
         assert f"--{'[no]' if flag.boolean else ''}{flag.name}:" in out
         assert " ".join(flag.help.split()) in " ".join(out.split())
     assert {flag.name for flag in OWN_FLAGS} >= {"experiment", "task", "preset", "seeds", "out", "plot_only", "list"}
