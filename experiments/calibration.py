@@ -115,7 +115,6 @@ def measure(config: Calibration, seed: int, folder: Path, watch: Watch) -> dict[
         "attacks": found,
         "mislabelled": mislabelled(task),
         "competent": task.answer_length > 1,
-        "chance": float(task.answer_vocab) ** -task.answer_length,
     }
 
 
