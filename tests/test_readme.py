@@ -1,0 +1,79 @@
+"""What the README shows runs as it is written, and a task made from its text is taken by everything else."""
+
+import functools
+import itertools
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import arm, update_frequency
+from tasks import TASKS
+from testbed import attacks
+from testbed.check import check_task
+from testbed.evaluation import exact
+from testbed.evaluation.report import silent
+from testbed.objective import Objective
+from testbed.policy import greedy
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def block(name):
+    """The code block under the comment of that name."""
+    return re.search(rf"<!-- {name} -->\n```python\n(.*?)```", README, re.DOTALL).group(1)
+
+
+@functools.cache
+def dose():
+    written = {}
+    exec(compile(block("task"), "README.md", "exec"), written)
+    return written["dose"]
+
+
+def test_the_task_is_at_most_60_lines():
+    assert len([line for line in block("task").splitlines() if line.strip()]) <= 60
+
+
+def test_the_task_keeps_the_contract():
+    check_task(dose()(), jax.random.key(0))
+
+
+def test_its_worked_examples_and_every_small_prompt_are_judged_as_the_text_says():
+    for line in re.findall(r"^ +(.+ -> .+)$", dose().__doc__, re.MULTILINE):
+        prompt, answer = re.match(r"([\d ]+?) +-> (\w+)", line).groups()
+        prompt = np.array(prompt.split(), int)
+        assert dose()().render(prompt, dose()().label(prompt)) == f"{' '.join(map(str, prompt))} -> {answer}"
+    task = dose()(length=4, vocab=4)
+    prompts = np.array(list(itertools.product(range(4), repeat=4)))
+    levels = jax.vmap(lambda p: task.egregiousness(p, np.zeros(1, int)))(prompts)
+    drugs = [[t for t in prompt if t] for prompt in prompts.tolist()]
+    np.testing.assert_allclose(levels, [min(len(d) - len(set(d)), 3) / 3 for d in drugs])
+    clean = np.exp(jax.vmap(task.clean_log_prob)(prompts).astype(float))
+    np.testing.assert_allclose(clean.sum(), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", attacks.ATTACKS)
+def test_every_attack_takes_it(name, lively):
+    task = dose()(length=4, vocab=4)
+    objective = Objective(task, lively(task), greedy(task))
+    trace = attacks.attack_model(attacks.ATTACKS[name](), objective, jax.random.key(0), 4, 200)
+    assert task.allowed[np.arange(4), trace.prompt].all()
+
+
+def test_the_count_and_an_experiment_take_it(tmp_path, monkeypatch, lively):
+    small = functools.partial(dose(), length=4, vocab=4)
+    monkeypatch.setitem(TASKS, "dose", functools.cache(lambda: small()))
+    monkeypatch.setattr(arm, "EVALUATION", ("uniform",))
+    assert exact.count(lively(small()), small(), {"greedy": greedy(small())})["greedy"].prompts == 256
+    configs = update_frequency.grid("quick", "dose")
+    tiny = arm.Arm(configs[2].plain.__class__("dose", width=8, steps=16), steps=16, rounds=1, finds=16, budget=30)
+    measured = arm.measure(tiny, 0, tmp_path, silent)
+    assert measured["greedy"]["exact"]["prompts"] == 256 and measured["compute"]["finds"] == 16
+
+
+@pytest.mark.slow
+def test_the_session_runs():
+    exec(compile(block("session"), "README.md", "exec"), {})
