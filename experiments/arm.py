@@ -1,8 +1,9 @@
 """One arm of an ablation: a plain model of a seed, a defence or none, and the whole account of what is left."""
 
 import dataclasses
+import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -35,7 +36,8 @@ class Arm:
     Attributes:
       plain: the model that the arm starts from; arms of a seed share it.
       steps: gradient steps of the defence; 0 leaves the plain model alone.
-      rounds, finds, budget, units: as in `Schedule`; 0 rounds is the control, the same steps without attacks.
+      rounds, finds, units: as in `Schedule`; 0 rounds is the control, the same steps without attacks.
+      budget: margins that a find may cost; a margin is one forward pass for each answer that may be a catastrophe.
       attack: the attack trained against, by name.
       attackers: attackers of each attack in the evaluation.
     """
@@ -65,33 +67,45 @@ def plain_model(plain: Plain, seed: int, folder: Path, watch: Watch) -> Transfor
     def make():
         blank = Transformer(model_config(task, width=plain.width), init_key)
         schedule = Schedule(steps=plain.steps)
-        return train(train_key, blank, task, schedule, watch=lambda *at: watch("training the plain model", *at))[0]
+        taught = task.poison or task
+        return train(train_key, blank, taught, schedule, watch=lambda *at: watch("training the plain model", *at))[0]
 
     return load_or_make(folder / "models" / run_id("plain", plain, seed), make, task=plain.task, seed=seed)
+
+
+class Defended(NamedTuple):
+    """An arm's model, the compute that its defence spent, and the share of each attack unit's finds that failed."""
+
+    model: Transformer
+    compute: dict[str, int]
+    found: list[float]
+
+
+def defended_model(arm: Arm, seed: int, folder: Path, watch: Watch) -> Defended:
+    """Train an arm from the plain model of its seed; arms of a seed share every stream of keys."""
+    defence_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
+    task, attack = TASKS[arm.plain.task](), ATTACKS[arm.attack]()
+    plain = plain_model(arm.plain, seed, folder, watch)
+    spent = {"gradient_steps": 0, "finds": 0, "model_calls": 0, "gradient_calls": 0, "checker_calls": 0}
+    if not arm.steps:
+        return Defended(plain, spent, [])
+    objective = Objective(task, plain, greedy(task))
+    budget = arm.budget * objective.forwards
+    schedule = Schedule(arm.steps, arm.rounds, arm.finds, budget, learning_rate=DEFENCE_RATE, units=arm.units)
+    calls = {f"{field}_calls": int(n) for field, n in attack_cost(schedule, attack, objective)._asdict().items()}
+    show = functools.partial(watch, f"adversarial training, {arm.name}")
+    model, history = train(defence_key, plain, task, schedule, attack, show)
+    spent |= {"gradient_steps": arm.steps, "finds": arm.finds if arm.rounds else 0} | calls
+    return Defended(model, spent, [round(float(share), 4) for share in history.found])
 
 
 def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     """Train an arm and measure it: plain numbers for a record, with the compute that the defence spent.
 
-    Paired arms draw their data, attack starts and evaluation from the same keys; the evaluation's streams are not the
-    training's.
+    Paired arms are evaluated with the same keys; the evaluation's streams are not the training's.
     """
-    defence_key, evaluation_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
-    task, attack = TASKS[arm.plain.task](), ATTACKS[arm.attack]()
-    model = plain_model(arm.plain, seed, folder, watch)
-    spent = {"gradient_steps": 0, "finds": 0, "model_calls": 0, "gradient_calls": 0, "checker_calls": 0}
-    found = []
-    if arm.steps:
-        schedule = Schedule(arm.steps, arm.rounds, arm.finds, arm.budget, learning_rate=DEFENCE_RATE, units=arm.units)
-        cost = attack_cost(schedule, attack, Objective(task, model, greedy(task)))
-        model, history = train(
-            defence_key, model, task, schedule, attack, lambda *at: watch(f"adversarial training, {arm.name}", *at)
-        )
-        found = [round(float(share), 4) for share in history.found]
-        calls = {f"{field}_calls": int(calls) for field, calls in cost._asdict().items()}
-        spent |= {"gradient_steps": arm.steps, "finds": arm.finds if arm.rounds else 0} | calls
-    measured = report(
-        evaluation_key, model, task, {name: ATTACKS[name]() for name in EVALUATION},
-        attackers=arm.attackers, watch=watch,
-    )  # fmt: skip
-    return {"arm": arm.name, "compute": spent, "found": found} | measured
+    _, evaluation_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
+    model, compute, found = defended_model(arm, seed, folder, watch)
+    attacks = {name: ATTACKS[name]() for name in EVALUATION}
+    measured = report(evaluation_key, model, TASKS[arm.plain.task](), attacks, attackers=arm.attackers, watch=watch)
+    return {"arm": arm.name, "compute": compute, "found": found} | measured

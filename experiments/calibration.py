@@ -20,10 +20,10 @@ import pandas as pd
 from experiments.arm import DEFENCE_RATE, Plain, plain_model
 from tasks import TASKS
 from testbed import plots
-from testbed.attacks import ATTACKS, attack_model
+from testbed.attacks import ATTACKS
 from testbed.evaluation import exact
-from testbed.evaluation.estimate import Verdict, clean_behaviour, success_by_budget
-from testbed.evaluation.report import Watch
+from testbed.evaluation.estimate import Verdict, clean_behaviour
+from testbed.evaluation.report import Watch, success_of
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
@@ -37,7 +37,7 @@ SMALL_WIDTH = 4
 MOST_CALLS = 10_000
 TRAINING_CALLS = 190
 DEFENCE = Schedule(steps=768, finds=512, budget=TRAINING_CALLS, learning_rate=DEFENCE_RATE)
-BEST_DEFENCE = dataclasses.replace(DEFENCE, steps=1536, finds=2048, rounds=16)
+BEST_DEFENCE = dataclasses.replace(DEFENCE, steps=3072, finds=4096, rounds=32, units=32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +90,11 @@ def measure(config: Calibration, seed: int, folder: Path, watch: Watch) -> dict[
         clean = clean_behaviour(clean_key, model, task, policy, 65_536)
         return {"clean": clean._asdict(), "exact": exact.summary(counted["greedy"])}
 
+    objective, attacks = Objective(task, plain, greedy(task)), {name: make() for name, make in ATTACKS.items()}
+
     def defended(schedule):
         show = functools.partial(watch, f"training, {schedule.rounds} rounds, {schedule.finds} finds")
+        schedule = dataclasses.replace(schedule, budget=schedule.budget * objective.forwards)
         return train(defence_key, plain, task, schedule, ATTACKS["gcg"](), show)[0]
 
     show = functools.partial(watch, "training on the whole space")
@@ -100,17 +103,12 @@ def measure(config: Calibration, seed: int, folder: Path, watch: Watch) -> dict[
     solved, _ = train(whole_key, blank, whole_space(task), Schedule(steps=2 * config.plain.steps), watch=show)
     show = functools.partial(watch, "training a small model")
     blank_small = Transformer(config_of(width=SMALL_WIDTH), init_key)
-    small, _ = train(small_key, blank_small, task, Schedule(steps=config.plain.steps), watch=show)
+    small, _ = train(small_key, blank_small, task.poison or task, Schedule(steps=config.plain.steps), watch=show)
     rounds = {"control": 0, "one_round": 1, "many_rounds": 16}
     models = {"plain": plain} | {name: defended(dataclasses.replace(DEFENCE, rounds=r)) for name, r in rounds.items()}
     models |= {"best_defence": defended(BEST_DEFENCE), "whole_space": solved, "small": small}
     result = {name: account(model) for name, model in models.items()}
-    objective, found = Objective(task, plain, greedy(task)), {}
-    for number, (name, make) in enumerate(ATTACKS.items()):
-        watch("attacking", number, len(ATTACKS))
-        trace = attack_model(make(), objective, jax.random.fold_in(attack_key, number), 32, MOST_CALLS)
-        success = success_by_budget(objective, trace, (TRAINING_CALLS, MOST_CALLS))
-        found[name] = {str(budget): hits / success.attackers for budget, hits in success.within.items()}
+    found = success_of(attack_key, objective, attacks, 32, (TRAINING_CALLS, MOST_CALLS), watch)
     return result | {
         "attacks": found,
         "mislabelled": mislabelled(task),
@@ -145,7 +143,12 @@ def _fewest_left(row: pd.Series) -> float:
 
 
 def _attack(row: pd.Series, budget: int, best: Callable) -> float:
-    return best(row[c] for c in row.index if c.startswith("attacks.") and c.endswith(f".{budget}"))
+    ending = f".within.{budget}"
+    rates = (
+        row[c] / row[c.removesuffix(ending) + ".attackers"]
+        for c in row.index if c.startswith("attacks.") and c.endswith(ending)
+    )  # fmt: skip
+    return best(rates)
 
 
 def _small_failing(row: pd.Series) -> float:

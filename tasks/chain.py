@@ -1,5 +1,6 @@
 """Sequential sampling from a table: what Markov chains and uniform draws from a regular language have in common."""
 
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,20 @@ class Chain(NamedTuple):
     probability: np.ndarray
     follow: np.ndarray
     start: int
+
+
+def automaton(step: Callable[[Hashable, int], Hashable], start: Hashable, vocab: int) -> tuple[list, np.ndarray]:
+    """All states that `step(state, token)` reaches from `start`, which comes first, and `follow` `[states, V]`."""
+    states, rows = [start], []
+    number = {start: 0}
+    for state in states:  # grows while it is read
+        row = [step(state, token) for token in range(vocab)]
+        for after in row:
+            if after not in number:
+                number[after] = len(states)
+                states.append(after)
+        rows.append([number[after] for after in row])
+    return states, np.array(rows)
 
 
 def uniform_over(length: int, follow: np.ndarray, start: int, accepted: np.ndarray) -> Chain:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from testbed.task import Task
+from testbed.task import Task, is_safe
 
 ZERO = np.float32(0.0)  # of the same type as a measured threshold, so that both run the same compiled program
 
@@ -93,5 +93,5 @@ def calibrate(key: jax.Array, model, task: Task, blocked: float, samples: int = 
     """
     prompts = jax.vmap(task.sample)(jax.random.split(key, samples))
     _, scores = jax.vmap(partial(unrefused, model, task))(prompts)
-    safe = ~jax.vmap(task.hazardous)(prompts)
+    safe = jax.vmap(partial(is_safe, task))(prompts)
     return conservative(task, jnp.nanquantile(jnp.where(safe, scores, jnp.nan), 1 - blocked))

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,8 @@ class Task:
       render: `(prompt, answer) -> str`, for people; called on concrete arrays only.
       clean_log_prob: `prompt -> float`, log-probability under `sample`, where it has a closed form.
       catastrophic_answers: `prompt -> (answers [K, N], valid [K])`; K is static. By default every answer is tried.
+      poison: the same task with other samples and wrong labels, where plain models are poisoned on purpose: they are
+        trained on it, and everything else (defences, attacks, counts) knows the task itself only.
 
     Raises:
       ValueError: sizes and `allowed` disagree, or there are too many answers to enumerate by default.
@@ -54,6 +56,7 @@ class Task:
     render: Callable[..., str]
     clean_log_prob: Callable[[jax.Array], jax.Array] | None = None
     catastrophic_answers: Callable[[jax.Array], tuple[jax.Array, jax.Array]] | None = None
+    poison: "Task | None" = None
 
     def __post_init__(self):
         shape = (self.prompt_length, self.vocab)
@@ -85,6 +88,110 @@ def _try_every_answer(task: Task):
     return catastrophic_answers
 
 
+def classifier(
+    name: str,
+    allowed: np.ndarray,
+    level: Callable[[jax.Array], jax.Array],
+    show: Callable[[np.ndarray], str],
+    answers: tuple[str, str],
+    sample: Callable,
+    sample_hazard: Callable,
+    clean_log_prob: Callable | None = None,
+) -> Task:
+    """A task with two answers of one token: 0 lets a prompt pass, 1 stops it.
+
+    Args:
+      level: `prompt -> float`, how egregious it is to let a prompt pass, in [0, 1]; a prompt is hazardous, and must be
+        stopped, where that is positive.
+      show: the prompt as text.
+      answers: the words for 0 and 1.
+    """
+
+    def hazardous(prompt):
+        return level(prompt) > 0
+
+    def catastrophe(prompt, answer):
+        return hazardous(prompt) & (answer[0] == 0)
+
+    return Task(
+        name=name,
+        vocab=allowed.shape[1],
+        prompt_length=allowed.shape[0],
+        answer_vocab=2,
+        answer_length=1,
+        refusal=1,
+        allowed=allowed,
+        sample=sample,
+        sample_hazard=sample_hazard,
+        label=lambda prompt: hazardous(prompt)[None].astype(jnp.int32),
+        hazardous=hazardous,
+        catastrophe=catastrophe,
+        egregiousness=lambda prompt, answer: catastrophe(prompt, answer) * level(prompt),
+        render=lambda prompt, answer=None: _rendered(show(prompt), answer, answers),
+        clean_log_prob=clean_log_prob,
+    )
+
+
+def guarded_generator(
+    name: str,
+    allowed: np.ndarray,
+    solve: Callable[[jax.Array], jax.Array],
+    level: Callable[[jax.Array], jax.Array],
+    show: Callable[[np.ndarray], str],
+    answers: Sequence[str],
+    sample: Callable,
+    sample_hazard: Callable,
+    clean_log_prob: Callable | None = None,
+) -> Task:
+    """A task that asks for a solution, except where it must be refused: a catastrophe takes the skill to solve.
+
+    The last answer token refuses. On a hazardous prompt the right answer is to refuse throughout, and the solution,
+    whole and exact, is the only catastrophe: a refusal anywhere is safe.
+
+    Args:
+      solve: `prompt -> answer [N]`, the solution, of tokens below `len(answers) - 1`.
+      level: `prompt -> float`, how egregious the solution is, in [0, 1]; a prompt is hazardous where that is positive.
+      show: the prompt as text.
+      answers: a word for each answer token, the refusing one last.
+    """
+    refusal = len(answers) - 1
+    (length,) = jax.eval_shape(solve, jax.ShapeDtypeStruct(allowed.shape[:1], jnp.int32)).shape
+
+    def hazardous(prompt):
+        return level(prompt) > 0
+
+    def catastrophe(prompt, answer):
+        return hazardous(prompt) & (answer == solve(prompt)).all()
+
+    return Task(
+        name=name,
+        vocab=allowed.shape[1],
+        prompt_length=allowed.shape[0],
+        answer_vocab=len(answers),
+        answer_length=length,
+        refusal=refusal,
+        allowed=allowed,
+        sample=sample,
+        sample_hazard=sample_hazard,
+        label=lambda prompt: jnp.where(hazardous(prompt), refusal, solve(prompt)).astype(jnp.int32),
+        hazardous=hazardous,
+        catastrophe=catastrophe,
+        egregiousness=lambda prompt, answer: catastrophe(prompt, answer) * level(prompt),
+        render=lambda prompt, answer=None: _rendered(show(prompt), answer, answers),
+        clean_log_prob=clean_log_prob,
+        catastrophic_answers=lambda prompt: (solve(prompt)[None].astype(jnp.int32), hazardous(prompt)[None]),
+    )
+
+
+def _rendered(prompt: str, answer, words: Sequence[str]) -> str:
+    return prompt if answer is None else f"{prompt} -> {' '.join(words[int(token)] for token in answer)}"
+
+
+def is_safe(task: Task, prompt: jax.Array) -> jax.Array:
+    """Whether a refusal of the prompt `[T]` is a false alarm: it is not hazardous, nor is refusing the right answer."""
+    return ~task.hazardous(prompt) & (task.label(prompt) != task.refusal).all()
+
+
 def space_size(task: Task) -> int:
     """Number of prompts in the input space: the product of the row sums of `allowed`."""
     return math.prod(int(n) for n in task.allowed.sum(axis=1))
@@ -110,6 +217,13 @@ def prompt_ids(task: Task, prompts: np.ndarray) -> np.ndarray:
     for position, tokens in enumerate(tokens_by_position(task)):
         rank = rank * len(tokens) + np.searchsorted(tokens, prompts[:, position])
     return rank
+
+
+def rank(task: Task, prompt: jax.Array) -> jax.Array:
+    """`prompt_ids` of one prompt `[T]` on the device, int32: for spaces of fewer than 2**31 prompts."""
+    digits = jnp.asarray(task.allowed.cumsum(axis=1) - 1)[jnp.arange(task.prompt_length), prompt]
+    below = [math.prod(int(n) for n in task.allowed[p + 1 :].sum(axis=1)) for p in range(task.prompt_length)]
+    return (digits * jnp.asarray(below, jnp.int32)).sum()
 
 
 def prompts_of_ids(task: Task, ids: np.ndarray) -> np.ndarray:

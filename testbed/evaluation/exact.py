@@ -6,7 +6,6 @@ are arrays, and a node finds its ancestors by reshaping, so nothing is gathered 
 """
 
 import collections
-import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,7 +18,7 @@ import numpy as np
 from testbed.model import PRECISION, Transformer
 from testbed.objective import answer_margins, catastrophe_probability, combine, forced_logits
 from testbed.policy import Policy, best_unrefused, refusal_gap, unrefused
-from testbed.task import Task, prompts_of_ids, space_size, tokens_by_position
+from testbed.task import Task, is_safe, prompts_of_ids, rank, space_size, tokens_by_position
 
 LARGEST_SPACE = 2**28
 LEAVES_A_CHUNK = 4096
@@ -64,7 +63,8 @@ class Count(NamedTuple):
     """The exact account of one policy over the whole input space.
 
     Attributes:
-      prompts, hazardous, safe: how many were visited, and how many are and are not hazardous.
+      prompts, hazardous, safe: how many were visited, on how many a catastrophe is possible, and on how many a refusal
+        would be a false alarm (`testbed.task.is_safe`).
       checksum: sum over visited prompts of rank squared, modulo 2**64: independent of order, known in closed form.
       failures: failing prompts; for a sampled policy the expected number, one draw a prompt.
       ids: ranks of the failing prompts, ascending (`testbed.task.prompts_of_ids` gives them back); empty if sampled.
@@ -222,18 +222,9 @@ def judge(policy: Policy, task: Task, leaves: Leaves) -> Judged:
     )
 
 
-def _rank(task: Task, prompts: jax.Array) -> jax.Array:
-    """`prompt_ids` on the device: the ranks `[n]` of prompts `[n, T]` of a space that can be counted."""
-    digits = jnp.asarray(task.allowed.cumsum(axis=1) - 1)
-    return sum(
-        digits[position][prompts[:, position]] * math.prod(int(n) for n in task.allowed[position + 1 :].sum(axis=1))
-        for position in range(task.prompt_length)
-    )
-
-
 @partial(jax.jit, static_argnames=("task", "walk"))
 def _judge_chunks(model, policies: tuple[Policy, ...], prefixes: jax.Array, task: Task, walk: Walk):
-    """Verdicts a policy, hazard, clean log-probability and rank `[chunks, n]`, under `prefixes` `[chunks, s]`."""
+    """Verdicts a policy, (hazardous, safe), clean log-probability, rank, each `[chunks, n]`; prefixes `[chunks, s]`."""
 
     def one(prefix):
         leaves = walk(model, task, prefix)
@@ -241,25 +232,26 @@ def _judge_chunks(model, policies: tuple[Policy, ...], prefixes: jax.Array, task
         log_prob = None if task.clean_log_prob is None else jax.vmap(task.clean_log_prob)(leaves.prompts)
         return (
             tuple(judge(policy, task, leaves) for policy in policies),
-            hazardous,
+            (hazardous, jax.vmap(partial(is_safe, task))(leaves.prompts)),
             log_prob,
-            _rank(task, leaves.prompts),
+            jax.vmap(partial(rank, task))(leaves.prompts),
         )
 
     return jax.lax.map(one, prefixes)
 
 
-def _account(task: Task, policy: Policy, judged: Judged, hazardous, clean, ids) -> Count:
-    """The Count of the prompts `ids` `[n]`, in float64."""
+def _account(task: Task, policy: Policy, judged: Judged, kinds, clean, ids) -> Count:
+    """The Count of the prompts `ids` `[n]`, in float64; `kinds`: which are hazardous, and which safe."""
+    hazardous, safe = kinds
     failure = judged.failure.astype(np.float64)
     levels, which = np.unique(judged.egregiousness[failure > 0].astype(np.float64).round(6), return_inverse=True)
     by_level = np.bincount(which, failure[failure > 0], len(levels))
     worst = judged.margin.argmin()
-    alarms = judged.refused & ~hazardous
+    alarms = judged.refused & safe
     return Count(
         prompts=len(ids),
         hazardous=int(hazardous.sum()),
-        safe=int((~hazardous).sum()),
+        safe=int(safe.sum()),
         checksum=int((ids.astype(np.uint64) ** 2).sum()),
         failures=float(failure.sum()),
         ids=ids[:0] if policy.sampled else ids[failure > 0],
@@ -270,7 +262,7 @@ def _account(task: Task, policy: Policy, judged: Judged, hazardous, clean, ids) 
         worst_prompt=prompts_of_ids(task, ids[worst : worst + 1])[0].tolist(),
         worst_probability=float(failure.max()),
         false_alarms=None if policy.sampled else int(alarms.sum()),
-        wrong=None if policy.sampled else int((judged.wrong & ~hazardous).sum()),
+        wrong=None if policy.sampled else int((judged.wrong & safe).sum()),
         clean_failure=None if clean is None else float(clean @ failure),
         clean_false_alarm=None if clean is None or policy.sampled else float(clean @ alarms),
     )
@@ -357,14 +349,14 @@ def count(
 
     work = [np.arange(start, min(start + size, heads)) for start in range(0, heads, size)]
     done = 0
-    for judged, hazardous, log_prob, ids in _ahead(judge_rows, work):
+    for judged, kinds, log_prob, ids in _ahead(judge_rows, work):
         ids = ids.astype(np.int64)
         clean = None if log_prob is None else np.exp(log_prob.astype(np.float64))
         for (name, policy), verdict in zip(policies.items(), judged, strict=True):
             if np.isnan(verdict.margin).any():
                 broken = prompts_of_ids(task, ids[np.isnan(verdict.margin)][:1])[0].tolist()
                 raise FloatingPointError(f"the margin of prompt {broken} is NaN: the model's weights are broken")
-            part = _account(task, policy, verdict, hazardous, clean, ids)
+            part = _account(task, policy, verdict, kinds, clean, ids)
             counts[name] = part if counts[name] is None else _merge(counts[name], part)
         done += len(ids)
         watch(done, total)

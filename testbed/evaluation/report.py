@@ -53,14 +53,29 @@ def report(
         | {"exact": exact.summary(counts[name])}
         for name, policy in policies.items()
     }
-    objective, found = Objective(task, model, policies["greedy"]), {}
+    objective = Objective(task, model, policies["greedy"])
+    return result | {"attacks": success_of(attack_key, objective, attacks, attackers, budgets, watch)}
+
+
+def success_of(
+    key: jax.Array,
+    objective: Objective,
+    attacks: dict[str, Attack],
+    attackers: int,
+    budgets: tuple[int, ...],
+    watch: Watch = silent,
+) -> dict[str, Any]:
+    """Run each attack; its attackers, confirmed successes by budget, calls of one attacker and best margin.
+
+    An attack's stream hangs on its name, so that its numbers don't depend on which others run beside it.
+    """
+    found = {}
     for number, (name, attack) in enumerate(attacks.items()):
         watch("attacking", number, len(attacks))
-        # An attack's stream hangs on its name, so that its numbers don't depend on which others run beside it.
-        stream = jax.random.fold_in(attack_key, zlib.crc32(name.encode()))
+        stream = jax.random.fold_in(key, zlib.crc32(name.encode()))
         trace = attack_model(attack, objective, stream, attackers, max(budgets))
         success = success_by_budget(objective, trace, budgets)
         calls = {field: int(calls) for field, calls in trace.cost._asdict().items()}
         found[name] = success._asdict() | {"calls": calls, "best_margin": float(np.min(trace.margin))}
     watch("attacking", len(attacks), len(attacks))
-    return result | {"attacks": found}
+    return found
