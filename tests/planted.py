@@ -107,7 +107,7 @@ FAILING = {
 
 
 class Ear:
-    """Counts on the host what compiled code really calls, one unbatched evaluation at a time.
+    """Counts on the host what compiled code really calls; a call that is batched counts once for each of the batch.
 
     Attributes:
       calls: how often each thing was called: `model`, `gradient`, `checker`.
@@ -135,8 +135,7 @@ class Ear:
         """`task`, heard when its checker lists the catastrophic answers to a prompt or it labels one."""
 
         def catastrophic_answers(prompt):
-            jax.debug.callback(lambda _: self.calls.update(["checker"]), prompt)
-            return task.catastrophic_answers(prompt)
+            return task.catastrophic_answers(_tell(self, "checker", 1, prompt))
 
         def label(prompt):
             jax.debug.callback(lambda prompt: self.labelled.append(tuple(prompt.tolist())), prompt)
@@ -186,15 +185,29 @@ class Heard:
         return _listen(self.ear, self.inner(soft_prompt, answer, latent))
 
 
+def _tell(ear, call, times, x):
+    """`x`, while the ear hears `times` calls."""
+
+    @jax.custom_batching.custom_vmap
+    def tell(x):
+        jax.debug.callback(lambda _: ear.calls.update({call: times}), x)
+        return x
+
+    @tell.def_vmap
+    def _(size, batched, x):
+        # One callback a batch: compiling one for each of its members takes most of the time otherwise.
+        return _tell(ear, call, times * size, x), True
+
+    return tell(x)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _listen(ear, logits):
-    jax.debug.callback(lambda _: ear.calls.update(["model"]), logits)
-    return logits
+    return _tell(ear, "model", 1, logits)
 
 
 def _listen_forward(ear, logits):
-    jax.debug.callback(lambda _: ear.calls.update(["gradient"]), logits)
-    return logits, None
+    return _tell(ear, "gradient", 1, logits), None
 
 
 def _listen_backward(ear, residuals, cotangent):

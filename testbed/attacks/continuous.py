@@ -11,15 +11,19 @@ import optax
 from testbed.attacks.search import Attack, comparable, score
 from testbed.objective import NOT_HAZARDOUS
 
+STRAY = 3
+
 
 class Descent(NamedTuple):
-    """What descends `[T, V]` and its optimiser's state, the best hazard so far with its margin, and the steps taken."""
+    """What descends `[T, V]` and its optimiser's state; the best hazard so far with its margin; the steps taken, and
+    those among the last ones that met no hazard."""
 
     variable: jax.Array
     moments: Any
     anchor: jax.Array
     margin: jax.Array
     age: jax.Array
+    strayed: jax.Array
 
 
 def _descent(
@@ -31,17 +35,18 @@ def _descent(
     points: int,
     settle: Callable = lambda variable, allowed: variable,
 ) -> Attack:
-    """Descend for `steps` steps, then again from a fresh hazardous prompt.
+    """Descend for `steps` steps, or until `STRAY` of them in a row met no hazard; then from a fresh hazardous prompt.
 
     `begin(one_hot, allowed)` is the variable of a prompt; `read(key, variable, allowed, share done)` the relaxed
     prompts `[points, T, V]` where the slope is taken, differentiable; `settle` brings the variable back to its space.
-    Each relaxed prompt costs a gradient, and its most likely tokens a call. The slope is that of the catastrophic
-    answers to the best hazard so far, since a relaxed prompt has none of its own.
+    The most likely tokens of each relaxed prompt cost a call, and its slope a gradient: with the catastrophic answers
+    to those tokens or, where they are no hazard, to the best one so far.
     """
 
     def start(prompt, margin, objective):
         variable = begin(jax.nn.one_hot(prompt, objective.allowed.shape[1]), jnp.asarray(objective.allowed))
-        return Descent(variable, optimiser.init(variable), prompt, margin, jnp.zeros((), jnp.int32))
+        zero = jnp.zeros((), jnp.int32)
+        return Descent(variable, optimiser.init(variable), prompt, margin, zero, zero)
 
     def init(key, objective, prompt, margin):
         return start(prompt, jnp.where(jnp.isnan(margin), NOT_HAZARDOUS, margin), objective)
@@ -50,17 +55,21 @@ def _descent(
         read_key, start_key = jax.random.split(key)
         allowed = jnp.asarray(objective.allowed)
         relaxed, pull = jax.vjp(lambda v: read(read_key, v, allowed, state.age / steps), state.variable)
-        (slope,) = pull(jax.vmap(objective.soft_gradient, (0, None))(relaxed, state.anchor) / points)
+        scored = score(objective, jnp.where(allowed, relaxed, -jnp.inf).argmax(axis=2))
+        hazard = scored.margins < NOT_HAZARDOUS
+        judged = jnp.where(hazard[:, None], scored.prompts, state.anchor)
+        (slope,) = pull(jax.vmap(objective.soft_gradient)(relaxed, judged) / points)
         updates, moments = optimiser.update(slope, state.moments)
         variable = settle(optax.apply_updates(state.variable, updates), allowed)
-        scored = score(objective, jnp.where(allowed, relaxed, -jnp.inf).argmax(axis=2))
         pick = comparable(scored.margins).argmin()
         better = scored.margins[pick] < state.margin
         anchor = jnp.where(better, scored.prompts[pick], state.anchor)
         margin = jnp.where(better, scored.margins[pick], state.margin)
-        state = Descent(variable, moments, anchor, margin, state.age + 1)
+        strayed = jnp.where(hazard.any(), 0, state.strayed + 1)
+        state = Descent(variable, moments, anchor, margin, state.age + 1, strayed)
         again = start(objective.start(start_key), jnp.asarray(NOT_HAZARDOUS, margin.dtype), objective)
-        return jax.tree.map(lambda old, new: jnp.where(state.age < steps, old, new), state, again), scored
+        keep = (state.age < steps) & (strayed < STRAY)
+        return jax.tree.map(lambda old, new: jnp.where(keep, old, new), state, again), scored
 
     return Attack(name, init, step, gradients=points, candidates=lambda objective: points)
 
