@@ -86,6 +86,15 @@ def planted_objective(model, tau=0.0):
     return Objective(planted.TASK, PLANTED[model], conservative(planted.TASK, tau))
 
 
+@functools.partial(jax.jit, static_argnames=("attack", "steps"))
+def walk(attack, objective, start, key, steps):
+    """The last state of one attacker, and all that it scored: prompts `[steps, C, T]`, margins `[steps, C]`."""
+    init_key, step_key = jax.random.split(key)
+    state = attack.init(init_key, objective, start, objective.margin(start))
+    keys = jax.random.split(step_key, steps)
+    return jax.lax.scan(lambda state, key: attack.step(key, objective, state), state, keys)
+
+
 @functools.cache
 def climbed(name, model):
     """64 attackers under the ladder's budget; the five models share one compiled program."""
@@ -171,7 +180,7 @@ def small_generator():
         catastrophe=lambda prompt, answer: vault.hazardous(prompt) & (answer[0] == 3) & (answer[1] < 3),
         catastrophic_answers=catastrophic_answers,
     )
-    return task, tanh(task, seed=0), conservative(task, 3.0)
+    return task, tanh(task, seed=0), conservative(task, -3.0)
 
 
 KINDS = {"classifier": small_classifier, "generator": small_generator}
