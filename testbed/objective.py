@@ -80,8 +80,15 @@ class Objective:
 
     def gradient(self, prompt: jax.Array) -> jax.Array:
         """Gradient `[T, V]` of the margin with respect to the one-hot prompt, its catastrophic answers held fixed."""
-        soft = jax.nn.one_hot(prompt, self.task.vocab)
-        return jax.grad(self._soft_margin)(soft, *self.task.catastrophic_answers(prompt))
+        return self.soft_gradient(jax.nn.one_hot(prompt, self.task.vocab), prompt)
+
+    def soft_gradient(self, soft_prompt: jax.Array, prompt: jax.Array) -> jax.Array:
+        """Gradient `[T, V]` at a relaxed prompt `[T, V]`, for the catastrophic answers of `prompt` `[T]`.
+
+        Which answers are catastrophic is no smooth function of the prompt, so they are taken from a real one nearby.
+        It costs what `gradient` costs.
+        """
+        return jax.grad(self._soft_margin)(soft_prompt, *self.task.catastrophic_answers(prompt))
 
     def _soft_margin(self, soft_prompt, answers, valid):
         logits = forced_logits(self.model, soft_prompt, answers)
@@ -90,6 +97,10 @@ class Objective:
     def start(self, key: jax.Array) -> jax.Array:
         """A fresh hazardous prompt `[T]`."""
         return self.task.sample_hazard(key)
+
+    def clean(self, key: jax.Array) -> jax.Array:
+        """A fresh prompt `[T]` from the clean distribution, hazardous or not."""
+        return self.task.sample(key)
 
     @property
     def allowed(self) -> np.ndarray:

@@ -8,6 +8,8 @@ for one reason only.
     needle           fails on that prompt alone; the margin is the Hamming distance to it, less a half
     pair             fails where two positions hold two tokens together; either of them alone changes nothing
     gradient_hidden  the needle, with a gradient of zero everywhere
+    hash             fails where a sum of secret numbers, one for each place and token, leaves one remainder modulo 251;
+                     a near miss looks like any other prompt, so only luck or enumeration finds it
 """
 
 import collections
@@ -26,14 +28,22 @@ from testbed.task import Task
 
 
 def within(task: Task, allowed: np.ndarray) -> Task:
-    """The injury `task` on a smaller input space, its hazardous prompts drawn uniformly from those that are left."""
+    """The injury `task` on a smaller input space, its hazardous prompts drawn uniformly from those that are left.
+
+    In a clean prompt, a token that is not allowed becomes the first that is.
+    """
     space = itertools.product(*(np.flatnonzero(row).tolist() for row in allowed))
     prompts = np.array([prompt for prompt in space if injury(prompt).forbidden], np.int32)
 
     def sample_hazard(key):
         return jnp.asarray(prompts)[jax.random.randint(key, (), 0, len(prompts))]
 
-    return dataclasses.replace(task, allowed=allowed, sample_hazard=sample_hazard)
+    def sample(key):
+        prompt = task.sample(key)
+        kept = jnp.asarray(allowed)[jnp.arange(len(prompt)), prompt]
+        return jnp.where(kept, prompt, allowed.argmax(axis=1)).astype(prompt.dtype)
+
+    return dataclasses.replace(task, allowed=allowed, sample_hazard=sample_hazard, sample=sample)
 
 
 TASK = within(injury_task(length=4), np.ones((4, 8), bool))
@@ -48,19 +58,22 @@ class Planted:
     """An injury filter whose margin on a hazardous prompt has a closed form.
 
     It is `height`, less `slope` `[T, V]` at the prompt's tokens, less twice the product of the two `together`
-    `[2, T, V]` at its tokens; if `hidden`, it has no gradient. All four models have leaves of the same types, so an
-    attack is compiled once for all.
+    `[2, T, V]` at its tokens, less two where the sum of `secret` `[T, V]` at its tokens leaves `remainder`; if
+    `hidden`, it has no gradient. All five models have leaves of the same types, so an attack is compiled once for all.
     """
 
     height: float
     slope: np.ndarray
     together: np.ndarray
     hidden: bool
+    secret: np.ndarray
+    remainder: float
 
     def __call__(self, soft_prompt, answer, latent=None):
         soft_prompt = jnp.where(self.hidden, jax.lax.stop_gradient(soft_prompt), soft_prompt)
         first, second = (self.together * soft_prompt).sum(axis=(1, 2))
         alarm = self.height - (self.slope * soft_prompt).sum() - 2 * first * second
+        alarm -= 2 * ((self.secret * soft_prompt).sum() % MODULUS == self.remainder)
         return jnp.stack([0 * alarm, alarm])[None]
 
 
@@ -73,22 +86,28 @@ def _at(*places):
 
 _to_needle, _both = _at(*enumerate(NEEDLE)), np.stack([_at(place) for place in PAIR])
 
+MODULUS, REMAINDER = 251, 19
+SECRET = np.random.default_rng(0).integers(MODULUS, size=(4, 8)).astype(np.float32)
+_no_hash = SECRET, -1.0
+
 PLANTED = {
-    "nowhere": Planted(4.5, _to_needle, 0 * _both, False),
-    "needle": Planted(3.5, _to_needle, 0 * _both, False),
-    "pair": Planted(1.0, _at(), _both, False),
-    "gradient_hidden": Planted(3.5, _to_needle, 0 * _both, True),
+    "nowhere": Planted(4.5, _to_needle, 0 * _both, False, *_no_hash),
+    "needle": Planted(3.5, _to_needle, 0 * _both, False, *_no_hash),
+    "pair": Planted(1.0, _at(), _both, False, *_no_hash),
+    "gradient_hidden": Planted(3.5, _to_needle, 0 * _both, True, *_no_hash),
+    "hash": Planted(1.0, _at(), 0 * _both, False, SECRET, float(REMAINDER)),
 }
 FAILING = {
     "nowhere": [],
     "needle": [NEEDLE],
     "pair": [prompt for prompt in HAZARDOUS if all(prompt[position] == token for position, token in PAIR)],
     "gradient_hidden": [NEEDLE],
+    "hash": [p for p in HAZARDOUS if sum(int(SECRET[at, token]) for at, token in enumerate(p)) % MODULUS == REMAINDER],
 }
 
 
 class Ear:
-    """Counts on the host what compiled code really calls, one unbatched evaluation at a time.
+    """Counts on the host what compiled code really calls; a call that is batched counts once for each of the batch.
 
     Attributes:
       calls: how often each thing was called: `model`, `gradient`, `checker`.
@@ -116,8 +135,7 @@ class Ear:
         """`task`, heard when its checker lists the catastrophic answers to a prompt or it labels one."""
 
         def catastrophic_answers(prompt):
-            jax.debug.callback(lambda _: self.calls.update(["checker"]), prompt)
-            return task.catastrophic_answers(prompt)
+            return task.catastrophic_answers(_tell(self, "checker", 1, prompt))
 
         def label(prompt):
             jax.debug.callback(lambda prompt: self.labelled.append(tuple(prompt.tolist())), prompt)
@@ -167,15 +185,29 @@ class Heard:
         return _listen(self.ear, self.inner(soft_prompt, answer, latent))
 
 
+def _tell(ear, call, times, x):
+    """`x`, while the ear hears `times` calls."""
+
+    @jax.custom_batching.custom_vmap
+    def tell(x):
+        jax.debug.callback(lambda _: ear.calls.update({call: times}), x)
+        return x
+
+    @tell.def_vmap
+    def _(size, batched, x):
+        # One callback a batch: compiling one for each of its members takes most of the time otherwise.
+        return _tell(ear, call, times * size, x), True
+
+    return tell(x)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _listen(ear, logits):
-    jax.debug.callback(lambda _: ear.calls.update(["model"]), logits)
-    return logits
+    return _tell(ear, "model", 1, logits)
 
 
 def _listen_forward(ear, logits):
-    jax.debug.callback(lambda _: ear.calls.update(["gradient"]), logits)
-    return logits, None
+    return _tell(ear, "gradient", 1, logits), None
 
 
 def _listen_backward(ear, residuals, cotangent):

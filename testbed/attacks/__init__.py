@@ -3,11 +3,41 @@
 `ATTACKS` is the table: name -> factory with defaults. One file a family; `search` runs any of them under a budget.
 """
 
+from testbed.attacks.arca import arca
+from testbed.attacks.auto import auto
+from testbed.attacks.beam import beam
+from testbed.attacks.continuous import embedding_pgd, gbda, pez
 from testbed.attacks.coordinate import coordinate
+from testbed.attacks.exhaustive import exhaustive
 from testbed.attacks.gcg import gcg
+from testbed.attacks.genetic import genetic
+from testbed.attacks.hotflip import hotflip
+from testbed.attacks.learned import learned
+from testbed.attacks.metropolis import annealing, mcmc
+from testbed.attacks.saliency import infill, saliency
+from testbed.attacks.sampling import clean_edits, clean_rejection, uniform
 from testbed.attacks.search import attack_model
-from testbed.attacks.uniform import uniform
 
-ATTACKS = {"uniform": uniform, "coordinate": coordinate, "gcg": gcg}
+ATTACKS = {
+    "uniform": uniform,
+    "coordinate": coordinate,
+    "gcg": gcg,
+    "clean_rejection": clean_rejection,
+    "clean_edits": clean_edits,
+    "mcmc": mcmc,
+    "annealing": annealing,
+    "genetic": genetic,
+    "hotflip": hotflip,
+    "arca": arca,
+    "saliency": saliency,
+    "infill": infill,
+    "gbda": gbda,
+    "pez": pez,
+    "embedding_pgd": embedding_pgd,
+    "beam": beam,
+    "learned": learned,
+    "exhaustive": exhaustive,
+    "auto": auto,
+}
 
 __all__ = ["ATTACKS", "attack_model"]

@@ -5,45 +5,32 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from testbed.attacks.climb import begin, move
+from testbed.attacks.climb import climber
+from testbed.attacks.moves import changes, edit, ranked
 from testbed.attacks.search import Attack
 
 
 @functools.cache
-def gcg(top: int = 6, candidates: int = 16, patience: int = 15) -> Attack:
+def gcg(top: int = 6, candidates: int = 16, patience: int = 15, swaps: int = 2) -> Attack:
     """Score random swaps among the `top` tokens a position whose first-order change of the margin is lowest.
 
-    Each of the `candidates` swaps one token or two, at random. A climb restarts from a fresh hazardous prompt after
-    `patience` stale steps: gradient search from one start is weak.
+    Each of the `candidates` swaps one to `swaps` tokens, at random. A climb restarts from a fresh hazardous prompt
+    after `patience` stale steps: gradient search from one start is weak.
     Reference: Zou et al. 2023, Universal and Transferable Adversarial Attacks on Aligned Language Models, algorithm 1.
     """
 
-    def init(key, objective, prompt, margin):
-        return begin(prompt, margin)
-
-    def step(key, objective, state):
-        swap_key, restart_key, tie_key = jax.random.split(key, 3)
+    def propose(key, objective, state):
+        rank_key, swap_key = jax.random.split(key)
         allowed = jnp.asarray(objective.allowed)
-        length, vocab = allowed.shape
-        gradient = jnp.where(allowed, objective.gradient(state.prompt), jnp.inf)
-        # The current token is no swap: it goes last, to be taken only where nothing else is allowed.
-        gradient = gradient.at[jnp.arange(length), state.prompt].set(jnp.finfo(gradient.dtype).max)
-        # Ties are broken at random: where the gradient is zero, the search is random and not blind to some tokens.
-        best = jnp.lexsort((jax.random.uniform(tie_key, gradient.shape), gradient))[:, : min(top, vocab - 1)]
-        choices = jnp.minimum(allowed.sum(axis=1) - 1, best.shape[1])
+        change = changes(objective.gradient(state.prompt), allowed, state.prompt)
+        best = ranked(rank_key, change)[:, : min(top, allowed.shape[1] - 1)]
+        # Where nothing else is allowed, the current token comes first.
+        choices = jnp.clip(allowed.sum(axis=1) - 1, 1, best.shape[1])
 
-        def propose(key):
-            first_key, second_key, both_key = jax.random.split(key, 3)
-            prompt = swap(first_key, state.prompt)
-            return jnp.where(jax.random.bernoulli(both_key), swap(second_key, prompt), prompt)
+        def promising(key, position):
+            return best[position, jax.random.randint(key, (), 0, choices[position])]
 
-        def swap(key, prompt):
-            position_key, rank_key = jax.random.split(key)
-            position = jax.random.randint(position_key, (), 0, length)
-            rank = jax.random.randint(rank_key, (), 0, jnp.maximum(choices[position], 1))
-            return prompt.at[position].set(best[position, rank])
+        keys = jax.random.split(swap_key, candidates)
+        return jax.vmap(lambda key: edit(key, state.prompt, promising, swaps))(keys)
 
-        proposals = jax.vmap(propose)(jax.random.split(swap_key, candidates))
-        return move(restart_key, objective, state, proposals, patience)
-
-    return Attack("gcg", init, step, gradients=1, candidates=lambda objective: candidates)
+    return climber("gcg", propose, lambda objective: candidates, gradients=1, patience=patience)

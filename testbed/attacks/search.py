@@ -39,7 +39,8 @@ class Attack(NamedTuple):
 
     Attributes:
       name: the attack's key in the table of attacks.
-      init: `(key, objective, prompt [T], margin) -> state`, from a start that the driver has scored.
+      init: `(key, objective, prompt [T], margin) -> state`; it makes no calls. The driver has scored the start; one
+        that nobody has scored (a combinator's) comes with the margin `NOT_HAZARDOUS`, which every hazard beats.
       step: `(key, objective, state) -> (state, Scored)`. Every prompt it scores is returned and lies inside the input
         space; what is best, first and paid for is the driver's business, so an attack cannot lose a success.
       gradients: gradients that a step takes.
@@ -56,6 +57,16 @@ class Attack(NamedTuple):
         """Calls of one step."""
         c = self.candidates(objective)
         return Cost(c * objective.forwards, self.gradients * objective.forwards, c + self.gradients)
+
+
+def score(objective: Objective, prompts: jax.Array) -> Scored:
+    """Score prompts `[C, T]`: C calls."""
+    return Scored(prompts, jax.vmap(objective.margin)(prompts))
+
+
+def comparable(margins: jax.Array) -> jax.Array:
+    """Margins in which a NaN counts as the worst: it must not hide a success beside it, nor stay the best."""
+    return jnp.where(jnp.isnan(margins), jnp.inf, margins)
 
 
 class Trace(NamedTuple):
@@ -111,8 +122,7 @@ def search(
         state, best, margin, first = carry
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         state, scored = jax.vmap(attack.step, (0, None, 0))(step_keys, objective, state)
-        # A NaN among the margins must not hide a success beside it, nor stay the best.
-        margins = jnp.where(jnp.isnan(scored.margins), jnp.inf, scored.margins)
+        margins = comparable(scored.margins)
         hit = margins <= 0
         calls = before + step * price.forwards + (hit.argmax(axis=1) + 1) * objective.forwards
         first = jnp.minimum(first, jnp.where(hit.any(axis=1), calls, NEVER))

@@ -1,0 +1,24 @@
+"""The default held-out attack: fixed, without parameters, and made of searches that fail for different reasons."""
+
+import functools
+
+from testbed.attacks.combine import ensemble
+from testbed.attacks.coordinate import coordinate
+from testbed.attacks.gcg import gcg
+from testbed.attacks.genetic import genetic
+from testbed.attacks.metropolis import mcmc
+from testbed.attacks.search import Attack
+
+
+@functools.cache
+def auto() -> Attack:
+    """Run Metropolis chains, GCG, coordinate search and a genetic algorithm side by side, with about equal calls.
+
+    Two-token swaps everywhere, since single ones can't cross some hazards; one member with gradients and three
+    without, so that a model which hides its gradients is found out. Nothing is to be set: use it to evaluate what was
+    trained against another attack. In the spirit of AutoAttack.
+    Reference: Croce and Hein 2020, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
+    Parameter-free Attacks.
+    """
+    members = mcmc(), gcg(), coordinate(swaps=2, tokens=16), genetic()
+    return ensemble(*members)._replace(name="auto")

@@ -1,0 +1,345 @@
+"""What every attack is held to: planted failures, its accounts, and the driver's promises.
+
+A test file says which attacks it holds to this, `NAMES`, and imports all tests from here: compiling takes time, so the
+work is divided among files that each take less than a minute.
+"""
+
+import dataclasses
+import functools
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import planted
+import pytest
+from planted import FAILING, HAZARDOUS, PLANTED, Ear
+from reference import H, K, N, O
+from scipy import stats
+
+from tasks.cipher_vault import cipher_vault
+from tasks.injury import injury
+from testbed.attacks import ATTACKS
+from testbed.attacks.combine import chain, restarts
+from testbed.attacks.placement import placed, warm_start
+from testbed.attacks.search import NEVER, Trace, attack_model, search
+from testbed.evaluation import exact
+from testbed.objective import NOT_HAZARDOUS, Objective, confirm
+from testbed.policy import conservative, greedy
+from testbed.task import prompts_of_ids
+
+POOL = np.array([(2, 3, 1, 0, 2), (2, 3, 2, 3, 0)])  # inside the input spaces of both kinds below
+COMBINED = {
+    "restarts": restarts(ATTACKS["gcg"](), 2),
+    "chain": chain(ATTACKS["uniform"](), ATTACKS["hotflip"](), 2),
+    "placed": placed(ATTACKS["mcmc"](), edits=2),
+    "warm_start": warm_start(ATTACKS["coordinate"](patience=2), POOL),
+}
+
+LADDER_BUDGET = 3 * len(HAZARDOUS)  # uniform search finds a needle within it from 95 % of starts
+LADDER = ("needle", "pair", "gradient_hidden")
+_RARE = "the clean distribution holds it with probability 6e-4, or a little more after an edit"
+_ALL = "the walk takes 4,096 calls, hazards or not"
+_SLOPE = "it moves along the gradient alone"
+UNFIT = {  # what an attack is by nature unable to find within the budget, or finds by luck
+    ("clean_rejection", "needle"): _RARE,
+    ("clean_rejection", "gradient_hidden"): _RARE,
+    ("clean_edits", "needle"): _RARE,
+    ("clean_edits", "gradient_hidden"): _RARE,
+    ("exhaustive", "needle"): _ALL,
+    ("exhaustive", "pair"): _ALL,
+    ("exhaustive", "gradient_hidden"): _ALL,
+    ("gbda", "gradient_hidden"): _SLOPE,
+    ("pez", "gradient_hidden"): _SLOPE,
+    ("embedding_pgd", "gradient_hidden"): _SLOPE,
+}
+
+
+def pytest_generate_tests(metafunc):
+    """Every test that asks for a `name` gets those of its file; on the ladder, those of the table."""
+    if "name" in metafunc.fixturenames:
+        names = metafunc.module.NAMES
+        if "ladder" in metafunc.function.__name__:
+            names = [name for name in names if name in ATTACKS]
+        metafunc.parametrize("name", names)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Most of the time here is compilation, of programs that then run for milliseconds."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@jax.jit
+def margins_of(objective, prompts):
+    return jax.vmap(objective.margin)(prompts)
+
+
+def attack_named(name):
+    return ATTACKS[name]() if name in ATTACKS else COMBINED[name]
+
+
+def planted_objective(model, tau=0.0):
+    return Objective(planted.TASK, PLANTED[model], conservative(planted.TASK, tau))
+
+
+@functools.partial(jax.jit, static_argnames=("attack", "steps"))
+def walk(attack, objective, start, key, steps):
+    """The last state of one attacker, and all that it scored: prompts `[steps, C, T]`, margins `[steps, C]`."""
+    init_key, step_key = jax.random.split(key)
+    state = attack.init(init_key, objective, start, objective.margin(start))
+    keys = jax.random.split(step_key, steps)
+    return jax.lax.scan(lambda state, key: attack.step(key, objective, state), state, keys)
+
+
+@functools.cache
+def climbed(name, model):
+    """64 attackers under the ladder's budget; the five models share one compiled program."""
+    return jax.device_get(attack_model(ATTACKS[name](), planted_objective(model), jax.random.key(7), 64, LADDER_BUDGET))
+
+
+@pytest.mark.parametrize("model", LADDER)
+def test_ladder_planted_failure_is_found_from_most_starts(name, model):
+    trace = climbed(name, model)
+    share = (trace.margin <= 0).mean()
+    if (name, model) in UNFIT:
+        assert share < 0.8, f"{name} is fit for {model} after all: mend the table that says {UNFIT[name, model]!r}"
+    else:
+        assert share >= 0.8, f"{name} found it from {share:.0%} of 64 starts"
+    assert (trace.first[trace.margin <= 0] <= LADDER_BUDGET).all()
+
+
+def test_ladder_hash_is_found_by_luck_alone(name):
+    calls, starts = 100, 64
+    lucky = min(1, calls * len(FAILING["hash"]) / len(HAZARDOUS))  # guesses that never repeat one: the best luck
+    most = stats.binom(starts, lucky).ppf(0.999)
+    assert (climbed(name, "hash").first <= calls).sum() <= most < starts
+
+
+def test_ladder_nothing_is_found_where_nothing_fails(name):
+    trace = climbed(name, "nowhere")
+    assert (trace.margin > 0).all()
+    assert (trace.first == NEVER).all()
+
+
+@pytest.mark.parametrize("model", PLANTED)
+def test_ladder_every_reported_success_is_a_known_failure_and_confirmed(name, model):
+    trace = climbed(name, model)
+    success = trace.margin <= 0
+    known = np.array([tuple(prompt) in FAILING[model] for prompt in trace.prompt.tolist()])
+    np.testing.assert_array_equal(success, known)
+    np.testing.assert_array_equal(confirm(planted_objective(model), trace.prompt), known)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tanh:
+    """A model of one hidden layer, quick to compile: `read` `[N, A, W]` of tanh(`see` `[W, T, V]`), plus what was said
+    before, `said` `[A, A]`."""
+
+    see: jax.Array
+    read: jax.Array
+    said: jax.Array
+
+    def __call__(self, soft_prompt, answer, latent=None):
+        logits = self.read @ jnp.tanh((self.see * soft_prompt).sum(axis=(1, 2)))
+        return logits.at[1:].add(self.said[answer[:-1]])
+
+
+def tanh(task, seed, width=6):
+    rng = np.random.default_rng(seed)
+    t, v, n, a = task.prompt_length, task.vocab, task.answer_length, task.answer_vocab
+    shapes = (width, t, v), (n, a, width), (a, a)
+    return Tanh(*(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes))
+
+
+def small_classifier():
+    """Rows of one, three and all tokens, and a threshold below which 4 % of hazards fail."""
+    allowed = np.ones((5, 8), bool)
+    allowed[0], allowed[1] = np.isin(range(8), [K, O, N]), np.isin(range(8), [H])
+    task = planted.within(injury(length=5), allowed)
+    model = tanh(task, seed=3)
+    hazards = np.unique(jax.vmap(task.sample_hazard)(jax.random.split(jax.random.key(5), 400)), axis=0)
+    margins = margins_of(Objective(task, model, greedy(task)), hazards)
+    return task, model, conservative(task, float(np.quantile(margins, 0.04, method="midpoint")))
+
+
+def small_generator():
+    """Three catastrophic answers a prompt, V - 1 = 3 tokens to swap to."""
+    vault = cipher_vault(length=5, vocab=4, message=2)
+
+    def catastrophic_answers(prompt):
+        answers = jnp.stack([jnp.full(3, 3), jnp.arange(3)], axis=1)
+        return answers, jnp.full(3, vault.hazardous(prompt))
+
+    task = dataclasses.replace(
+        vault,
+        catastrophe=lambda prompt, answer: vault.hazardous(prompt) & (answer[0] == 3) & (answer[1] < 3),
+        catastrophic_answers=catastrophic_answers,
+    )
+    return task, tanh(task, seed=0), conservative(task, -3.0)
+
+
+KINDS = {"classifier": small_classifier, "generator": small_generator}
+FORWARDS = {"classifier": 1, "generator": 3}  # of one margin
+BOTH = pytest.mark.parametrize("kind", KINDS)
+ATTACKERS, SEARCH_KEY = 4, 11
+
+
+class Target(NamedTuple):
+    """What is attacked, its whole truth, and P starts `[P, T]`: all different, and only the first fails already."""
+
+    objective: Objective
+    margins: dict[tuple[int, ...], float]
+    failing: set[tuple[int, ...]]
+    starts: np.ndarray
+
+
+@functools.cache
+def target(kind) -> Target:
+    """One of the `KINDS`, enumerated."""
+    task, model, policy = KINDS[kind]()
+    tokens = [np.flatnonzero(row).tolist() for row in task.allowed]
+    objective, space = Objective(task, model, policy), np.array(list(itertools.product(*tokens)), np.int32)
+    margins = np.asarray(margins_of(objective, space))
+    failing = prompts_of_ids(task, exact.count(model, task, {"it": policy}, walk=exact.plain_forward)["it"].ids)
+    others = space[(margins > 0) & (margins < NOT_HAZARDOUS)]
+    starts = np.concatenate([failing[:1], others[:: len(others) // ATTACKERS]])[:ATTACKERS]
+    return Target(
+        objective,
+        dict(zip(map(tuple, space.tolist()), margins.tolist(), strict=True)),
+        set(map(tuple, failing.tolist())),
+        starts.astype(np.int32),
+    )
+
+
+def budget_for(name, kind):
+    """At least four steps, and enough calls for restarts to happen; not a whole number of steps."""
+    price = attack_named(name).cost(target(kind).objective).forwards
+    return FORWARDS[kind] + price * max(4, 84 * FORWARDS[kind] // price) + price // 2
+
+
+class Run(NamedTuple):
+    """A search that was listened to: its trace, the calls made in all, and for each attacker what it started from
+    (prompt, margin) and what each of its steps scored (prompts, margins)."""
+
+    trace: Trace
+    calls: dict[str, int]
+    heard: list
+
+
+@functools.cache
+def run(name, kind) -> Run:
+    """An attack on a target, searched once: many questions are asked of it."""
+    objective, _, _, starts = target(kind)
+    ear, key = Ear(), jax.random.key(SEARCH_KEY)
+    loud = Objective(ear.task(objective.task), ear.model(objective.model), objective.policy)
+    trace = search(ear.attack(attack_named(name)), loud, starts, key, budget_for(name, kind))
+    jax.effects_barrier()
+    attackers = {start: attacker for attacker, (start, _) in ear.starts.items()}
+    ordered = [attackers[tuple(start)] for start in starts.tolist()]
+    return Run(jax.device_get(trace), ear.calls, [(ear.starts[at], ear.steps[at]) for at in ordered])
+
+
+class Account(NamedTuple):
+    """What a search says that it found, for one attacker: best prompt and margin, first success, and the curve."""
+
+    prompt: tuple[int, ...]
+    margin: np.float32
+    first: int
+    curve: list[np.float32]
+
+
+def account(heard, gradients: int, forwards: int, steps: int | None = None) -> Account:
+    """A plain account of the first steps of an attacker (default all), from what was heard."""
+    (best, margin), scored = heard
+    calls, curve, first = forwards, [np.float32(margin)], forwards if margin <= 0 else NEVER
+    for prompts, margins in scored[:steps]:
+        calls += 3 * gradients * forwards
+        for prompt, other in zip(prompts, margins, strict=True):
+            calls += forwards
+            if other <= 0:
+                first = min(first, calls)
+            if other < margin:
+                best, margin = prompt, other
+        curve.append(np.float32(margin))
+    return Account(best, np.float32(margin), first, curve)
+
+
+def reported(trace: Trace, attacker: int) -> Account:
+    """The same, as the driver reports it."""
+    prompt = tuple(trace.prompt[attacker].tolist())
+    return Account(prompt, trace.margin[attacker], int(trace.first[attacker]), trace.curve[:, attacker].tolist())
+
+
+@BOTH
+def test_calls_paid_for_are_the_calls_made(name, kind):
+    cost, calls = run(name, kind).trace.cost, run(name, kind).calls
+    assert {call: int(number) * ATTACKERS for call, number in cost._asdict().items()} == {
+        call: calls[call] for call in cost._fields
+    }
+
+
+@BOTH
+def test_budget_is_kept_and_used_up(name, kind):
+    trace, budget = run(name, kind).trace, budget_for(name, kind)
+    assert trace.spent[0] == FORWARDS[kind]
+    assert len(trace.spent) > 3
+    step = np.unique(np.diff(trace.spent))
+    assert len(step) == 1
+    assert budget - step[0] < trace.spent[-1] <= budget
+    assert trace.spent[-1] == trace.cost.model + 3 * trace.cost.gradient
+
+
+@BOTH
+def test_trace_is_what_a_plain_account_of_the_search_says(name, kind):
+    trace, _, heard = run(name, kind)
+    for attacker in range(ATTACKERS):
+        assert reported(trace, attacker) == account(heard[attacker], attack_named(name).gradients, FORWARDS[kind])
+    assert (np.diff(trace.curve, axis=0) <= 0).all()
+
+
+@BOTH
+def test_every_scored_prompt_is_inside_the_space_and_scored_right(name, kind):
+    margins = target(kind).margins
+    for _, steps in run(name, kind).heard:
+        scored = dict(pair for step in steps for pair in zip(*step, strict=True))
+        assert len(scored) > 2  # it looked around
+        assert set(scored) <= set(margins)
+        np.testing.assert_allclose(list(scored.values()), [margins[prompt] for prompt in scored], atol=1e-4)
+
+
+@BOTH
+def test_successes_are_failures_by_enumeration(name, kind):
+    trace = run(name, kind).trace
+    success = trace.margin <= 0
+    np.testing.assert_array_equal([tuple(prompt) in target(kind).failing for prompt in trace.prompt.tolist()], success)
+    np.testing.assert_array_equal(confirm(target(kind).objective, trace.prompt), success)
+    np.testing.assert_array_equal(trace.first < NEVER, success)
+    np.testing.assert_array_equal(trace.first == FORWARDS[kind], np.arange(ATTACKERS) == 0)
+
+
+def test_attackers_depend_neither_on_who_else_is_in_the_batch_nor_on_the_budget(name):
+    """A search alone, with half the budget, is the beginning of the one that was heard."""
+    attack, (objective, _, _, starts), heard = attack_named(name), target("classifier"), run(name, "classifier").heard
+    half, key = ATTACKERS // 2, jax.random.key(SEARCH_KEY)
+    for index in (half, 0):
+        alone = search(attack, objective, starts[index : index + half], key, budget_for(name, "classifier") // 2, index)
+        for number in range(half):
+            expected = account(heard[index + number], attack.gradients, 1, len(alone.spent) - 1)
+            found = reported(jax.device_get(alone), number)
+            assert (found.prompt, found.first) == (expected.prompt, expected.first)
+            np.testing.assert_allclose(found.curve, expected.curve, atol=1e-6)
+            assert found.margin == np.float32(found.curve[-1])
+
+
+@BOTH
+def test_budget_below_one_prompt_is_refused(name, kind):
+    (objective, _, _, starts), forwards = target(kind), FORWARDS[kind]
+    with pytest.raises(ValueError, match=rf"budget {forwards - 1} is too small.* {forwards}\b"):
+        search(attack_named(name), objective, starts, jax.random.key(0), forwards - 1)
+    least = jax.eval_shape(lambda: search(attack_named(name), objective, starts, jax.random.key(0), forwards))
+    assert least.curve.shape == (1, ATTACKERS)

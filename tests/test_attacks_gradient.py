@@ -1,0 +1,5 @@
+"""Attacks that climb by gradients."""
+
+from attack_contract import *  # noqa: F403
+
+NAMES = ["gcg", "hotflip", "arca", "saliency"]
