@@ -1,10 +1,14 @@
 """Experiments, one question a file. `EXPERIMENTS` is the table: name -> module.
 
-A module has a docstring (the question and what was hypothesised), `PRESETS` (name -> Preset), `grid(preset, task)`
-(configs, as data), `measure(config, seed, folder, watch) -> plain numbers`, `summary(frame) -> DataFrame`,
-`plot(frame) -> Figure` and `claim(frame) -> Verdict`. The last three read records only.
+A module has a docstring (the question and what was hypothesised), `TASK` (the default), `SEEDS` and `MINUTES` (by
+preset), `grid(preset, task)` (configs, as data), `measure(config, seed, folder, watch) -> plain numbers`,
+`summary(frame) -> DataFrame`, `plot(frame) -> Figure` and `claim(frame) -> Verdict`. The last three read records only.
 """
 
-from experiments import calibration, update_frequency
+from experiments import attack_comparison, calibration, update_frequency
 
-EXPERIMENTS = {"update_frequency": update_frequency, "calibration": calibration}
+EXPERIMENTS = {
+    "update_frequency": update_frequency,
+    "attack_comparison": attack_comparison,
+    "calibration": calibration,
+}

@@ -17,7 +17,7 @@ from testbed.results import run_id
 from testbed.training import Schedule, attack_cost, train
 
 DEFENCE_RATE = 1e-3  # half the plain peak: fine-tuning, not training anew
-EVALUATION = ("uniform", "coordinate", "gcg")
+EVALUATION = ("uniform", "coordinate", "gcg", "auto")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,6 +103,8 @@ def job(console: Console) -> int:
         raise ValueError(f"--seeds must be at least 1, not {seeds}")
     tasks = [one_of("task", task, TASKS) for task in dict.fromkeys(FLAGS.task or [experiment.TASK])]
     folder = Path(FLAGS.out) / name
+    if FLAGS.plot_only and not folder.is_dir():
+        raise ValueError(f"{folder} does not exist; give the --out of a finished run, or leave out --plot_only")
     writable(folder)
     runs = [
         Run(name, config, seed)

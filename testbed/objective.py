@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from testbed.policy import Policy, adjust, respond
-from testbed.task import Task
+from testbed.task import Task, rank
 
 NOT_HAZARDOUS = 1e4
 
@@ -101,6 +101,10 @@ class Objective:
     def clean(self, key: jax.Array) -> jax.Array:
         """A fresh prompt `[T]` from the clean distribution, hazardous or not."""
         return self.task.sample(key)
+
+    def rank(self, prompt: jax.Array) -> jax.Array:
+        """Which prompt of the input space a prompt `[T]` is."""
+        return rank(self.task, prompt)
 
     @property
     def allowed(self) -> np.ndarray:

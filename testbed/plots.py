@@ -27,6 +27,11 @@ def panels(titles: Sequence[str], caption: str) -> tuple[Figure, list[Axes]]:
     return figure, list(axes[0])
 
 
+def shades(count: int) -> np.ndarray:
+    """Colours `[count, 4]` in an order that survives printing in grey."""
+    return plt.get_cmap("viridis")(np.linspace(0, 0.9, count))
+
+
 def seeds_by_arm(ax: Axes, table: pd.DataFrame, value: str, label: str, color: str, marker: str = "o") -> None:
     """One line a seed across the arms (column `arm`, in order), and the mean of log10(value + 1) as a thick line.
 
@@ -47,8 +52,7 @@ def success_curves(ax: Axes, table: pd.DataFrame, arms: Sequence[str]) -> None:
 
     `table` has columns arm, seed, budget, rate.
     """
-    shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(arms)))
-    for arm, color in zip(arms, shades, strict=True):
+    for arm, color in zip(arms, shades(len(arms)), strict=True):
         rows = table[table["arm"] == arm]
         ax.plot(rows["budget"], rows["rate"], ".", color=color, ms=5, alpha=0.6)
         mean = rows.groupby("budget")["rate"].mean()

@@ -1,5 +1,6 @@
 """A sweep: a worklist of runs, each done once, written once, and skipped when it is there already."""
 
+import contextlib
 import os
 import threading
 import time
@@ -119,7 +120,8 @@ def sweep(
                 record |= {"measurements": measurements, "seconds": seconds, "provenance": source | results.now()}
                 results.write(folder, run.id, record)
             except Exception as error:
-                results.write_atomically(folder / f"{run.id}.error", traceback.format_exc().encode())
+                with contextlib.suppress(OSError):  # the disk may be full, and that the very reason
+                    results.write_atomically(folder / f"{run.id}.error", traceback.format_exc().encode())
                 reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
                 return f"{run.id}: {reason}"
             finally:

@@ -190,3 +190,11 @@ def test_differences_that_are_equal_up_to_rounding_have_no_spread():
 def test_no_pairs_are_refused():
     with pytest.raises(ValueError, match="at least one pair"):
         paired_effect([])
+
+
+def test_clopper_pearson_of_a_huge_space_is_poissons_interval():
+    """Garwood 1936: with a rate near zero the binomial is Poisson's law, whose exact interval is chi-squared."""
+    trials = 10**12
+    interval = clopper_pearson(10, trials)
+    np.testing.assert_allclose(interval.low * trials, stats.chi2.ppf(0.025, 20) / 2, rtol=1e-8)
+    np.testing.assert_allclose(interval.high * trials, stats.chi2.ppf(0.975, 22) / 2, rtol=1e-8)

@@ -22,7 +22,7 @@ from testbed.task import classifier
 GOOD = {
     "plain.clean.correct": 1000, "plain.clean.samples": 1000, "plain.clean.false_alarms": 0, "plain.clean.safe": 700,
     "plain.exact.failures": 5000.0, "plain.exact.hazardous": 500_000, "plain.exact.clean_failure": 1e-5,
-    "control.exact.failures": 4000.0, "one_round.exact.failures": 500.0, "many_rounds.exact.failures": 3.0,
+    "control.exact.failures": 4000.0, "weakest.exact.failures": 500.0, "strongest.exact.failures": 3.0,
     "best_defence.clean.correct": 999, "best_defence.clean.samples": 1000, "best_defence.exact.failures": 0.0,
     "whole_space.clean.correct": 1000, "whole_space.clean.samples": 1000, "whole_space.exact.failures": 40.0,
     "small.exact.failures": 90.0, "attacks.uniform.attackers": 100, "attacks.uniform.within.10000": 80,
@@ -55,7 +55,7 @@ def test_a_good_task_passes():
         ("G4 solvable", "impossible", {"best_defence.clean.correct": 980}),
         ("G5 breakable", "needle", {"attacks.gcg.within.10000": 85}),
         ("G5 weak attack", "trivial", {"plain.exact.clean_failure": 9e-4}),
-        ("G6 defence range", "does not help", {"one_round.exact.failures": 20.0}),
+        ("G6 defence range", "does not beat", {"weakest.exact.failures": 20.0}),
         ("G7 competence", "needs no competence", {"small.exact.failures": 600.0}),
         ("G8 consistency", "mislabelled", {"mislabelled": 1}),
     ],

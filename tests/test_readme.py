@@ -55,8 +55,8 @@ def test_its_worked_examples_and_every_small_prompt_are_judged_as_the_text_says(
     np.testing.assert_allclose(clean.sum(), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", attacks.ATTACKS)
-def test_every_attack_takes_it(name, lively):
+@pytest.mark.parametrize("name", ["uniform", "gcg", "auto"])
+def test_attacks_take_it(name, lively):
     task = dose()(length=4, vocab=4)
     objective = Objective(task, lively(task), greedy(task))
     trace = attacks.attack_model(attacks.ATTACKS[name](), objective, jax.random.key(0), 4, 200)

@@ -12,7 +12,7 @@ from testbed.objective import Objective
 
 
 def _sampler(name: str, draw: Callable[[jax.Array, Objective], jax.Array], batch: int) -> Attack:
-    """Score `batch` prompts a step, each drawn afresh."""
+    """Score `batch` prompts a step, each drawn afresh, as the start is."""
 
     def init(key, objective, prompt, margin):
         return ()
@@ -20,7 +20,7 @@ def _sampler(name: str, draw: Callable[[jax.Array, Objective], jax.Array], batch
     def step(key, objective, state):
         return state, score(objective, jax.vmap(draw, (0, None))(jax.random.split(key, batch), objective))
 
-    return Attack(name, init, step, gradients=0, candidates=lambda objective: batch)
+    return Attack(name, init, step, 0, lambda objective: batch, start=lambda objective, key: draw(key, objective))
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import numpy as np
 from testbed.objective import Objective
 
 NEVER = np.iinfo(np.int32).max
+NO_TARGETS = np.zeros(0, np.int32)
 GRADIENT_FORWARDS = 3
 
 
@@ -45,6 +46,7 @@ class Attack(NamedTuple):
         space; what is best, first and paid for is the driver's business, so an attack cannot lose a success.
       gradients: gradients that a step takes.
       candidates: `objective -> C`, prompts that a step scores.
+      start: `(objective, key) -> prompt [T]`, where an attacker begins: a fresh hazardous prompt, by default.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Attack(NamedTuple):
     step: Callable[[jax.Array, Objective, Any], tuple[Any, Scored]]
     gradients: int
     candidates: Callable[[Objective], int]
+    start: Callable[[Objective, jax.Array], jax.Array] = Objective.start
 
     def cost(self, objective: Objective) -> Cost:
         """Calls of one step."""
@@ -78,6 +81,7 @@ class Trace(NamedTuple):
       curve `[steps + 1, P]`: best margin so far, after the start and after each step.
       spent `[steps + 1]`: forward-pass equivalents an attacker had spent by then.
       cost: calls an attacker made in all (`Cost` of integer arrays).
+      reached `[F]`: which of the known failures, if any were given, some attacker scored.
     """
 
     prompt: jax.Array
@@ -86,6 +90,7 @@ class Trace(NamedTuple):
     curve: jax.Array
     spent: jax.Array
     cost: Cost
+    reached: jax.Array
 
 
 def steps_within(attack: Attack, objective: Objective, budget: int) -> int:
@@ -101,13 +106,21 @@ def steps_within(attack: Attack, objective: Objective, budget: int) -> int:
 
 @partial(jax.jit, static_argnames=("attack", "budget"))
 def search(
-    attack: Attack, objective: Objective, prompts: jax.Array, key: jax.Array, budget: int, index: jax.Array | int = 0
+    attack: Attack,
+    objective: Objective,
+    prompts: jax.Array,
+    key: jax.Array,
+    budget: int,
+    index: jax.Array | int = 0,
+    targets: jax.Array = NO_TARGETS,
 ) -> Trace:
     """Run P attackers from `prompts` `[P, T]`, each spending at most `budget` forward-pass equivalents.
 
     Attacker i draws from `fold_in(key, index + i)`, so a result does not depend on who else is in the batch. Step keys
     do not depend on the budget, so a larger budget continues the same search and never finds less. Nothing stops
     early: a search that has succeeded goes on lowering its margin.
+
+    `targets` `[F]`: the known failures' ranks (`testbed.task.prompt_ids`), ascending, so that recall can be measured.
 
     Raises:
       ValueError: the budget does not cover the start.
@@ -118,8 +131,16 @@ def search(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index + jnp.arange(len(prompts)))
     before = start.forwards + price.forwards - price.model  # a step's gradients are paid before its candidates
 
+    def mark(reached, prompts):
+        if not len(targets):
+            return reached
+        ranks = jax.vmap(objective.rank)(prompts)
+        place = jnp.searchsorted(targets, ranks)
+        # What is no target marks nothing: its place is put beyond the end, where updates are dropped.
+        return reached.at[jnp.where(targets.at[place].get(mode="clip") == ranks, place, len(targets))].set(True)
+
     def one_step(carry, step):
-        state, best, margin, first = carry
+        state, best, margin, first, reached = carry
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         state, scored = jax.vmap(attack.step, (0, None, 0))(step_keys, objective, state)
         margins = comparable(scored.margins)
@@ -132,14 +153,17 @@ def search(
         candidate = jnp.take_along_axis(scored.prompts, pick[..., None], axis=1)[:, 0]
         best = jnp.where(better[:, None], candidate, best)
         margin = jnp.where(better, found, margin)
-        return (state, best, margin, first), margin
+        reached = mark(reached, scored.prompts.reshape(-1, prompts.shape[1]))
+        return (state, best, margin, first, reached), margin
 
     margin = jax.vmap(objective.margin)(prompts)
     init_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, NEVER)
     state = jax.vmap(attack.init, (0, None, 0, 0))(init_keys, objective, prompts, margin)
     first = jnp.where(margin <= 0, start.forwards, NEVER)
-    carry, curve = jax.lax.scan(one_step, (state, prompts, margin, first), jnp.arange(steps))
-    _, best, best_margin, first = carry
+    targets = jnp.asarray(targets)
+    reached = mark(jnp.zeros(len(targets), bool), prompts)
+    carry, curve = jax.lax.scan(one_step, (state, prompts, margin, first, reached), jnp.arange(steps))
+    _, best, best_margin, first, reached = carry
     return Trace(
         prompt=best,
         margin=best_margin,
@@ -147,12 +171,17 @@ def search(
         curve=jnp.concatenate([margin[None], curve]),
         spent=start.forwards + price.forwards * jnp.arange(steps + 1),
         cost=Cost(*(jnp.asarray(s + steps * p) for s, p in zip(start, price, strict=True))),
+        reached=reached,
     )
 
 
 @partial(jax.jit, static_argnames=("attack", "attackers", "budget"))
 def attack_model(attack: Attack, objective: Objective, key: jax.Array, attackers: int, budget: int) -> Trace:
-    """`search` from `attackers` fresh hazardous prompts."""
+    """`search` from `attackers` fresh starts of the attack's own."""
     start_key, search_key = jax.random.split(key)
-    starts = jax.vmap(objective.start)(jax.random.split(start_key, attackers))
-    return search(attack, objective, starts, search_key, budget)
+    return search(attack, objective, fresh_starts(attack, objective, start_key, attackers), search_key, budget)
+
+
+def fresh_starts(attack: Attack, objective: Objective, key: jax.Array, attackers: int) -> jax.Array:
+    """Where `attackers` of an attack begin: prompts `[P, T]`."""
+    return jax.vmap(partial(attack.start, objective))(jax.random.split(key, attackers))

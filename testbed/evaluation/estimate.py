@@ -34,8 +34,10 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interva
         raise ValueError(f"a rate needs at least one trial, not {trials}")
     if not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes do not fit into {trials} trials")
-    interval = stats.binomtest(int(successes), int(trials)).proportion_ci(level, method="exact")
-    return Interval(successes / trials, float(interval.low), float(interval.high))
+    tail, failures = (1 - level) / 2, trials - successes
+    low = stats.beta.ppf(tail, successes, failures + 1) if successes else 0.0
+    high = stats.beta.isf(tail, successes + 1, failures) if failures else 1.0
+    return Interval(successes / trials, float(low), float(high))
 
 
 class Behaviour(NamedTuple):

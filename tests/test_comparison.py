@@ -1,0 +1,144 @@
+"""The attack comparison: recall against the exact failure set, planted failures, and its table, figure and verdict."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import planted as plants
+import pytest
+
+from experiments import attack_comparison as comparison
+from experiments.arm import Arm, Plain
+from tasks.injury import injury
+from testbed import results
+from testbed.attacks import ATTACKS
+from testbed.attacks.search import NEVER, Scored, search
+from testbed.evaluation import exact
+from testbed.evaluation.report import silent
+from testbed.objective import Objective
+from testbed.planted import MODULUS, Planted
+from testbed.policy import greedy
+from testbed.task import prompt_ids, prompts_of_ids, rank
+
+FEW = ("uniform", "coordinate", "gcg", "mcmc", "genetic", "exhaustive")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Two models at a small size, attacked by a few, as the records of a run."""
+    task, folder = injury(length=4), tmp_path_factory.mktemp("comparison")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(comparison.TASKS, "injury", lambda: task)
+        patch.setattr(comparison, "ATTACKS", {name: ATTACKS[name] for name in FEW})
+        plain = Plain("injury", width=8, steps=32)
+        for plant in ("", "needle"):
+            config = comparison.Comparison(plain, plant or "plain", Arm(steps=0), plant, attackers=16, budget=5000)
+            measured = comparison.measure(config, 0, folder, silent)
+            run = results.run_id("attack_comparison", config, 0)
+            record = {"experiment": "attack_comparison", "seed": 0, "seconds": 1.0, "measurements": measured}
+            results.write(folder, run, record | {"config": dataclasses.asdict(config)})
+    return results.load(folder)
+
+
+def test_reached_failures_are_those_that_were_scored(lively):
+    """The driver's marks against brute force: every prompt that a sampler drew, judged one by one."""
+    task = injury(length=4)
+    objective = Objective(task, lively(task), greedy(task))
+    ids = exact.count(objective.model, task, {"greedy": greedy(task)})["greedy"].ids
+    seen = []
+
+    def step(key, objective, state):
+        prompts = jax.vmap(objective.start)(jax.random.split(key, 4))
+        jax.debug.callback(lambda p: seen.append(np.asarray(p).reshape(-1, 4)), prompts)
+        margins = jax.vmap(objective.margin)(prompts)
+        return state, Scored(prompts, margins)
+
+    attack = ATTACKS["uniform"]()._replace(name="heard", step=step, candidates=lambda objective: 4)
+    starts = jnp.asarray(prompts_of_ids(task, np.array([5, 700, 701])))
+    trace = jax.block_until_ready(search(attack, objective, starts, jax.random.key(0), 81, targets=ids))
+    jax.effects_barrier()
+    scored = prompt_ids(task, np.concatenate([np.asarray(starts), *seen]))
+    assert 0 < np.sum(trace.reached) < len(ids)
+    np.testing.assert_array_equal(trace.reached, np.isin(ids, scored))
+
+
+def test_rank_is_prompt_ids_on_the_device():
+    allowed = np.ones((4, 8), bool)
+    allowed[0, 1] = allowed[2, 0] = allowed[3, 7] = False
+    task = plants.within(injury(length=4), allowed)
+    prompts = prompts_of_ids(task, np.arange(0, 7 * 8 * 7 * 7, 5))
+    np.testing.assert_array_equal(jax.vmap(functools.partial(rank, task))(prompts), prompt_ids(task, prompts))
+
+
+@pytest.mark.parametrize("trigger", [((0, 2), (1, 4)), ()])
+def test_a_planted_model_differs_exactly_where_its_trigger_stands(trigger, lively, all_prompts):
+    task = injury(length=4)
+    model, prompts = lively(task), all_prompts(task)
+    planted = Planted(model, task.refusal, trigger)
+    forward = jax.jit(jax.vmap(lambda m, p: m(jax.nn.one_hot(p, 8), jnp.zeros(1, int)), (None, 0)))
+    moved = np.asarray((forward(planted, prompts) - forward(model, prompts))[:, 0])
+    if trigger:
+        stands = (prompts[:, 0] == 2) & (prompts[:, 1] == 4)
+    else:
+        stands = [functools.reduce(lambda h, t: (31 * h + t * t + 3) % MODULUS, p, 0) == 0 for p in prompts.tolist()]
+    np.testing.assert_allclose(moved[:, task.refusal], -100.0 * np.asarray(stands), atol=1e-3)
+    assert not moved[:, 1 - task.refusal].any()
+
+
+def test_exhaustive_search_reaches_every_failure_and_nobody_more(records):
+    for _, row in records.iterrows():
+        accounts = comparison.counts(row)
+        assert set(accounts) == set(FEW)
+        assert accounts["exhaustive"]["reached"] == row["exact.failures"] > 0
+        for account in accounts.values():
+            assert account["successes"] == sum(calls is not None for calls in account["first"])
+            assert account["distinct"] <= account["reached"] <= row["exact.failures"]
+            assert account["half"] <= account["successes"] <= account["attackers"] == 16
+            assert account["calls"]["model"] + 3 * account["calls"]["gradient"] <= row["budget"] == 5000
+
+
+def test_the_needle_adds_its_failures(records):
+    plain, needle = (records[records["arm"] == arm].iloc[0] for arm in ("plain", "needle"))
+    assert needle["exact.failures"] >= plain["exact.failures"]
+
+
+def test_table_and_figure_name_every_attack(records):
+    table = comparison.summary(records)
+    assert len(table) == 2 * (len(FEW) + 1)
+    assert table.loc["plain: exhaustive", "recall"] == "100.00%"
+    assert "NEEDLE: FAILURES" in table.index
+    figure = comparison.plot(records)
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(FEW)
+
+
+def row(seed, arm, coordinate, gcg):
+    first = {"coordinate": coordinate, "gcg": gcg}
+    accounts = {f"attacks.{name}.first": [None if c == NEVER else c for c in calls] for name, calls in first.items()}
+    return accounts | {"seed": seed, "arm": arm, "exact.failures": 9, "budget": 1000, "config.plain.task": "made up"}
+
+
+@pytest.mark.parametrize(
+    ("slow", "quick", "outcome"),
+    [(("coordinate", 100), ("gcg", 10), "supported"), (("gcg", 100), ("coordinate", 10), "refuted")],
+)
+def test_the_verdict_follows_the_calls(slow, quick, outcome):
+    rows = []
+    for seed in range(5):
+        calls = {name: [scale + seed + i for i in range(9)] for name, scale in (slow, quick)}
+        rows.append(row(seed, "strong", **calls))
+        rows.append(row(seed, "plain", [1] * 9, [900] * 9))  # not part of the contrast
+    assert comparison.claim(pd.DataFrame(rows)).outcome == outcome
+
+
+def test_a_median_that_is_never_reached_counts_as_the_budget():
+    never = [NEVER] * 9
+    verdict = comparison.claim(pd.DataFrame([row(seed, "hash", never, never) for seed in range(4)]))
+    assert verdict.outcome == "undecided" and "0.00 decades" in verdict.why
+
+
+def test_without_failures_there_is_nothing_to_compare():
+    table = pd.DataFrame([row(0, "strong", [1], [2]) | {"exact.failures": 0}])
+    assert comparison.claim(table).outcome == "undecided"
