@@ -36,6 +36,7 @@ MINUTES = {"quick": 5, "full": 8}
 SMALL_WIDTH = 4
 MOST_CALLS = 10_000
 TRAINING_CALLS = 190
+CALIBRATING = "uniform", "coordinate", "gcg"
 DEFENCE = Schedule(steps=768, finds=512, budget=TRAINING_CALLS, learning_rate=DEFENCE_RATE)
 BEST_DEFENCE = dataclasses.replace(DEFENCE, steps=1536, finds=2048, rounds=16)
 
@@ -106,9 +107,9 @@ def measure(config: Calibration, seed: int, folder: Path, watch: Watch) -> dict[
     models |= {"best_defence": defended(BEST_DEFENCE), "whole_space": solved, "small": small}
     result = {name: account(model) for name, model in models.items()}
     objective, found = Objective(task, plain, greedy(task)), {}
-    for number, (name, make) in enumerate(ATTACKS.items()):
-        watch("attacking", number, len(ATTACKS))
-        trace = attack_model(make(), objective, jax.random.fold_in(attack_key, number), 32, MOST_CALLS)
+    for number, name in enumerate(CALIBRATING):
+        watch("attacking", number, len(CALIBRATING))
+        trace = attack_model(ATTACKS[name](), objective, jax.random.fold_in(attack_key, number), 32, MOST_CALLS)
         success = success_by_budget(objective, trace, (TRAINING_CALLS, MOST_CALLS))
         found[name] = {str(budget): hits / success.attackers for budget, hits in success.within.items()}
     return result | {
