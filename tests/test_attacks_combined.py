@@ -1,5 +1,5 @@
-"""Attacks made of other attacks."""
+"""Attacks made of other attacks; `test_combine.py` says what they do."""
 
 from attack_contract import *  # noqa: F403
 
-NAMES = ["auto", "restarts", "chain", "placed", "warm_start"]
+NAMES = ["restarts", "chain", "placed", "warm_start"]

@@ -76,7 +76,7 @@ def _descent(
 
 @functools.cache
 def gbda(
-    rate: float = 0.3, steps: int = 50, samples: int = 4, hot: float = 1.0, cold: float = 0.1, sure: float = 3.0
+    rate: float = 0.3, steps: int = 50, samples: int = 4, hot: float = 1.0, cold: float = 0.1, sure: float = 2.0
 ) -> Attack:
     """Descend on token logits through `samples` Gumbel-softmax draws a step, cooled from `hot` to `cold`.
 
@@ -93,7 +93,7 @@ def gbda(
 
 
 @functools.cache
-def pez(rate: float = 0.1, steps: int = 20) -> Attack:
+def pez(rate: float = 0.3, steps: int = 10) -> Attack:
     """Descend on a soft prompt with the slope taken at its projection, the nearest tokens; restart after `steps` steps.
 
     The projection passes its gradient straight through. `rate` is Adam's.
@@ -108,7 +108,7 @@ def pez(rate: float = 0.1, steps: int = 20) -> Attack:
 
 
 @functools.cache
-def embedding_pgd(rate: float = 0.3, steps: int = 20) -> Attack:
+def embedding_pgd(rate: float = 0.6, steps: int = 10) -> Attack:
     """Descend on a mixture of tokens at each position, and project; restart after `steps` steps. A diagnostic.
 
     The mixture begins half way between a hazardous prompt and all tokens alike. Steps have length `rate` (L2) and are
