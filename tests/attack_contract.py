@@ -1,4 +1,4 @@
-"""What every attack is held to: planted failures, its accounts, and the driver's promises.
+"""What every attack is held to, combined ones too: its accounts, and the driver's promises.
 
 A test file says which attacks it holds to this, `NAMES`, and imports all tests from here: compiling takes time, so the
 work is divided among files that each take less than a minute.
@@ -14,16 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import planted
 import pytest
-from planted import FAILING, HAZARDOUS, PLANTED, Ear
+from planted import PLANTED, Ear
 from reference import H, K, N, O
-from scipy import stats
 
 from tasks.cipher_vault import cipher_vault
 from tasks.injury import injury
 from testbed.attacks import ATTACKS
 from testbed.attacks.combine import chain, restarts
 from testbed.attacks.placement import placed, warm_start
-from testbed.attacks.search import NEVER, Trace, attack_model, search
+from testbed.attacks.search import NEVER, Trace, search
 from testbed.evaluation import exact
 from testbed.objective import NOT_HAZARDOUS, Objective, confirm
 from testbed.policy import conservative, greedy
@@ -37,32 +36,11 @@ COMBINED = {
     "warm_start": warm_start(ATTACKS["coordinate"](patience=2), POOL),
 }
 
-LADDER_BUDGET = 3 * len(HAZARDOUS)  # uniform search finds a needle within it from 95 % of starts
-LADDER = ("needle", "pair", "gradient_hidden")
-_RARE = "the clean distribution holds it with probability 6e-4, or a little more after an edit"
-_ALL = "the walk takes 4,096 calls, hazards or not"
-_SLOPE = "it moves along the gradient alone"
-UNFIT = {  # what an attack is by nature unable to find within the budget, or finds by luck
-    ("clean_rejection", "needle"): _RARE,
-    ("clean_rejection", "gradient_hidden"): _RARE,
-    ("clean_edits", "needle"): _RARE,
-    ("clean_edits", "gradient_hidden"): _RARE,
-    ("exhaustive", "needle"): _ALL,
-    ("exhaustive", "pair"): _ALL,
-    ("exhaustive", "gradient_hidden"): _ALL,
-    ("gbda", "gradient_hidden"): _SLOPE,
-    ("pez", "gradient_hidden"): _SLOPE,
-    ("embedding_pgd", "gradient_hidden"): _SLOPE,
-}
-
 
 def pytest_generate_tests(metafunc):
-    """Every test that asks for a `name` gets those of its file; on the ladder, those of the table."""
+    """Every test that asks for a `name` gets those of its file."""
     if "name" in metafunc.fixturenames:
-        names = metafunc.module.NAMES
-        if "ladder" in metafunc.function.__name__:
-            names = [name for name in names if name in ATTACKS]
-        metafunc.parametrize("name", names)
+        metafunc.parametrize("name", metafunc.module.NAMES)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -88,50 +66,16 @@ def planted_objective(model, tau=0.0):
 
 @functools.partial(jax.jit, static_argnames=("attack", "steps"))
 def walk(attack, objective, start, key, steps):
-    """The last state of one attacker, and all that it scored: prompts `[steps, C, T]`, margins `[steps, C]`."""
+    """One attacker's state after each step, and all that it scored: prompts `[steps, C, T]`, margins `[steps, C]`."""
     init_key, step_key = jax.random.split(key)
     state = attack.init(init_key, objective, start, objective.margin(start))
     keys = jax.random.split(step_key, steps)
-    return jax.lax.scan(lambda state, key: attack.step(key, objective, state), state, keys)
 
+    def step(state, key):
+        state, scored = attack.step(key, objective, state)
+        return state, (state, scored)
 
-@functools.cache
-def climbed(name, model):
-    """64 attackers under the ladder's budget; the five models share one compiled program."""
-    return jax.device_get(attack_model(ATTACKS[name](), planted_objective(model), jax.random.key(7), 64, LADDER_BUDGET))
-
-
-@pytest.mark.parametrize("model", LADDER)
-def test_ladder_planted_failure_is_found_from_most_starts(name, model):
-    trace = climbed(name, model)
-    share = (trace.margin <= 0).mean()
-    if (name, model) in UNFIT:
-        assert share < 0.8, f"{name} is fit for {model} after all: mend the table that says {UNFIT[name, model]!r}"
-    else:
-        assert share >= 0.8, f"{name} found it from {share:.0%} of 64 starts"
-    assert (trace.first[trace.margin <= 0] <= LADDER_BUDGET).all()
-
-
-def test_ladder_hash_is_found_by_luck_alone(name):
-    calls, starts = 100, 64
-    lucky = min(1, calls * len(FAILING["hash"]) / len(HAZARDOUS))  # guesses that never repeat one: the best luck
-    most = stats.binom(starts, lucky).ppf(0.999)
-    assert (climbed(name, "hash").first <= calls).sum() <= most < starts
-
-
-def test_ladder_nothing_is_found_where_nothing_fails(name):
-    trace = climbed(name, "nowhere")
-    assert (trace.margin > 0).all()
-    assert (trace.first == NEVER).all()
-
-
-@pytest.mark.parametrize("model", PLANTED)
-def test_ladder_every_reported_success_is_a_known_failure_and_confirmed(name, model):
-    trace = climbed(name, model)
-    success = trace.margin <= 0
-    known = np.array([tuple(prompt) in FAILING[model] for prompt in trace.prompt.tolist()])
-    np.testing.assert_array_equal(success, known)
-    np.testing.assert_array_equal(confirm(planted_objective(model), trace.prompt), known)
+    return jax.lax.scan(step, state, keys)[1]
 
 
 @jax.tree_util.register_dataclass

@@ -11,7 +11,7 @@ import pytest
 from tasks import TASKS
 from testbed.model import Transformer, model_config
 
-pytest.register_assert_rewrite("attack_contract")
+pytest.register_assert_rewrite("attack_contract", "attack_ladder")
 jax.config.update("jax_legacy_prng_key", "error")  # keys are made by jax.random.key
 jax.config.update("jax_disable_most_optimizations", True)  # tests compile much and compute little
 

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from attack_contract import *  # noqa: F403
 from attack_contract import planted_objective, target, walk
+from attack_ladder import *  # noqa: F403
 from planted import PLANTED, TASK
 
 from testbed.attacks import ATTACKS
 from testbed.attacks.search import attack_model
-from testbed.task import space_size
+from testbed.task import prompts_of_ids, space_size
 
 NAMES = ["uniform", "clean_rejection", "clean_edits", "coordinate", "infill", "exhaustive"]
 
@@ -18,11 +19,12 @@ NAMES = ["uniform", "clean_rejection", "clean_edits", "coordinate", "infill", "e
 def test_exhaustive_search_walks_through_every_prompt_once(kind):
     objective = planted_objective("nowhere") if kind == "planted" else target(kind).objective
     attack, size = ATTACKS["exhaustive"](), space_size(objective.task)
+    space = prompts_of_ids(objective.task, np.arange(size))
     start = objective.start(jax.random.key(0))
     orders = [walk(attack, objective, start, jax.random.key(seed), size // 16)[1].prompts for seed in (0, 1)]
     for prompts in orders:
         assert size % 16 == 0
-        assert len(np.unique(np.asarray(prompts).reshape(size, -1), axis=0)) == size
+        np.testing.assert_array_equal(np.unique(np.asarray(prompts).reshape(size, -1), axis=0), space)
     assert (orders[0] != orders[1]).any()
 
 

@@ -1,5 +1,6 @@
-"""Attacks that keep several prompts, or a policy."""
+"""Attacks that keep several prompts."""
 
 from attack_contract import *  # noqa: F403
+from attack_ladder import *  # noqa: F403
 
-NAMES = ["mcmc", "annealing", "genetic", "beam", "learned"]
+NAMES = ["mcmc", "annealing", "genetic", "beam"]

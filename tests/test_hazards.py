@@ -19,9 +19,9 @@ STANDS |= {"mcmc": "prompts", "annealing": "prompts", "genetic": "prompts", "gbd
 @pytest.mark.parametrize("name", STANDS)
 def test_a_search_never_leaves_the_hazard(name):
     objective, margins, _, starts = target("classifier")
-    state, scored = walk(ATTACKS[name](), objective, starts[1], jax.random.key(1), 25)
+    states, scored = walk(ATTACKS[name](), objective, starts[1], jax.random.key(1), 25)
     assert (scored.margins >= NOT_HAZARDOUS).any()  # it was tempted
-    for prompt in np.asarray(getattr(state, STANDS[name])).reshape(-1, 5).tolist():
+    for prompt in np.asarray(getattr(states, STANDS[name])).reshape(-1, 5).tolist():
         assert margins[tuple(prompt)] < NOT_HAZARDOUS
 
 
@@ -37,5 +37,5 @@ def test_metropolis_chains_sample_by_their_margins():
 
     distance = (np.array(HAZARDOUS) != planted.NEEDLE).sum(axis=1)
     expected = by_distance(HAZARDOUS, np.exp(-distance))
-    observed = by_distance(states.prompts)
+    observed = by_distance(states.prompts[:, -1])
     assert stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 0.01
