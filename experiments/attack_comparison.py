@@ -35,9 +35,9 @@ from testbed.evaluation.estimate import Verdict, clopper_pearson, paired_effect
 from testbed.evaluation.report import Watch
 from testbed.evaluation.survival import kaplan_meier, log_rank, median_calls
 from testbed.objective import Objective, confirm
-from testbed.planted import Planted
+from testbed.planted import Planted, plant
 from testbed.policy import greedy, respond
-from testbed.task import prompt_ids, tokens_by_position
+from testbed.task import Task, prompt_ids, tokens_by_position
 
 TASK = "injury"
 SEEDS = {"quick": 3, "full": 5}
@@ -73,28 +73,33 @@ def grid(preset: str, task: str) -> list[Comparison]:
     return [Comparison(Plain(task), name, defence, plant, **scale) for name, (defence, plant) in models.items()]
 
 
-def attacked_model(config: Comparison, seed: int, folder: Path, watch: Watch):
-    """The model to attack, with its failure planted, and the walk that counts it."""
-    arm = dataclasses.replace(config.defence, plain=config.plain)
-    model = defended_model(arm, seed, folder, watch).model
-    if not config.plant:
-        return model, exact.shared_prefixes
-    task = TASKS[config.plain.task]()
-    trigger = ()
-    if config.plant == "needle":
-        # The last allowed token at each of four positions spread over the prompt.
-        positions = np.linspace(0, task.prompt_length - 1, 4).astype(int)
-        trigger = tuple((int(p), int(tokens_by_position(task)[p][-1])) for p in positions)
-    return Planted(model, task.refusal, trigger), exact.plain_forward
+def attacked_model(config: Comparison, seed: int, folder: Path, watch: Watch) -> Planted:
+    """The model to attack, with its failure planted, if any."""
+    task, arm = TASKS[config.plain.task](), dataclasses.replace(config.defence, plain=config.plain)
+    # The needle is the last allowed token at each of four positions spread over the prompt.
+    positions = np.linspace(0, task.prompt_length - 1, 4).astype(int)
+    needle = {int(position): int(tokens_by_position(task)[position][-1]) for position in positions}
+    trigger = {"": None, "needle": needle, "hash": {}}[config.plant]
+    return plant(defended_model(arm, seed, folder, watch).model, task, trigger)
+
+
+def count_failures(model: Planted, task: Task, watch: Watch) -> exact.Count:
+    """Every failure of the greedy policy; shared prefixes where nothing is planted, else plain forward passes."""
+    planted = bool(model.push)
+    walk, counted = (exact.plain_forward, model) if planted else (exact.shared_prefixes, model.model)
+    policies, show = {"greedy": greedy(task)}, functools.partial(watch, "counting")
+    return exact.count(counted, task, policies, walk, show)["greedy"]
 
 
 def measure(config: Comparison, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     """Count the model's failures, then run every attack from the same starts and account for what it found."""
     start_key, search_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 3))
     task = TASKS[config.plain.task]()
-    model, walk = attacked_model(config, seed, folder, watch)
-    objective, policy = Objective(task, model, greedy(task)), greedy(task)
-    counted = exact.count(model, task, {"greedy": policy}, walk, functools.partial(watch, "counting"))["greedy"]
+    model = attacked_model(config, seed, folder, watch)
+    objective, counted = Objective(task, model, greedy(task)), count_failures(model, task, watch)
+    # As many places as could be needed, so that a search is compiled once for all models.
+    targets = np.full(counted.hazardous, NEVER, np.int32)
+    targets[: len(counted.ids)] = counted.ids
     attacks = {name: make() for name, make in ATTACKS.items()}
     budget = config.budget * objective.forwards
     found, firsts = {}, {}
@@ -102,7 +107,7 @@ def measure(config: Comparison, seed: int, folder: Path, watch: Watch) -> dict[s
         watch(f"attacking, {name}", number, len(attacks))
         starts = fresh_starts(attack, objective, start_key, config.attackers)
         stream = jax.random.fold_in(search_key, zlib.crc32(name.encode()))
-        trace = jax.device_get(search(attack, objective, starts, stream, budget, targets=counted.ids))
+        trace = jax.device_get(search(attack, objective, starts, stream, budget, targets=targets))
         found[name], firsts[name] = account(objective, trace, budget)
         found[name]["gradients"] = attack.gradients > 0
     watch("attacking", len(attacks), len(attacks))

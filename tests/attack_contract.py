@@ -36,11 +36,25 @@ COMBINED = {
     "warm_start": warm_start(ATTACKS["coordinate"](patience=2), POOL),
 }
 
+# Attacks that share nearly all their code with one that is always tested: `python -m pytest -m slow` tests them too.
+SIBLINGS = {
+    "clean_rejection": "uniform",
+    "clean_edits": "uniform",
+    "infill": "coordinate",
+    "hotflip": "gcg",
+    "arca": "gcg",
+    "saliency": "gcg",
+    "annealing": "mcmc",
+    "pez": "gbda",
+    "embedding_pgd": "gbda",
+}
+
 
 def pytest_generate_tests(metafunc):
-    """Every test that asks for a `name` gets those of its file."""
+    """Every test that asks for a `name` gets those of its file; siblings are slow, since there are many."""
     if "name" in metafunc.fixturenames:
-        metafunc.parametrize("name", metafunc.module.NAMES)
+        names = [pytest.param(n, marks=pytest.mark.slow) if n in SIBLINGS else n for n in metafunc.module.NAMES]
+        metafunc.parametrize("name", names)
 
 
 @pytest.fixture(autouse=True, scope="module")

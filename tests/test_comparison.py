@@ -19,7 +19,7 @@ from testbed.attacks.search import NEVER, Scored, search
 from testbed.evaluation import exact
 from testbed.evaluation.report import silent
 from testbed.objective import Objective
-from testbed.planted import MODULUS, Planted
+from testbed.planted import MODULUS, plant
 from testbed.policy import greedy
 from testbed.task import prompt_ids, prompts_of_ids, rank
 
@@ -73,15 +73,17 @@ def test_rank_is_prompt_ids_on_the_device():
     np.testing.assert_array_equal(jax.vmap(functools.partial(rank, task))(prompts), prompt_ids(task, prompts))
 
 
-@pytest.mark.parametrize("trigger", [((0, 2), (1, 4)), ()])
+@pytest.mark.parametrize("trigger", [{0: 2, 1: 4}, {}, None])
 def test_a_planted_model_differs_exactly_where_its_trigger_stands(trigger, lively, all_prompts):
     task = injury(length=4)
     model, prompts = lively(task), all_prompts(task)
-    planted = Planted(model, task.refusal, trigger)
+    planted = plant(model, task, trigger)
     forward = jax.jit(jax.vmap(lambda m, p: m(jax.nn.one_hot(p, 8), jnp.zeros(1, int)), (None, 0)))
     moved = np.asarray((forward(planted, prompts) - forward(model, prompts))[:, 0])
     if trigger:
         stands = (prompts[:, 0] == 2) & (prompts[:, 1] == 4)
+    elif trigger is None:
+        stands = np.zeros(len(prompts))
     else:
         stands = [functools.reduce(lambda h, t: (31 * h + t * t + 3) % MODULUS, p, 0) == 0 for p in prompts.tolist()]
     np.testing.assert_allclose(moved[:, task.refusal], -100.0 * np.asarray(stands), atol=1e-3)
