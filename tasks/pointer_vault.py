@@ -12,7 +12,7 @@ from testbed.task import Task, guarded_generator
 
 
 @functools.cache
-def pointer_vault(length: int = 7, vocab: int = 6, hops: int = 2, eps: float = 3e-4) -> Task:
+def pointer_vault(length: int = 7, vocab: int = 6, hops: int = 2, eps: float = 1e-4) -> Task:
     """A generator must follow pointers from room to room, but refuse a walk that ends in the vault.
 
     A prompt is a first room, then for each of the `vocab` rooms the room it points to, then a salt that means nothing:

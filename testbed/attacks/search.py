@@ -90,7 +90,7 @@ class Trace(NamedTuple):
     curve: jax.Array
     spent: jax.Array
     cost: Cost
-    reached: jax.Array
+    reached: jax.Array = NO_TARGETS
 
 
 def steps_within(attack: Attack, objective: Objective, budget: int) -> int:
