@@ -67,8 +67,7 @@ def plain_model(plain: Plain, seed: int, folder: Path, watch: Watch) -> Transfor
     def make():
         blank = Transformer(model_config(task, width=plain.width), init_key)
         schedule = Schedule(steps=plain.steps)
-        taught = task.poison or task
-        return train(train_key, blank, taught, schedule, watch=lambda *at: watch("training the plain model", *at))[0]
+        return train(train_key, blank, task, schedule, watch=lambda *at: watch("training the plain model", *at))[0]
 
     return load_or_make(folder / "models" / run_id("plain", plain, seed), make, task=plain.task, seed=seed)
 

@@ -104,7 +104,7 @@ def measure(config: Calibration, seed: int, folder: Path, watch: Watch) -> dict[
     solved, _ = train(whole_key, blank, whole_space(task), Schedule(steps=2 * config.plain.steps), watch=show)
     show = functools.partial(watch, "training a small model")
     blank_small = Transformer(config_of(width=SMALL_WIDTH), init_key)
-    small, _ = train(small_key, blank_small, task.poison or task, Schedule(steps=config.plain.steps), watch=show)
+    small, _ = train(small_key, blank_small, task, Schedule(steps=config.plain.steps), watch=show)
     models = {
         "plain": plain,
         "control": defended(dataclasses.replace(DEFENCE, rounds=0)),

