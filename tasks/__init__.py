@@ -6,7 +6,6 @@ from tasks.injury import injury
 from tasks.injury_two import injury_two
 from tasks.modular import modular
 from tasks.password import password
-from tasks.pointer_vault import pointer_vault
 
 TASKS = {
     "injury": injury,
@@ -15,5 +14,4 @@ TASKS = {
     "brackets": brackets,
     "modular": modular,
     "cipher_vault": cipher_vault,
-    "pointer_vault": pointer_vault,
 }

@@ -22,7 +22,6 @@ SMALL = {
     "brackets": dict(length=6),
     "modular": dict(length=4),
     "cipher_vault": dict(length=5, vocab=4),
-    "pointer_vault": dict(length=5, vocab=4),
 }
 
 
