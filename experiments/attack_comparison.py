@@ -217,16 +217,16 @@ def plot(frame: pd.DataFrame) -> plots.Figure:
     """Survival of attackers against calls, one panel a model, and which share of the failures each attack reached."""
     models = list(frame["arm"].unique())
     figure, axes = plots.panels(
-        [f"{model}: attackers without a failure" for model in models] + ["Share of all failures reached"],
+        [f"{model}: no failure found" for model in models] + ["Share of failures reached"],
         f"{frame['config.plain.task'].iloc[0]}: Kaplan-Meier over {frame['seed'].nunique()} seeds "
         f"({frame['config.attackers'].iloc[0]} attackers each); who finds nothing is censored at the budget. "
         "Right: a point a seed, every failure being known.",
     )
     names = list(counts(frame.iloc[0]))
-    shades = plots.shades(len(names))
+    colors = plots.kinds(len(names))
     for ax, model in zip(axes, models, strict=False):
         runs = frame[frame["arm"] == model]
-        for name, color in zip(names, shades, strict=True):
+        for name, color in zip(names, colors, strict=True):
             first = np.concatenate([calls_of(counts(row)[name]) for _, row in runs.iterrows()])
             curve = kaplan_meier(first, runs["budget"].iloc[0])
             ax.step(curve.calls, curve.surviving, where="post", color=color, lw=1.6, label=name)
@@ -243,7 +243,7 @@ def plot(frame: pd.DataFrame) -> plots.Figure:
     axes[-1].set_yscale("symlog", linthresh=1e-4)
     axes[-1].tick_params(axis="x", rotation=70)
     axes[-1].legend(frameon=False, fontsize=7)
-    axes[0].legend(frameon=False, fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
 

@@ -113,7 +113,7 @@ def test_table_and_figure_name_every_attack(records):
     assert table.loc["plain: exhaustive", "recall"] == "100.00%"
     assert "NEEDLE: FAILURES" in table.index
     figure = comparison.plot(records)
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(FEW)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(FEW)
 
 
 def row(seed, arm, coordinate, gcg):
