@@ -65,8 +65,8 @@ def brackets(length: int = 10, eps: float = 1e-3) -> Task:
     token changed if that happens to be balanced.
 
     The input space has `4 ** length` prompts: 1,048,576 by default (fast), of which 1,344 are balanced; 16.8 million at
-    length 12 (full), where a model of the default size keeps thousands of failures whatever it is trained on; length 16
-    cannot be enumerated (open). Failures are hardly connected by changes of a single token.
+    length 12 (full), where hundreds to thousands of failures were left by all that a model of the default size was
+    trained on; length 16 cannot be enumerated (open). Failures are hardly connected by changes of a single token.
 
     Raises:
       ValueError: `length` is odd or below 2, or `eps` is outside [0, 1].

@@ -28,7 +28,7 @@ def password(length: int = 7, vocab: int = 8, secret: int = 2, odd: float = 0.1,
     The input space has `vocab ** length` prompts: 2,097,152 by default (fast), 16.8 million with secret 3 at length 8
     (full); secret 4 at length 12 with vocabulary 16 cannot be enumerated (open).
 
-    Source: after PasswordMatch (Ziegler et al. 2022's follow-ups; FAR AI), with a suffix for the adversary.
+    Source: after FAR AI's PasswordMatch, with a suffix for the adversary.
 
     Raises:
       ValueError: `vocab` or `secret` is below 2 or 1, `length` leaves no room, or `odd` or `eps` is outside [0, 1].
