@@ -1,7 +1,13 @@
 """What the tests share: every task at a small size, models whose answers vary, and strict settings."""
 
 import itertools
+import os
 from typing import NamedTuple
+
+# Tests compile much and compute little. XLA reads this once, when jax starts, and refuses flags that it does not know:
+# those of the pinned version.
+QUICK_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}".strip()
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +19,7 @@ from testbed.model import Transformer, model_config
 
 pytest.register_assert_rewrite("attack_contract", "attack_ladder")
 jax.config.update("jax_legacy_prng_key", "error")  # keys are made by jax.random.key
-jax.config.update("jax_disable_most_optimizations", True)  # tests compile much and compute little
+jax.config.update("jax_disable_most_optimizations", True)
 
 SMALL = {
     "injury": dict(length=4),
