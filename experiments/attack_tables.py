@@ -147,5 +147,7 @@ def success_curves(ax: plots.Axes, runs: pd.DataFrame, names: list[str]) -> None
         ax.step(curve.calls, 1 - curve.surviving, where="post", color=color, lw=1.8, label=name)
         ax.fill_between(curve.calls, 1 - curve.high, 1 - curve.low, step="post", color=color, alpha=0.15, lw=0)
     ax.set_xscale("log")
+    ax.set_xlim(1, budget)
     ax.set_ylim(-0.03, 1.03)
     ax.set_xlabel("calls (forward passes)")
+    ax.set_ylabel("share of attackers")
