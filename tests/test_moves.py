@@ -24,7 +24,7 @@ PROMPT = jnp.array([2, 0, 1, 1])
 
 
 def many(draw, number=600):
-    return np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), number)))
+    return np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), number)))
 
 
 def test_another_token_is_any_other_that_is_allowed():
@@ -51,7 +51,7 @@ def test_an_edit_changes_as_many_tokens_as_it_says(least, most):
 def test_an_edit_stays_inside_the_space():
     prompts = many(lambda key: edit(key, PROMPT, anything(jnp.asarray(ALLOWED), PROMPT), 4))
     assert ALLOWED[np.arange(4), prompts].all()
-    more = np.asarray(further(jax.random.key(0), jnp.asarray(ALLOWED), jnp.tile(PROMPT, (99, 1)), 2))
+    more = np.asarray(jax.jit(further, static_argnums=3)(jax.random.key(0), ALLOWED, jnp.tile(PROMPT, (99, 1)), 2))
     assert ALLOWED[np.arange(4), more].all()
     assert set((more != PROMPT).sum(axis=1).tolist()) == {0, 1, 2}
 

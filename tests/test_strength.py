@@ -25,7 +25,7 @@ def searched(lively):
 
 @pytest.mark.parametrize(
     ("reached", "decades"),
-    [([0], 3), ([9], 2), ([999], 0), ([1e4], 0), ([0, 9, 99], 2), ([0, 9], 2.5), ([-5], 3), ([0.5], 3), ([8.99995], 2)],
+    [([0], 3), ([9], 2), ([999], 0), ([1e4], 0), ([0, 0, 99], 3), ([0, 9], 2.5), ([-5], 3), ([0.5], 3), ([8.99995], 2)],
 )
 def test_strength_is_decades_of_the_margins_distribution(reached, decades):
     assert strength(np.array(reached, np.float32), MARGINS) == pytest.approx(decades)
