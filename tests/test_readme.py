@@ -72,8 +72,9 @@ def test_the_count_and_an_experiment_take_it(tmp_path, monkeypatch, lively):
     monkeypatch.setitem(TASKS, "dose", functools.cache(lambda: small()))
     monkeypatch.setattr(arm, "EVALUATION", ("uniform",))
     assert exact.count(lively(small()), small(), {"greedy": greedy(small())})["greedy"].prompts == 256
-    configs = update_frequency.grid("quick", "dose")
-    tiny = arm.Arm(configs[2].plain.__class__("dose", width=8, steps=16), steps=16, rounds=1, finds=16, budget=30)
+    assert {config.plain.task for config in update_frequency.grid("quick", "dose")} == {"dose"}
+    plain = arm.Plain("dose", width=8, steps=16)
+    tiny = arm.Arm(plain, steps=16, rounds=1, finds=16, budget=30, attack="uniform")
     measured = arm.measure(tiny, 0, tmp_path, silent)
     assert measured["greedy"]["exact"]["prompts"] == 256 and measured["compute"]["finds"] == 16
 
