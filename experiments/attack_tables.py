@@ -34,13 +34,14 @@ def pooled_calls(runs: pd.DataFrame, name: str) -> np.ndarray:
     return np.concatenate([calls_of(counts(row)[name]) for _, row in runs.iterrows()])
 
 
-def signs_of(row: pd.Series, account: dict[str, Any]) -> Signs:
-    """What a recorded account shows of the attack's health."""
-    n = account["attackers"]
-    return Signs(
-        bool(account["gradients"]), row["health.zero"], row["health.broken"], account["masked"],
-        account["half"] / n, account["successes"] / n, account["unconfirmed"] / n,
-    )  # fmt: skip
+def signs_of(runs: list[tuple[pd.Series, dict[str, Any]]]) -> Signs:
+    """What an attack's accounts in several records show of its health, shares pooled."""
+    shares = [
+        (row["health.zero"], row["health.broken"], a["masked"],
+         a["half"] / a["attackers"], a["successes"] / a["attackers"], a["unconfirmed"] / a["attackers"])
+        for row, a in runs
+    ]  # fmt: skip
+    return Signs(bool(runs[0][1]["gradients"]), *np.mean(shares, axis=0))
 
 
 def panel_gains(frame: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +65,7 @@ def pooled_shares(frame: pd.DataFrame, found: str, of: str) -> pd.DataFrame:
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Attacks by search gain, then a row a model and attack: what it found, what it missed, and what to be wary of."""
     gains, budget = panel_gains(frame), int(frame["budget"].iloc[0])
-    rows = {"SEARCH GAIN, mean of the panel": {}}
+    rows = {"SEARCH GAIN": {}}
     for name in gains.mean().sort_values(ascending=False).index:
         effect = paired_effect(gains[name].to_numpy())
         rows[f"panel: {name}"] = {"gain": f"{effect.mean:+.2f} [{effect.low:+.2f}, {effect.high:+.2f}]"}
@@ -80,7 +81,6 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
             success = clopper_pearson(pooled["successes"], n)
             blind = sum(a["successes"] == 0 and row["exact.failures"] > 0 for row, a in accounts)
             levels = [a["egregiousness"] for _, a in accounts if a["successes"]]
-            odd = {text for row, a in accounts for text in complaints(signs_of(row, a))}
             rows[f"{model}: {name}"] = {
                 title: " ".join(f"{(first <= calls).mean():.0%}" for calls in early)
                 + f" {success.value:.0%} [{success.low:.0%}, {success.high:.0%}]",
@@ -91,7 +91,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
                 "distinct": f"{pooled['distinct']:,}",
                 "egregious": f"{np.mean(levels):.2f}" if levels else "-",
                 "falsely robust": f"{blind} of {(failures > 0).sum()}",
-                "beware": "; ".join(sorted(odd)),
+                "beware": "; ".join(complaints(signs_of(accounts))),
             }
         rows[f"{model.upper()}: FAILURES"] = {"recall": f"{failures.median():,.0f}"}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
