@@ -126,10 +126,10 @@ def test_a_health_check_that_fires_is_said_in_the_table(records):
     """With a gradient planted to be zero, a claim that nobody confirms, and half of the successes late."""
     sick = {"attacks.gcg.unconfirmed": 2, "attacks.gcg.successes": 12, "attacks.gcg.half": 6, "health.zero": 0.5}
     table = comparison.summary(records.assign(**sick))
-    for word in ("12% of the attackers claim", "still adds 38%", "zero at 50%"):
+    for word in ("12% unconfirmed", "2nd half adds 38%", "no gradient at 50%"):
         assert word in table.loc["plain: gcg", "beware"]
     assert table.loc["plain: gcg", "doubling"] == "+38%"
-    assert "zero" not in table.loc["plain: coordinate", "beware"]
+    assert "gradient" not in table.loc["plain: coordinate", "beware"]
 
 
 def row(seed, coordinate, gcg, **changes):
