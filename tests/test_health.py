@@ -21,11 +21,11 @@ def test_a_healthy_attack_gets_no_complaint():
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"zero": 0.5}, "zero at 50%"),
-        ({"broken": 0.25}, "NaN or infinite at 25%"),
-        ({"masked": 0.1}, "without gradients wins 10%"),
-        ({"half": 0.5}, "second half of the budget still adds 41%"),
-        ({"unconfirmed": 0.02}, "2% of the attackers claim"),
+        ({"zero": 0.5}, "no gradient at 50%"),
+        ({"broken": 0.25}, "NaN gradient at 25%"),
+        ({"masked": 0.1}, "black box wins 10% more"),
+        ({"half": 0.5}, "2nd half adds 41%"),
+        ({"unconfirmed": 0.02}, "2% unconfirmed"),
     ],
 )
 def test_each_sign_is_said_in_words(changes, word):

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import planted
 import pytest
-from attack_contract import quick_compilation  # noqa: F401
+from attack_contract import slow_siblings
 from planted import PLANTED
 from reference import F0, F1, K, Q
 from scipy import stats
 
 from testbed.attacks import ATTACKS
-from testbed.attacks.moves import another, anything, anywhere, changes, edit, further, ranked
+from testbed.attacks.moves import another, anything, anywhere, changes, deleted, edit, further, inserted, ranked
 from testbed.attacks.search import attack_model
 from testbed.objective import Objective
 from testbed.policy import greedy
@@ -24,7 +24,7 @@ PROMPT = jnp.array([2, 0, 1, 1])
 
 
 def many(draw, number=600):
-    return np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), number)))
+    return np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), number)))
 
 
 def test_another_token_is_any_other_that_is_allowed():
@@ -51,9 +51,23 @@ def test_an_edit_changes_as_many_tokens_as_it_says(least, most):
 def test_an_edit_stays_inside_the_space():
     prompts = many(lambda key: edit(key, PROMPT, anything(jnp.asarray(ALLOWED), PROMPT), 4))
     assert ALLOWED[np.arange(4), prompts].all()
-    more = np.asarray(further(jax.random.key(0), jnp.asarray(ALLOWED), jnp.tile(PROMPT, (99, 1)), 2))
+    more = np.asarray(jax.jit(further, static_argnums=3)(jax.random.key(0), ALLOWED, jnp.tile(PROMPT, (99, 1)), 2))
     assert ALLOWED[np.arange(4), more].all()
     assert set((more != PROMPT).sum(axis=1).tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("position", "longer", "shorter"),
+    [(0, [3, 0, 0, 1], [0, 1, 2, 0]), (1, [2, 3, 0, 1], [2, 1, 2, 0]), (3, [2, 0, 1, 3], [2, 0, 1, 0])],
+)
+def test_shifts_insert_and_delete(position, longer, shorter):
+    """The prompt is 2 0 1 2; where a moved token may not stand, the old one stays."""
+    full, prompt = jnp.ones((4, 4), bool), jnp.array([2, 0, 1, 2])
+    some = full.at[1, 2].set(False)  # after an insertion at 0, the 2 would come to stand there
+    np.testing.assert_array_equal(inserted(some, prompt, position, 3), longer)
+    np.testing.assert_array_equal(deleted(full, prompt, position, 0), shorter)
+    assert ALLOWED[np.arange(4), inserted(jnp.asarray(ALLOWED), PROMPT, position, 3)].all()
+    assert ALLOWED[np.arange(4), deleted(jnp.asarray(ALLOWED), PROMPT, position, 2)].all()
 
 
 def test_tokens_are_ranked_by_promise_then_unknown_then_current_then_forbidden():
@@ -93,7 +107,9 @@ def crossed():
     return lambda attack: (attack_model(attack, islands(), jax.random.key(2), 16, 1200).margin <= 0).mean()
 
 
-@pytest.mark.parametrize("name", ["coordinate", "gcg", "hotflip", "arca", "saliency", "mcmc", "annealing"])
+@pytest.mark.parametrize(
+    "name", slow_siblings(["coordinate", "gcg", "hotflip", "arca", "saliency", "mcmc", "annealing"])
+)
 def test_two_token_swaps_cross_what_single_ones_cannot(crossed, name):
     assert crossed(ATTACKS[name](swaps=2)) >= 0.2
     if name in ("coordinate", "mcmc"):

@@ -55,17 +55,22 @@ class Signs(NamedTuple):
 
 
 def complaints(signs: Signs) -> list[str]:
-    """What is wrong, in words; empty if nothing is."""
+    """What is wrong, in few words, for a table; empty if nothing is.
+
+    The gradient vanishes, or is NaN or infinite, at that share of the starts; an attack without gradients wins that
+    share of the starts and this one, with gradients, loses them (masking); the second half of the budget still raises
+    success by so much (not converged); so many claim a success that a plain forward pass and the checker deny.
+    """
     percent = partial("{:.0%}".format)
     found = []
     if signs.uses_gradients and signs.zero:
-        found.append(f"the gradient is zero at {percent(signs.zero)} of the starts")
+        found.append(f"no gradient at {percent(signs.zero)}")
     if signs.uses_gradients and signs.broken:
-        found.append(f"the gradient is NaN or infinite at {percent(signs.broken)} of the starts")
+        found.append(f"NaN gradient at {percent(signs.broken)}")
     if signs.uses_gradients and signs.masked > MASKED:
-        found.append(f"an attack without gradients wins {percent(signs.masked)} of the starts that it loses")
+        found.append(f"black box wins {percent(signs.masked)} more")
     if signs.success - signs.half > STILL_RISING:
-        found.append(f"the second half of the budget still adds {percent(signs.success - signs.half)}")
+        found.append(f"2nd half adds {percent(signs.success - signs.half)}")
     if signs.unconfirmed:
-        found.append(f"{percent(signs.unconfirmed)} of the attackers claim a success that is none")
+        found.append(f"{percent(signs.unconfirmed)} unconfirmed")
     return found

@@ -46,6 +46,23 @@ def further(key: jax.Array, allowed: jax.Array, prompts: jax.Array, edits: int) 
     return jax.vmap(lambda key, prompt: edit(key, prompt, anything(allowed, prompt), edits, least=0))(keys, prompts)
 
 
+def inserted(allowed: jax.Array, prompt: jax.Array, position: jax.Array, token: jax.Array) -> jax.Array:
+    """`prompt` `[T]` with `token` before `position`: what follows moves on, the last token falls off."""
+    place = jnp.arange(len(prompt))
+    return _fitting(allowed, jnp.where(place < position, prompt, jnp.roll(prompt, 1)).at[position].set(token), prompt)
+
+
+def deleted(allowed: jax.Array, prompt: jax.Array, position: jax.Array, token: jax.Array) -> jax.Array:
+    """`prompt` `[T]` without its token at `position`: what follows moves up, `token` comes last."""
+    place = jnp.arange(len(prompt))
+    return _fitting(allowed, jnp.where(place < position, prompt, jnp.roll(prompt, -1)).at[-1].set(token), prompt)
+
+
+def _fitting(allowed, shifted, prompt):
+    """`shifted` where its tokens may stand, `prompt` elsewhere."""
+    return jnp.where(allowed[jnp.arange(len(prompt)), shifted], shifted, prompt)
+
+
 def changes(gradient: jax.Array, allowed: jax.Array, prompt: jax.Array) -> jax.Array:
     """First-order change `[..., V]` of the margin when a token of `prompt` `[...]` is replaced by each other.
 

@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from testbed.attacks.climb import climber
-from testbed.attacks.moves import anywhere, changes, ranked
+from testbed.attacks.moves import anywhere, changes, deleted, inserted, ranked
 from testbed.attacks.search import Attack
 
 
 @functools.cache
-def saliency(top: int = 8, patience: int | None = None, swaps: int = 1) -> Attack:
+def saliency(top: int = 8, patience: int | None = None, swaps: int = 1, shifts: bool = True) -> Attack:
     """Score the `top` replacements at the most salient position; take the best if it is better.
 
+    With `shifts`, two candidates more: the best of these tokens inserted there, and the token there deleted, with a
+    random one at the end.
     A position's saliency is the norm of the margin's gradient over its tokens. After a stale step comes the next most
     salient position, so that a pass of T stale steps looks at all; after `patience` of them (2T by default) the search
     restarts from a fresh hazardous prompt. With `swaps = 2`, another random token changes in half of the candidates.
@@ -25,7 +27,7 @@ def saliency(top: int = 8, patience: int | None = None, swaps: int = 1) -> Attac
         return min(top, objective.allowed.shape[1] - 1)
 
     def propose(key, objective, state):
-        position_key, token_key = jax.random.split(key)
+        position_key, token_key, end_key = jax.random.split(key, 3)
         allowed = jnp.asarray(objective.allowed)
         gradient = objective.gradient(state.prompt)
         norms = jnp.where(allowed, gradient, 0).std(axis=1)
@@ -33,9 +35,17 @@ def saliency(top: int = 8, patience: int | None = None, swaps: int = 1) -> Attac
         row, current = allowed[position], state.prompt[position]
         best = ranked(token_key, changes(gradient[position], row, current))[: count(objective)]
         best = jnp.where(row[best], best, current)
-        return jax.vmap(lambda token: state.prompt.at[position].set(token))(best)
+        replaced = jax.vmap(lambda token: state.prompt.at[position].set(token))(best)
+        if not shifts:
+            return replaced
+        longer = inserted(allowed, state.prompt, position, best[0])
+        shorter = deleted(allowed, state.prompt, position, anywhere(end_key, allowed[-1]))
+        return jnp.concatenate([replaced, longer[None], shorter[None]])
 
-    return climber("saliency", propose, count, gradients=1, patience=patience, swaps=swaps)
+    def candidates(objective):
+        return count(objective) + 2 * shifts
+
+    return climber("saliency", propose, candidates, gradients=1, patience=patience, swaps=swaps)
 
 
 @functools.cache
