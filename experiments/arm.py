@@ -67,9 +67,10 @@ def plain_model(plain: Plain, seed: int, folder: Path, watch: Watch) -> Transfor
     def make():
         blank = Transformer(model_config(task, width=plain.width), init_key)
         schedule = Schedule(steps=plain.steps)
-        return train(train_key, blank, task, schedule, watch=lambda *at: watch("training the plain model", *at))[0]
+        show = functools.partial(watch, "training the plain model")
+        return train(train_key, blank, task, schedule, watch=show)[0], {"task": plain.task, "seed": seed}
 
-    return load_or_make(folder / "models" / run_id("plain", plain, seed), make, task=plain.task, seed=seed)
+    return load_or_make(folder / "models" / run_id("plain", plain, seed), make)[0]
 
 
 class Defended(NamedTuple):
@@ -81,7 +82,10 @@ class Defended(NamedTuple):
 
 
 def defended_model(arm: Arm, seed: int, folder: Path, watch: Watch) -> Defended:
-    """Train an arm from the plain model of its seed; arms of a seed share every stream of keys."""
+    """An arm's model, trained from the plain model of its seed once a folder, then loaded by the arm's id.
+
+    Arms of a seed share every stream of keys.
+    """
     defence_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
     task, attack = TASKS[arm.plain.task](), ATTACKS[arm.attack]()
     plain = plain_model(arm.plain, seed, folder, watch)
@@ -92,10 +96,18 @@ def defended_model(arm: Arm, seed: int, folder: Path, watch: Watch) -> Defended:
     budget = arm.budget * objective.forwards
     schedule = Schedule(arm.steps, arm.rounds, arm.finds, budget, learning_rate=DEFENCE_RATE, units=arm.units)
     calls = {f"{field}_calls": int(n) for field, n in attack_cost(schedule, attack, objective)._asdict().items()}
-    show = functools.partial(watch, f"adversarial training, {arm.name}")
-    model, history = train(defence_key, plain, task, schedule, attack, show)
     spent |= {"gradient_steps": arm.steps, "finds": arm.finds if arm.rounds else 0} | calls
-    return Defended(model, spent, [round(float(share), 4) for share in history.found])
+
+    def make():
+        show = functools.partial(watch, f"adversarial training, {arm.name}")
+        model, history = train(defence_key, plain, task, schedule, attack, show)
+        found = [round(float(share), 4) for share in history.found]
+        return model, {"task": arm.plain.task, "seed": seed, "arm": arm.name, "found": found}
+
+    # How many evaluate a model changes nothing of it.
+    name = run_id("defended", dataclasses.replace(arm, attackers=0), seed)
+    model, notes = load_or_make(folder / "models" / name, make)
+    return Defended(model, spent, notes["found"])
 
 
 def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:

@@ -164,13 +164,14 @@ def save(path: str | Path, model: Transformer, **notes) -> None:
 _making = collections.defaultdict(threading.Lock)  # threads that want the same model wait for the first
 
 
-def load_or_make(path: str | Path, make: Callable[[], Transformer], **notes) -> Transformer:
-    """The model saved at `path`; if there is none, the one that `make` returns, saved there for the next caller."""
+def load_or_make(path: str | Path, make: Callable[[], tuple[Transformer, dict]]) -> tuple[Transformer, dict]:
+    """The model saved at `path` with its notes; if there is none, what `make` returns, saved for the next caller."""
     path = Path(path)
     with _making[path]:
         if not path.with_name(path.name + ".json").exists():
-            save(path, make(), **notes)
-    return load(path)
+            model, notes = make()
+            save(path, model, **notes)
+    return load(path), json.loads(path.with_name(path.name + ".json").read_text())["notes"]
 
 
 def load(path: str | Path) -> Transformer:

@@ -418,28 +418,38 @@ def test_the_whole_input_space_was_counted(job):
 def test_arms_of_a_seed_share_one_plain_model(job):
     assert job.trained == [MINI.steps] * 2, "one training a seed, for four arms each"
     names = [results.run_id("plain", MINI, seed) for seed in (0, 1)]
-    assert sorted(path.name for path in (job.folder / "models").iterdir()) == sorted(
+    saved = sorted(path.name for path in (job.folder / "models").iterdir())
+    assert [name for name in saved if name.startswith("plain")] == sorted(
         f"{name}.{kind}" for name in names for kind in ("json", "safetensors")
     )
+    assert len(saved) == 2 * len(names) * len(ARMS), "a plain model a seed, and one a defended arm of it"
     models = [load(job.folder / "models" / name) for name in names]
     assert models[0].config.width == MINI.width
     leaves = [jax.tree.leaves(model) for model in models]
     assert any((a != b).any() for a, b in zip(*leaves, strict=True)), "another seed, another model"
 
 
-@pytest.mark.parametrize("lost", ["plain", "16 rounds"])
-def test_a_lost_record_comes_back_the_same(job, lost):
+@pytest.mark.parametrize(("lost", "model_too"), [("plain", False), ("1 round", False), ("16 rounds", True)])
+def test_a_lost_record_comes_back_the_same(job, lost, model_too):
+    """Also where the arm's model is lost with it, and has to be trained again."""
     before, measured, trained = job.contents(), job.measurements(), list(job.trained)
     gone = job.run_of(lost, 1)
-    (job.folder / f"{gone}.json").unlink()
+    lost_files = [f"{gone}.json"]
+    if model_too:
+        config = dataclasses.replace(update_frequency.BASE["mini"], rounds=16, attackers=0)
+        model = results.run_id("defended", config, 1)
+        lost_files += [f"models/{model}.json", f"models/{model}.safetensors"]
+    for name in lost_files:
+        (job.folder / name).unlink()
     status, out, err = job.again()
     assert (status, err) == (0, "")
     assert "1 to do" in out
     assert job.measurements() == measured
-    after = job.contents()
-    assert {name: after[name] for name in before if gone not in name} == {
-        name: before[name] for name in before if gone not in name
+    after, lost_names = job.contents(), {Path(name).name for name in lost_files}
+    assert {name: after[name] for name in before if name not in lost_names} == {
+        name: before[name] for name in before if name not in lost_names
     }
+    assert all(after[name][0] == before[name][0] for name in lost_names - {f"{gone}.json"})
     assert job.trained == trained, "the saved plain model was used"
 
 
