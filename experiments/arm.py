@@ -158,7 +158,8 @@ def defended_model(arm: Arm, seed: int, folder: Path, watch: Watch) -> Defended:
 
     def make():
         show = functools.partial(watch, f"adversarial training, {arm.name}")
-        model, history = train(defence_key, plain, task, schedule, attack, show, defence)
+        found_by = attack if arm.rounds else None  # without rounds there is less to compile
+        model, history = train(defence_key, plain, task, schedule, found_by, show, defence)
         found = [round(float(share), 4) for share in history.found]
         return model, {"task": arm.plain.task, "seed": seed, "arm": arm.name, "found": found}
 
