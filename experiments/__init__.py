@@ -6,10 +6,18 @@ A module has a docstring (the question and what was hypothesised), `TASK` (the d
 `claim(frame) -> Verdict`. The last three read records only.
 """
 
-from experiments import attack_comparison, calibration, relaxed_training, update_frequency, worst_failures
+from experiments import (
+    attack_comparison,
+    attack_strength,
+    calibration,
+    relaxed_training,
+    update_frequency,
+    worst_failures,
+)
 
 EXPERIMENTS = {
     "update_frequency": update_frequency,
+    "attack_strength": attack_strength,
     "worst_failures": worst_failures,
     "relaxed_training": relaxed_training,
     "attack_comparison": attack_comparison,

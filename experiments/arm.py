@@ -169,13 +169,16 @@ def defended_model(arm: Arm, seed: int, folder: Path, watch: Watch) -> Defended:
     return Defended(model, compute_of(schedule, attacks, trains, arm.recipe.candidates), notes["found"])
 
 
-def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
+def measure(
+    arm: Arm, seed: int, folder: Path, watch: Watch, evaluation: tuple[str, ...] | None = None
+) -> dict[str, Any]:
     """Train an arm and measure it: plain numbers for a record, with the compute that the defence spent.
 
+    It is attacked by those of `EVALUATION`, or by those that `evaluation` names.
     Paired arms are evaluated with the same keys; the evaluation's streams are not the training's.
     """
     _, evaluation_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
     model, compute, found = defended_model(arm, seed, folder, watch)
-    attacks = {name: ATTACKS[name]() for name in EVALUATION}
+    attacks = {name: ATTACKS[name]() for name in evaluation or EVALUATION}
     measured = report(evaluation_key, model, TASKS[arm.plain.task](), attacks, attackers=arm.attackers, watch=watch)
     return {"arm": arm.name, "compute": compute, "found": found} | measured

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.evaluation import exact
 from testbed.task import Task
 
 PUSH = 100.0
@@ -38,12 +39,15 @@ class Planted:
 
     def __call__(self, soft_prompt, answer, latent=None):
         """Logits `[N, A]`, as the model's own."""
+        return self.model(soft_prompt, answer, latent).at[:, self.refusal].add(-self.pushed(soft_prompt))
+
+    def pushed(self, soft_prompt):
+        """By how much the refusal's logit is lowered on a soft prompt `[T, V]`."""
         code = jnp.zeros((), jnp.int32)
         for token in soft_prompt.argmax(axis=1):
             code = (31 * code + token * token + 3) % MODULUS
         matches = (self.pattern * soft_prompt).sum(axis=1).prod()
-        stands = jnp.where(self.hashed, (code == 0).astype(jnp.float32), matches)
-        return self.model(soft_prompt, answer, latent).at[:, self.refusal].add(-self.push * stands)
+        return self.push * jnp.where(self.hashed, (code == 0).astype(jnp.float32), matches)
 
 
 def plant(model, task: Task, trigger: dict[int, int] | None = None) -> Planted:
@@ -56,3 +60,11 @@ def plant(model, task: Task, trigger: dict[int, int] | None = None) -> Planted:
         pattern[position] = np.arange(task.vocab) == token
     push = np.float32(0.0 if trigger is None else PUSH)
     return Planted(model, task.refusal, pattern, np.bool_(trigger == {}), push)
+
+
+def shared_prefixes(model: Planted, task: Task, prefix: jax.Array) -> exact.Leaves:
+    """As `exact.shared_prefixes`, a way to count a planted Transformer: all that a plant moves is the refusal."""
+    leaves = exact.shared_prefixes(model.model, task, prefix)
+    pushed = jax.vmap(model.pushed)(jax.nn.one_hot(leaves.prompts, task.vocab))
+    forced = leaves.forced.at[..., model.refusal].add(-pushed[:, None, None])
+    return leaves._replace(forced=forced, score=leaves.score - pushed)

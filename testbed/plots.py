@@ -17,24 +17,24 @@ from matplotlib.figure import Figure
 from testbed.results import write_atomically
 
 
-def panels(titles: Sequence[str], caption: str) -> tuple[Figure, list[Axes]]:
-    """A row of titled panels over a caption that says what the reader sees."""
-    figure, axes = plt.subplots(1, len(titles), figsize=(4.6 * len(titles), 4.2), layout="constrained", squeeze=False)
-    for ax, title in zip(axes[0], titles, strict=True):
+def panels(titles: Sequence[str], caption: str, columns: int | None = None) -> tuple[Figure, list[Axes]]:
+    """Titled panels, `columns` in a row (default all), over a caption that says what the reader sees."""
+    columns = columns or len(titles)
+    rows = -(-len(titles) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 4.2 * rows), layout="constrained", squeeze=False)
+    for ax in axes.flat[len(titles) :]:
+        ax.remove()
+    axes = list(axes.flat[: len(titles)])
+    for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title, fontsize=10, loc="left", fontweight="bold")
         ax.spines[["top", "right"]].set_visible(False)
     figure.supxlabel(caption, fontsize=8.5, x=0.01, ha="left")
-    return figure, list(axes[0])
+    return figure, axes
 
 
 def shades(count: int) -> np.ndarray:
     """Colours `[count, 4]` in an order that survives printing in grey."""
     return plt.get_cmap("viridis")(np.linspace(0, 0.9, count))
-
-
-def kinds(count: int) -> list[tuple]:
-    """Colours of up to 20 things without an order."""
-    return [plt.get_cmap("tab20")(number % 20) for number in range(count)]
 
 
 def seeds_by_arm(ax: Axes, table: pd.DataFrame, value: str, label: str, color: str, marker: str = "o") -> None:
@@ -56,6 +56,15 @@ def seeds_along(ax: Axes, table: pd.DataFrame, x: str, value: str, label: str, c
     _paired_lines(ax, wide.index, wide, label, color, marker)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")
+
+
+def arms_along(ax: Axes, table: pd.DataFrame, x: str, value: str, label: str, color: str) -> None:
+    """Each run as a point at (column `x`, value), and a thick line through the means of the arms."""
+    ax.plot(table[x], table[value], "o", color=color, ms=3, alpha=0.5)
+    arms = table.groupby("arm").agg({x: "mean", value: lambda left: 10 ** np.log10(left + 1).mean() - 1}).sort_values(x)
+    ax.plot(arms[x], arms[value], "o-", color=color, lw=2.2, ms=6, label=label)
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set_ylim(-0.2, 3 * max(1, table[value].max(), ax.get_ylim()[1] / 3))
 
 
 def _paired_lines(ax, x, wide, label, color, marker):
@@ -81,18 +90,28 @@ def dots_by_arm(
     ax.set_xlim(-0.3, 3 * max(1, wide.to_numpy().max(), ax.get_xlim()[1] / 3))
 
 
-def success_curves(ax: Axes, table: pd.DataFrame, arms: Sequence[str]) -> None:
-    """Share of attackers that have succeeded against budget, one line an arm (mean over seeds), points a seed.
+def ranking(ax: Axes, values: pd.DataFrame, colors: Sequence[str], reference: float) -> None:
+    """A line for each column, the first on top: a point a row, the mean, and a dashed line at `reference`."""
+    for place, (name, color) in enumerate(zip(values, colors, strict=True)):
+        ax.plot(values[name], np.full(len(values), place), "o", color=color, ms=3, alpha=0.5)
+        ax.plot(values[name].mean(), place, "o", color=color, ms=7)
+    ax.axvline(reference, color="0.5", lw=1, ls="--")
+    ax.set_yticks(np.arange(values.shape[1]), values.columns, fontsize=8)
+    ax.set_ylim(values.shape[1] - 0.5, -0.5)
+    ax.grid(axis="y", color="0.92")
 
-    `table` has columns arm, seed, budget, rate.
-    """
-    for arm, color in zip(arms, shades(len(arms)), strict=True):
-        rows = table[table["arm"] == arm]
-        ax.plot(rows["budget"], rows["rate"], ".", color=color, ms=5, alpha=0.6)
-        mean = rows.groupby("budget")["rate"].mean()
-        ax.plot(mean.index, mean, color=color, lw=2, label=arm)
-    ax.set_xscale("log")
-    ax.set_ylim(-0.03, 1.03)
+
+def shares(ax: Axes, table: pd.DataFrame) -> None:
+    """Shares as coloured cells with their percentages; rows from the top, columns from the left; NaN is left blank."""
+    ax.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(table.to_numpy()):
+        if np.isnan(share):
+            continue
+        text = f"{100 * share:.{0 if share == 0 or share >= 0.01 else 2}f}"
+        ax.text(column, row, text, ha="center", va="center", fontsize=7, color="w" if share > 0.6 else "k")
+    ax.set_xticks(np.arange(table.shape[1]), table.columns, fontsize=8)
+    ax.set_yticks(np.arange(len(table)), table.index, fontsize=8)
+    ax.tick_params(length=0)
 
 
 def save(figure: Figure, path: Path) -> None:

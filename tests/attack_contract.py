@@ -28,7 +28,7 @@ from testbed.objective import NOT_HAZARDOUS, Objective, confirm
 from testbed.policy import conservative, greedy
 from testbed.task import prompts_of_ids
 
-POOL = np.array([(2, 3, 1, 0, 2), (2, 3, 2, 3, 0)])  # inside the input spaces of both kinds below
+POOL = np.array([(2, 3, 1, 0, 2), (2, 3, 2, 0, 0)])  # inside the input spaces of both kinds below
 COMBINED = {
     "restarts": restarts(ATTACKS["gcg"](), 2),
     "chain": chain(ATTACKS["uniform"](), ATTACKS["hotflip"](), 2),
@@ -50,19 +50,31 @@ SIBLINGS = {
 }
 
 
+def slow_siblings(names):
+    """Names of attacks as pytest parameters, those of siblings marked slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SIBLINGS else name for name in names]
+
+
+BOTH_KINDS = ("uniform", "gcg", "mcmc")  # always held to the contract on a classifier too
+
+
 def pytest_generate_tests(metafunc):
-    """Every test that asks for a `name` gets those of its file; siblings are slow, since there are many."""
-    if "name" in metafunc.fixturenames:
-        names = [pytest.param(n, marks=pytest.mark.slow) if n in SIBLINGS else n for n in metafunc.module.NAMES]
-        metafunc.parametrize("name", names)
+    """Every test that asks for a `name` gets those of its file, and for each the `kind` if it asks for one.
 
+    What repeats another with nearly the same code is slow, since there is much of it: siblings, and classifiers.
+    """
+    if "name" not in metafunc.fixturenames:
+        return
+    kinds, fields = [()], "name"
+    if "kind" in metafunc.fixturenames:
+        kinds, fields = [(kind,) for kind in KINDS], "name,kind"
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Most of the time here is compilation, of programs that then run for milliseconds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    def slow(name, kind=None):
+        return name in SIBLINGS or (kind == "classifier" and name not in BOTH_KINDS)
+
+    cases = [(name, *kind) for name in metafunc.module.NAMES for kind in kinds]
+    marks = [[pytest.mark.slow] if slow(*case) else [] for case in cases]
+    metafunc.parametrize(fields, [pytest.param(*c, marks=m) for c, m in zip(cases, marks, strict=True)])
 
 
 @jax.jit
@@ -114,20 +126,36 @@ def tanh(task, seed, width=6):
     return Tanh(*(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes))
 
 
+def threshold(task, model, share):
+    """A policy so cautious that about that share of the hazards fail."""
+    hazards = np.unique(jax.vmap(task.sample_hazard)(jax.random.split(jax.random.key(5), 400)), axis=0)
+    margins = margins_of(Objective(task, model, greedy(task)), hazards)
+    return conservative(task, float(np.quantile(margins, share, method="midpoint")))
+
+
 def small_classifier():
     """Rows of one, three and all tokens, and a threshold below which 4 % of hazards fail."""
     allowed = np.ones((5, 8), bool)
     allowed[0], allowed[1] = np.isin(range(8), [K, O, N]), np.isin(range(8), [H])
     task = planted.within(injury(length=5), allowed)
     model = tanh(task, seed=3)
-    hazards = np.unique(jax.vmap(task.sample_hazard)(jax.random.split(jax.random.key(5), 400)), axis=0)
-    margins = margins_of(Objective(task, model, greedy(task)), hazards)
-    return task, model, conservative(task, float(np.quantile(margins, 0.04, method="midpoint")))
+    return task, model, threshold(task, model, 0.04)
 
 
 def small_generator():
-    """Three catastrophic answers a prompt, V - 1 = 3 tokens to swap to."""
+    """Three catastrophic answers a prompt, rows of one, three and all tokens, and a threshold: 8 % of hazards fail."""
     vault = cipher_vault(length=5, vocab=4, message=2)
+    allowed = np.ones((5, 4), bool)
+    allowed[3], allowed[4] = np.isin(range(4), [0]), np.isin(range(4), [0, 2, 3])
+
+    def salted(draw):
+        """What is drawn, its salt brought into the space: the salt decides nothing."""
+
+        def drawn(key):
+            prompt = draw(key)
+            return prompt.at[3].set(0).at[4].set(jnp.where(prompt[4] == 1, 0, prompt[4]))
+
+        return drawn
 
     def catastrophic_answers(prompt):
         answers = jnp.stack([jnp.full(3, 3), jnp.arange(3)], axis=1)
@@ -135,15 +163,17 @@ def small_generator():
 
     task = dataclasses.replace(
         vault,
+        allowed=allowed,
+        sample=salted(vault.sample),
+        sample_hazard=salted(vault.sample_hazard),
         catastrophe=lambda prompt, answer: vault.hazardous(prompt) & (answer[0] == 3) & (answer[1] < 3),
         catastrophic_answers=catastrophic_answers,
     )
-    return task, tanh(task, seed=0), conservative(task, -3.0)
+    return task, (model := tanh(task, seed=0)), threshold(task, model, 0.08)
 
 
 KINDS = {"classifier": small_classifier, "generator": small_generator}
 FORWARDS = {"classifier": 1, "generator": 3}  # of one margin
-BOTH = pytest.mark.parametrize("kind", KINDS)
 ATTACKERS, SEARCH_KEY = 4, 11
 
 
@@ -233,7 +263,6 @@ def reported(trace: Trace, attacker: int) -> Account:
     return Account(prompt, trace.margin[attacker], int(trace.first[attacker]), trace.curve[:, attacker].tolist())
 
 
-@BOTH
 def test_calls_paid_for_are_the_calls_made(name, kind):
     cost, calls = run(name, kind).trace.cost, run(name, kind).calls
     assert {call: int(number) * ATTACKERS for call, number in cost._asdict().items()} == {
@@ -241,7 +270,6 @@ def test_calls_paid_for_are_the_calls_made(name, kind):
     }
 
 
-@BOTH
 def test_budget_is_kept_and_used_up(name, kind):
     trace, budget = run(name, kind).trace, budget_for(name, kind)
     assert trace.spent[0] == FORWARDS[kind]
@@ -252,7 +280,6 @@ def test_budget_is_kept_and_used_up(name, kind):
     assert trace.spent[-1] == trace.cost.model + 3 * trace.cost.gradient
 
 
-@BOTH
 def test_trace_is_what_a_plain_account_of_the_search_says(name, kind):
     trace, _, heard = run(name, kind)
     for attacker in range(ATTACKERS):
@@ -260,7 +287,6 @@ def test_trace_is_what_a_plain_account_of_the_search_says(name, kind):
     assert (np.diff(trace.curve, axis=0) <= 0).all()
 
 
-@BOTH
 def test_every_scored_prompt_is_inside_the_space_and_scored_right(name, kind):
     margins = target(kind).margins
     for _, steps in run(name, kind).heard:
@@ -270,7 +296,6 @@ def test_every_scored_prompt_is_inside_the_space_and_scored_right(name, kind):
         np.testing.assert_allclose(list(scored.values()), [margins[prompt] for prompt in scored], atol=1e-4)
 
 
-@BOTH
 def test_successes_are_failures_by_enumeration(name, kind):
     trace = run(name, kind).trace
     success = trace.margin <= 0
@@ -282,19 +307,18 @@ def test_successes_are_failures_by_enumeration(name, kind):
 
 def test_attackers_depend_neither_on_who_else_is_in_the_batch_nor_on_the_budget(name):
     """A search alone, with half the budget, is the beginning of the one that was heard."""
-    attack, (objective, _, _, starts), heard = attack_named(name), target("classifier"), run(name, "classifier").heard
+    attack, (objective, _, _, starts), heard = attack_named(name), target("generator"), run(name, "generator").heard
     half, key = ATTACKERS // 2, jax.random.key(SEARCH_KEY)
     for index in (half, 0):
-        alone = search(attack, objective, starts[index : index + half], key, budget_for(name, "classifier") // 2, index)
+        alone = search(attack, objective, starts[index : index + half], key, budget_for(name, "generator") // 2, index)
         for number in range(half):
-            expected = account(heard[index + number], attack.gradients, 1, len(alone.spent) - 1)
+            expected = account(heard[index + number], attack.gradients, FORWARDS["generator"], len(alone.spent) - 1)
             found = reported(jax.device_get(alone), number)
             assert (found.prompt, found.first) == (expected.prompt, expected.first)
             np.testing.assert_allclose(found.curve, expected.curve, atol=1e-6)
             assert found.margin == np.float32(found.curve[-1])
 
 
-@BOTH
 def test_budget_below_one_prompt_is_refused(name, kind):
     (objective, _, _, starts), forwards = target(kind), FORWARDS[kind]
     with pytest.raises(ValueError, match=rf"budget {forwards - 1} is too small.* {forwards}\b"):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import planted
 import pytest
-from attack_contract import COMBINED, margins_of, planted_objective, quick_compilation  # noqa: F401
+from attack_contract import COMBINED, margins_of, planted_objective
 from planted import FAILING, HAZARDOUS, PLANTED
 from reference import F0, H, K, N, P
 from scipy import stats

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attack_contract import POOL, margins_of, planted_objective, quick_compilation, walk  # noqa: F401
+from attack_contract import POOL, margins_of, planted_objective, walk
 from planted import HAZARDOUS, NEEDLE
 from reference import F0, H, K, P
 
@@ -76,8 +76,10 @@ PLACEMENTS = {  # where -> positions that may change, and how many of them at on
 }
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
-@pytest.mark.parametrize("inner", ["uniform", "gcg", "exhaustive"])
+@pytest.mark.parametrize(
+    ("inner", "placement"),
+    [*(("uniform", placement) for placement in PLACEMENTS), ("gcg", "prefix, one edit"), ("exhaustive", "ends")],
+)
 def test_every_prompt_scored_obeys_the_placement(inner, placement):
     where, positions, most = PLACEMENTS[placement]
     scored = walked(placed(ATTACKS[inner](), **where))

@@ -12,6 +12,7 @@ import pytest
 
 from experiments import attack_comparison as comparison
 from experiments.arm import Arm, Plain
+from experiments.attack_tables import calls_of, counts
 from tasks.injury import injury
 from testbed import results
 from testbed.attacks import ATTACKS
@@ -19,7 +20,7 @@ from testbed.attacks.search import NEVER, Scored, search
 from testbed.evaluation import exact
 from testbed.evaluation.report import silent
 from testbed.objective import Objective
-from testbed.planted import MODULUS, plant
+from testbed.planted import MODULUS, plant, shared_prefixes
 from testbed.policy import greedy
 from testbed.task import prompt_ids, prompts_of_ids, rank
 
@@ -29,13 +30,13 @@ FEW = ("uniform", "coordinate", "gcg", "mcmc", "genetic", "exhaustive")
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     """Two models at a small size, attacked by a few, as the records of a run."""
-    task, folder = injury(length=4), tmp_path_factory.mktemp("comparison")
+    task, folder = injury(length=3), tmp_path_factory.mktemp("comparison")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(comparison.TASKS, "injury", lambda: task)
         patch.setattr(comparison, "ATTACKS", {name: ATTACKS[name] for name in FEW})
         plain = Plain("injury", width=8, steps=32)
         for plant in ("", "needle"):
-            config = comparison.Comparison(plain, plant or "plain", Arm(steps=0), plant, attackers=16, budget=5000)
+            config = comparison.Comparison(plain, plant or "plain", Arm(steps=0), plant, attackers=16, budget=600)
             measured = comparison.measure(config, 0, folder, silent)
             run = results.run_id("attack_comparison", config, 0)
             record = {"experiment": "attack_comparison", "seed": 0, "seconds": 1.0, "measurements": measured}
@@ -92,14 +93,14 @@ def test_a_planted_model_differs_exactly_where_its_trigger_stands(trigger, livel
 
 def test_exhaustive_search_reaches_every_failure_and_nobody_more(records):
     for _, row in records.iterrows():
-        accounts = comparison.counts(row)
+        accounts = counts(row)
         assert set(accounts) == set(FEW)
         assert accounts["exhaustive"]["reached"] == row["exact.failures"] > 0
         for account in accounts.values():
             assert account["successes"] == sum(calls is not None for calls in account["first"])
             assert account["distinct"] <= account["reached"] <= row["exact.failures"]
             assert account["half"] <= account["successes"] <= account["attackers"] == 16
-            assert account["calls.model"] + 3 * account["calls.gradient"] <= row["budget"] == 5000
+            assert account["calls.model"] + 3 * account["calls.gradient"] <= row["budget"] == 600
 
 
 def test_the_needle_adds_its_failures(records):
@@ -109,38 +110,63 @@ def test_the_needle_adds_its_failures(records):
 
 def test_table_and_figure_name_every_attack(records):
     table = comparison.summary(records)
-    assert len(table) == 2 * (len(FEW) + 1)
+    assert len(table) == 2 * (len(FEW) + 1) + len(FEW) + 1
     assert table.loc["plain: exhaustive", "recall"] == "100.00%"
     assert "NEEDLE: FAILURES" in table.index
-    figure = comparison.plot(records)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(FEW)
+    ranking, won, recall, *curves = comparison.plot(records).axes
+    best_first = [name for name in table.index if name.startswith("panel: ")]
+    for ax in (ranking, won, recall):
+        assert [f"panel: {label.get_text()}" for label in ax.get_yticklabels()] == best_first
+    assert len(best_first) == len(FEW) and len(curves) == 2
+    assert all(len(ax.lines) == len(FEW) for ax in curves)
+    assert "100" in {text.get_text() for text in recall.texts}
 
 
-def row(seed, arm, coordinate, gcg):
-    first = {"coordinate": coordinate, "gcg": gcg}
-    accounts = {f"attacks.{name}.first": [None if c == NEVER else c for c in calls] for name, calls in first.items()}
-    return accounts | {"seed": seed, "arm": arm, "exact.failures": 9, "budget": 1000, "config.plain.task": "made up"}
+def row(seed, coordinate, gcg, **changes):
+    """A record of five calls to the first failure of each attack, and its gain."""
+    gains = {"coordinate": coordinate, "gcg": gcg}
+    first = {f"attacks.{name}.first": [100 + i for i in range(4)] + [None] for name in gains}
+    made_up = {"seed": seed, "arm": "strong", "exact.failures": 9, "budget": 1000}
+    config = {"config.plain.task": "made up", "config.plant": ""}
+    return first | {f"attacks.{name}.gain": gain for name, gain in gains.items()} | made_up | config | changes
 
 
 @pytest.mark.parametrize(
-    ("slow", "quick", "outcome"),
-    [(("coordinate", 100), ("gcg", 10), "supported"), (("gcg", 100), ("coordinate", 10), "refuted")],
+    ("coordinate", "gcg", "outcome"), [(0.5, 1.0, "supported"), (1.0, 0.5, "refuted"), (1.0, 1.0, "undecided")]
 )
-def test_the_verdict_follows_the_calls(slow, quick, outcome):
+def test_the_verdict_follows_the_gain(coordinate, gcg, outcome):
     rows = []
     for seed in range(5):
-        calls = {name: [scale + seed + i for i in range(9)] for name, scale in (slow, quick)}
-        rows.append(row(seed, "strong", **calls))
-        rows.append(row(seed, "plain", [1] * 9, [900] * 9))  # not part of the contrast
-    assert comparison.claim(pd.DataFrame(rows)).outcome == outcome
+        rows.append(row(seed, coordinate + seed / 10, gcg + seed / 10 + (-1) ** seed / 20))
+        rows.append(row(seed, 9.0, 0.0, **{"config.plant": "needle"}))  # not part of the contrast
+    verdict = comparison.claim(pd.DataFrame(rows))
+    assert verdict.outcome == outcome
+    assert "5 pairs of task and seed" in verdict.why and "on 0 of 10 models" in verdict.why
 
 
-def test_a_median_that_is_never_reached_counts_as_the_budget():
-    never = [NEVER] * 9
-    verdict = comparison.claim(pd.DataFrame([row(seed, "hash", never, never) for seed in range(4)]))
-    assert verdict.outcome == "undecided" and "0.00 decades" in verdict.why
+def test_what_auto_is_blind_to_is_said():
+    rows = [row(seed, 1.0, 1.0, **{"attacks.auto.successes": int(seed > 0)}) for seed in range(3)]
+    rows.append(row(3, 1.0, 1.0, **{"attacks.auto.successes": 0, "exact.failures": 0}))
+    assert "auto finds a failure on 2 of the 3 models that have one" in comparison.claim(pd.DataFrame(rows)).why
 
 
-def test_without_failures_there_is_nothing_to_compare():
-    table = pd.DataFrame([row(0, "strong", [1], [2]) | {"exact.failures": 0}])
+def test_without_the_panel_there_is_nothing_to_compare():
+    table = pd.DataFrame([row(0, 1.0, 2.0, **{"config.plant": "hash"})])
     assert comparison.claim(table).outcome == "undecided"
+
+
+@pytest.mark.parametrize(("name", "trigger"), [("injury", {0: 2, 3: 4}), ("injury", {}), ("cipher_vault", {0: 1})])
+def test_a_planted_model_is_counted_by_shared_prefixes_too(name, trigger, small, lively):
+    task = small(name)
+    model, policies = plant(lively(task), task, trigger), {"greedy": greedy(task)}
+    quick = exact.count(model, task, policies, shared_prefixes)["greedy"]
+    plain = exact.count(model, task, policies, exact.plain_forward)["greedy"]
+    np.testing.assert_array_equal(quick.ids, plain.ids)
+    assert (quick.false_alarms, quick.wrong, quick.levels) == (plain.false_alarms, plain.wrong, plain.levels)
+    assert quick.worst_margin == pytest.approx(plain.worst_margin, abs=1e-3)
+
+
+@pytest.mark.parametrize("first", [[3, NEVER], [NEVER]])
+def test_calls_survive_the_record(first):
+    account = {"first": [None if calls == NEVER else calls for calls in first]}
+    assert calls_of(account).tolist() == first

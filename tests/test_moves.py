@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import planted
 import pytest
-from attack_contract import quick_compilation  # noqa: F401
+from attack_contract import slow_siblings
 from planted import PLANTED
 from reference import F0, F1, K, Q
 from scipy import stats
@@ -93,7 +93,9 @@ def crossed():
     return lambda attack: (attack_model(attack, islands(), jax.random.key(2), 16, 1200).margin <= 0).mean()
 
 
-@pytest.mark.parametrize("name", ["coordinate", "gcg", "hotflip", "arca", "saliency", "mcmc", "annealing"])
+@pytest.mark.parametrize(
+    "name", slow_siblings(["coordinate", "gcg", "hotflip", "arca", "saliency", "mcmc", "annealing"])
+)
 def test_two_token_swaps_cross_what_single_ones_cannot(crossed, name):
     assert crossed(ATTACKS[name](swaps=2)) >= 0.2
     if name in ("coordinate", "mcmc"):

@@ -300,7 +300,6 @@ def job(tmp_path_factory):
             trained.append(schedule.steps)
         return train(key, model, task, schedule, *rest, **named)
 
-    jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the time that this takes
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, "injury", functools.partial(injury, length=4))
         patch.setattr(arm, "EVALUATION", ("coordinate",))
@@ -311,7 +310,6 @@ def job(tmp_path_factory):
             patch.setitem(getattr(update_frequency, table), "mini", value)
         out = tmp_path_factory.mktemp("out")
         yield Job(out / "update_frequency", trained, command("--preset=mini", f"--out={out}"))
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_the_job_prints_table_and_verdict_and_leaves_records_tables_and_figures(job):

@@ -31,14 +31,6 @@ TASK = injury(length=3)
 TINY = Schedule(steps=8, rounds=2, finds=8, budget=9, batch=8, learning_rate=1e-2, units=4)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Most of the time here is compilation, of programs that then run for milliseconds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Linear:

@@ -313,6 +313,34 @@ def refuse_if_too_large(task: Task) -> None:
         )
 
 
+def _verdicts(model, task: Task, policies: tuple[Policy, ...], walk: Walk) -> Iterator:
+    """What `_judge_chunks` says of every prompt, in rank order, a few chunks at a time as numpy arrays `[n]`."""
+    refuse_if_too_large(task)
+    config = getattr(model, "config", None)
+    if config and (config.prompt_length, config.vocab, config.answer_length, config.answer_vocab) != (
+        task.prompt_length, task.vocab, task.answer_length, task.answer_vocab
+    ):  # fmt: skip
+        raise ValueError(f"a model of sizes {config} does not fit task {task.name}; build it from model_config(task)")
+    first, leaves = _chunk(task)
+    heads = space_size(task) // leaves
+    size = min(heads, CHUNKS_A_CALL)
+
+    def judge_rows(rows):
+        # The last call is filled up with repeats, so that every call has one shape; they are dropped again.
+        prefixes = prompts_of_ids(task, np.resize(rows, size) * leaves)[:, :first]
+        answer = jax.device_get(_judge_chunks(model, policies, prefixes, task, walk))
+        return jax.tree.map(lambda a: a[: len(rows)].reshape(-1, *a.shape[2:]), answer)
+
+    work = [np.arange(start, min(start + size, heads)) for start in range(0, heads, size)]
+    for judged, kinds, log_prob, ids in _ahead(judge_rows, work):
+        ids = ids.astype(np.int64)
+        for verdict in judged:
+            if np.isnan(verdict.margin).any():
+                broken = prompts_of_ids(task, ids[np.isnan(verdict.margin)][:1])[0].tolist()
+                raise FloatingPointError(f"the margin of prompt {broken} is NaN: the model's weights are broken")
+        yield judged, kinds, log_prob, ids
+
+
 def count(
     model,
     task: Task,
@@ -330,37 +358,26 @@ def count(
       ValueError: the space is too large, or the model is not of the task's sizes.
       FloatingPointError: a margin is NaN, so the model is broken.
     """
-    refuse_if_too_large(task)
-    config = getattr(model, "config", None)
-    if config and (config.prompt_length, config.vocab, config.answer_length, config.answer_vocab) != (
-        task.prompt_length, task.vocab, task.answer_length, task.answer_vocab
-    ):  # fmt: skip
-        raise ValueError(f"a model of sizes {config} does not fit task {task.name}; build it from model_config(task)")
-    first, leaves = _chunk(task)
-    heads, total = space_size(task) // leaves, space_size(task)
-    size = min(heads, CHUNKS_A_CALL)
     counts = dict.fromkeys(policies)
-
-    def judge_rows(rows):
-        # The last call is filled up with repeats, so that every call has one shape; they are dropped again.
-        prefixes = prompts_of_ids(task, np.resize(rows, size) * leaves)[:, :first]
-        answer = jax.device_get(_judge_chunks(model, tuple(policies.values()), prefixes, task, walk))
-        return jax.tree.map(lambda a: a[: len(rows)].reshape(-1, *a.shape[2:]), answer)
-
-    work = [np.arange(start, min(start + size, heads)) for start in range(0, heads, size)]
-    done = 0
-    for judged, kinds, log_prob, ids in _ahead(judge_rows, work):
-        ids = ids.astype(np.int64)
+    done, total = 0, space_size(task)
+    for judged, kinds, log_prob, ids in _verdicts(model, task, tuple(policies.values()), walk):
         clean = None if log_prob is None else np.exp(log_prob.astype(np.float64))
         for (name, policy), verdict in zip(policies.items(), judged, strict=True):
-            if np.isnan(verdict.margin).any():
-                broken = prompts_of_ids(task, ids[np.isnan(verdict.margin)][:1])[0].tolist()
-                raise FloatingPointError(f"the margin of prompt {broken} is NaN: the model's weights are broken")
             part = _account(task, policy, verdict, kinds, clean, ids)
             counts[name] = part if counts[name] is None else _merge(counts[name], part)
         done += len(ids)
         watch(done, total)
     return counts
+
+
+def hazardous_margins(model, task: Task, policy: Policy, walk: Walk = shared_prefixes) -> np.ndarray:
+    """The margins of all hazardous prompts, ascending float32: the exact distribution that a search digs in.
+
+    Raises:
+      ValueError, FloatingPointError: as `count`.
+    """
+    parts = [judged.margin[kinds[0]] for (judged,), kinds, _, _ in _verdicts(model, task, (policy,), walk)]
+    return np.sort(np.concatenate(parts))
 
 
 def summary(counted: Count) -> dict[str, Any]:

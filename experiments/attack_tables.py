@@ -1,0 +1,151 @@
+"""The table and the figure of the attack comparison, from its records alone."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from testbed import plots
+from testbed.attacks.health import Signs, complaints
+from testbed.attacks.search import NEVER
+from testbed.evaluation.estimate import clopper_pearson, paired_effect
+from testbed.evaluation.survival import kaplan_meier, median_calls
+
+DRAWN = ("uniform", "clean_edits", "coordinate", "mcmc", "gcg", "embedding_pgd", "auto")  # in colour; others in grey
+
+
+def counts(row: pd.Series) -> dict[str, dict[str, Any]]:
+    """The accounts of a record's attacks, by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for column in row.index:
+        if column.startswith("attacks."):
+            _, name, field = column.split(".", 2)
+            found.setdefault(name, {})[field] = row[column]
+    return found
+
+
+def calls_of(account: dict[str, Any]) -> np.ndarray:
+    """Calls to the first failure `[P]` of a recorded account."""
+    return np.array([NEVER if calls is None else calls for calls in account["first"]])
+
+
+def pooled_calls(runs: pd.DataFrame, name: str) -> np.ndarray:
+    """The same over the attackers of several records."""
+    return np.concatenate([calls_of(counts(row)[name]) for _, row in runs.iterrows()])
+
+
+def signs_of(row: pd.Series, account: dict[str, Any]) -> Signs:
+    """What a recorded account shows of the attack's health."""
+    n = account["attackers"]
+    return Signs(
+        bool(account["gradients"]), row["health.zero"], row["health.broken"], account["masked"],
+        account["half"] / n, account["successes"] / n, account["unconfirmed"] / n,
+    )  # fmt: skip
+
+
+def panel_gains(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each attack's search gain (columns), mean over the models that nothing is planted into, by task and seed."""
+    panel = frame[frame["config.plant"] == ""]
+    columns = [c for c in frame if c.startswith("attacks.") and c.endswith(".gain")]
+    gains = panel.groupby(["config.plain.task", "seed"])[columns].mean()
+    return gains.rename(columns=lambda column: column.split(".")[1])
+
+
+def pooled_shares(frame: pd.DataFrame, found: str, of: str) -> pd.DataFrame:
+    """Of each attack (rows) on each model (columns), `found` over `of`, summed over seeds; NaN over nothing."""
+    numbers = pd.DataFrame(
+        {"arm": row["arm"], "attack": name, "failures": row["exact.failures"]} | account
+        for _, row in frame.iterrows() for name, account in counts(row).items()
+    )  # fmt: skip
+    sums = numbers.pivot_table(index="attack", columns="arm", values=[found, of], aggfunc="sum", sort=False)
+    return sums[found] / sums[of].replace(0, np.nan)
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Attacks by search gain, then a row a model and attack: what it found, what it missed, and what to be wary of."""
+    gains, budget = panel_gains(frame), int(frame["budget"].iloc[0])
+    rows = {"SEARCH GAIN, mean of the panel": {}}
+    for name in gains.mean().sort_values(ascending=False).index:
+        effect = paired_effect(gains[name].to_numpy())
+        rows[f"panel: {name}"] = {"gain": f"{effect.mean:+.2f} [{effect.low:+.2f}, {effect.high:+.2f}]"}
+    early = [max(1, budget // 100), budget // 10]
+    title = "success by " + ", ".join(f"{calls:,}" for calls in [*early, budget]) + " calls"
+    for model, runs in frame.groupby("arm", sort=False):
+        failures = runs["exact.failures"]
+        for name in counts(runs.iloc[0]):
+            accounts = [(row, counts(row)[name]) for _, row in runs.iterrows()]
+            fields = ("successes", "half", "attackers", "distinct", "reached")
+            pooled = {field: sum(a[field] for _, a in accounts) for field in fields}
+            first, n = pooled_calls(runs, name), pooled["attackers"]
+            success = clopper_pearson(pooled["successes"], n)
+            blind = sum(a["successes"] == 0 and row["exact.failures"] > 0 for row, a in accounts)
+            levels = [a["egregiousness"] for _, a in accounts if a["successes"]]
+            odd = {text for row, a in accounts for text in complaints(signs_of(row, a))}
+            rows[f"{model}: {name}"] = {
+                title: " ".join(f"{(first <= calls).mean():.0%}" for calls in early)
+                + f" {success.value:.0%} [{success.low:.0%}, {success.high:.0%}]",
+                "doubling": f"{(pooled['successes'] - pooled['half']) / n:+.0%}",
+                "calls": _calls(first),
+                "gain": f"{np.mean([a['gain'] for _, a in accounts]):+.2f}",
+                "recall": f"{pooled['reached'] / failures.sum():.2%}" if failures.sum() else "-",
+                "distinct": f"{pooled['distinct']:,}",
+                "egregious": f"{np.mean(levels):.2f}" if levels else "-",
+                "falsely robust": f"{blind} of {(failures > 0).sum()}",
+                "beware": "; ".join(sorted(odd)),
+            }
+        rows[f"{model.upper()}: FAILURES"] = {"recall": f"{failures.median():,.0f}"}
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("")
+
+
+def _calls(first: np.ndarray) -> str:
+    median = median_calls(first)
+    return f"{median:,.0f}" if np.isfinite(median) else "never"
+
+
+def plot(frame: pd.DataFrame) -> plots.Figure:
+    """Who searches best; what each attack finds and misses on each model; and success against calls."""
+    models, gains = list(frame["arm"].unique()), panel_gains(frame)
+    gains = gains[gains.mean().sort_values(ascending=False).index]
+    failures = frame.groupby("arm", sort=False)["exact.failures"].median()
+    titles = ["Search gain over random prompts", "Attackers that succeed, %", "Known failures reached, %"]
+    figure, (ranking, won, recall, *curves) = plots.panels(
+        [*titles, *(f"{model}: {failures[model]:,.0f} failing prompts" for model in models)],
+        f"{frame['config.plain.task'].iloc[0]}, {frame['seed'].nunique()} seeds, "
+        f"{frame['config.attackers'].iloc[0]} attackers each. Gain: decades by which an attack comes lower than as "
+        "many random hazardous prompts (0.16 by chance, dashed), mean of plain, weak and strong; a small point a seed, "
+        "orange where gradients are taken.\nBelow: share of attackers that have found a failure within so many forward "
+        "passes (1 - Kaplan-Meier, 95 % band; a gradient counts three); thin grey: the attacks that are not named.",
+        columns=4,
+    )
+    uses_gradients = {name: bool(account["gradients"]) for name, account in counts(frame.iloc[0]).items()}
+    colors = ["C1" if uses_gradients[name] else "C0" for name in gains]
+    plots.ranking(ranking, gains, colors, reference=float(np.log10(1 / np.log(2))))
+    ranking.set_xlabel("decades")
+    for ax, field, total in ((won, "successes", "attackers"), (recall, "reached", None)):
+        shares = {}
+        for model, runs in frame.groupby("arm", sort=False):
+            whole = {
+                n: sum(counts(r)[n][total] if total else r["exact.failures"] for _, r in runs.iterrows()) for n in gains
+            }
+            shares[model] = [sum(counts(r)[n][field] for _, r in runs.iterrows()) / max(whole[n], 1) for n in gains]
+        plots.shares(ax, pd.DataFrame(shares, index=gains.columns))
+    for ax, model in zip(curves, models, strict=True):
+        success_curves(ax, frame[frame["arm"] == model], list(gains))
+    figure.legend(*curves[0].get_legend_handles_labels(), loc="outside right lower", frameon=False, fontsize=9)
+    return figure
+
+
+def success_curves(ax: plots.Axes, runs: pd.DataFrame, names: list[str]) -> None:
+    """Share of attackers that have succeeded against calls: the named ones in colour with their bands."""
+    budget = runs["budget"].iloc[0]
+    for name in sorted(names, key=DRAWN.__contains__):
+        curve = kaplan_meier(pooled_calls(runs, name), budget)
+        if name not in DRAWN:
+            ax.step(curve.calls, 1 - curve.surviving, where="post", color="0.75", lw=0.8, zorder=1)
+            continue
+        color = f"C{DRAWN.index(name)}"
+        ax.step(curve.calls, 1 - curve.surviving, where="post", color=color, lw=1.8, label=name)
+        ax.fill_between(curve.calls, 1 - curve.high, 1 - curve.low, step="post", color=color, alpha=0.15, lw=0)
+    ax.set_xscale("log")
+    ax.set_ylim(-0.03, 1.03)
+    ax.set_xlabel("calls (forward passes)")
