@@ -13,7 +13,7 @@ from testbed.attacks.search import Cost
 from testbed.defence import Defence, attack_cost, training_cost
 from testbed.evaluation.report import Watch, report
 from testbed.model import Transformer, load_or_make, model_config
-from testbed.objective import Objective
+from testbed.objective import Objective, confirm
 from testbed.policy import greedy
 from testbed.relaxed import LOSSES
 from testbed.results import run_id
@@ -119,11 +119,18 @@ def plain_model(plain: Plain, seed: int, folder: Path, watch: Watch) -> Transfor
 
 
 class Defended(NamedTuple):
-    """An arm's model, the compute that its defence spent, and the share of each attack unit's finds that failed."""
+    """An arm's model, and how it came about.
+
+    Attributes:
+      compute: what its defence spent.
+      found: the share of each attack unit's finds that failed.
+      fit: the share of all finds, as they are in the pool, on which the model no longer fails; None without finds.
+    """
 
     model: Transformer
     compute: dict[str, int]
     found: list[float]
+    fit: float | None
 
 
 def compute_of(schedule: Schedule, attacks: Cost, trains: Cost, candidates: int) -> dict[str, int]:
@@ -150,7 +157,7 @@ def defended_model(arm: Arm, seed: int, folder: Path, watch: Watch) -> Defended:
     task, attack, defence = TASKS[arm.plain.task](), ATTACKS[arm.attack](), defence_of(arm.recipe)
     plain = plain_model(arm.plain, seed, folder, watch)
     if not arm.steps:
-        return Defended(plain, NOTHING, [])
+        return Defended(plain, NOTHING, [], None)
     objective = Objective(task, plain, greedy(task))
     budget = arm.budget * objective.forwards
     schedule = Schedule(arm.steps, arm.rounds, arm.finds, budget, learning_rate=DEFENCE_RATE, units=arm.units)
@@ -161,12 +168,15 @@ def defended_model(arm: Arm, seed: int, folder: Path, watch: Watch) -> Defended:
         found_by = attack if arm.rounds else None  # without rounds there is less to compile
         model, history = train(defence_key, plain, task, schedule, found_by, show, defence)
         found = [round(float(share), 4) for share in history.found]
-        return model, {"task": arm.plain.task, "seed": seed, "arm": arm.name, "found": found}
+        fails = confirm(Objective(task, model, greedy(task)), history.pool) if arm.rounds else None
+        fit = None if fails is None else float(1 - fails.mean())
+        return model, {"task": arm.plain.task, "seed": seed, "arm": arm.name, "found": found, "fit": fit}
 
     # How many evaluate a model, and what it is called, changes nothing of it.
     name = run_id("defended", dataclasses.replace(arm, attackers=0, label=""), seed)
     model, notes = load_or_make(models_of(folder) / name, make)
-    return Defended(model, compute_of(schedule, attacks, trains, arm.recipe.candidates), notes["found"])
+    compute = compute_of(schedule, attacks, trains, arm.recipe.candidates)
+    return Defended(model, compute, notes["found"], notes["fit"])
 
 
 def measure(
@@ -178,7 +188,7 @@ def measure(
     Paired arms are evaluated with the same keys; the evaluation's streams are not the training's.
     """
     _, evaluation_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
-    model, compute, found = defended_model(arm, seed, folder, watch)
+    model, compute, found, fit = defended_model(arm, seed, folder, watch)
     attacks = {name: ATTACKS[name]() for name in evaluation or EVALUATION}
     measured = report(evaluation_key, model, TASKS[arm.plain.task](), attacks, attackers=arm.attackers, watch=watch)
-    return {"arm": arm.name, "compute": compute, "found": found} | measured
+    return {"arm": arm.name, "compute": compute, "found": found, "fit": fit} | measured

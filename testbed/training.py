@@ -45,10 +45,17 @@ class State(NamedTuple):
 
 
 class History(NamedTuple):
-    """What happened: loss of each step `[steps]`, and the share of each attack unit's finds that failed `[units]`."""
+    """What happened.
+
+    Attributes:
+      loss: of each step `[steps]`.
+      found: the share of each attack unit's finds that failed `[units]`.
+      pool: what was kept of them, in order `[finds, T]`; empty without rounds.
+    """
 
     loss: np.ndarray
     found: np.ndarray
+    pool: np.ndarray
 
 
 def optimizer(schedule: Schedule) -> optax.GradientTransformation:
@@ -193,7 +200,8 @@ def train(
         _refuse_nan(rows[-1][0][~part.attacks], part.number[~part.attacks], schedule)
         watch(first + len(part.number), total)
     losses, found = (np.concatenate(column) for column in zip(*rows, strict=True))
-    return state.model, History(losses[~work.attacks].ravel(), found[work.attacks])
+    pool = np.asarray(state.pool)[: schedule.finds * bool(schedule.rounds)]
+    return state.model, History(losses[~work.attacks].ravel(), found[work.attacks], pool)
 
 
 def _refuse_nan(losses, numbers, schedule):
