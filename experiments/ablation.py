@@ -1,15 +1,24 @@
 """What the ablations share: pre-declared contrasts between arms, paired by seed, and the figure of what is left."""
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from experiments.arm import Arm, Plain
 from testbed import plots
 from testbed.evaluation.estimate import Effect, Verdict, paired_effect
 
 TASK = "config.plain.task"
+
+
+def plain_to_trained(task: str) -> list[Arm]:
+    """Plain, control, and adversarial training in 1 and 16 rounds: the models of `update_frequency`."""
+    arm = functools.partial(dataclasses.replace, Arm(Plain(task)))
+    return [arm(steps=0), arm(), arm(rounds=1), arm(rounds=16)]
 
 
 class Contrast(NamedTuple):

@@ -65,9 +65,9 @@ class Job(NamedTuple):
 
     @property
     def runs(self) -> list[Run]:
-        """The worklist: the grid of each task for each seed."""
+        """The worklist: the grid of each task for each seed, so that a stopped sweep leaves whole paired seeds."""
         grids = [self.experiment.grid(self.preset, task) for task in self.tasks]
-        return [Run(self.name, config, seed) for grid in grids for config in grid for seed in self.seeds]
+        return [Run(self.name, config, seed) for seed in self.seeds for grid in grids for config in grid]
 
     def minutes(self, missing: int) -> float:
         """About how long so many of the runs take on two cores."""
