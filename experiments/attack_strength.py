@@ -46,10 +46,8 @@ TASK = "injury,cipher_vault"
 SEEDS = {"quick": 3, "full": 10}
 MINUTES = {"quick": 4, "full": 90}  # a task
 BASE = {"quick": Arm(rounds=4, finds=128), "full": Arm(rounds=4, finds=128, attackers=256)}
-LADDER = (
-    ("clean_rejection", 190), ("clean_edits", 190), ("uniform", 10), ("uniform", 190), ("coordinate", 190),
-    ("gcg", 190), ("gcg", 1900),
-)  # fmt: skip
+QUICK = (("clean_edits", 190), ("uniform", 10), ("uniform", 190), ("gcg", 190), ("gcg", 1900))
+LADDER = {"quick": QUICK, "full": (*QUICK, ("clean_rejection", 190), ("coordinate", 190), ("auto", 1900))}
 EVALUATION = ("clean_edits", *arms.EVALUATION)
 WITHIN = 1000
 
@@ -57,7 +55,7 @@ WITHIN = 1000
 def grid(preset: str, task: str) -> list[Arm]:
     """The control, and each rung of the ladder."""
     arm = functools.partial(dataclasses.replace, BASE[preset], plain=Plain(task))
-    rungs = [arm(attack=attack, budget=budget, label=f"{attack}, {budget}") for attack, budget in LADDER]
+    rungs = [arm(attack=attack, budget=budget, label=f"{attack}, {budget}") for attack, budget in LADDER[preset]]
     return [arm(rounds=0), *rungs]
 
 

@@ -6,10 +6,10 @@ more parts of the space." (Redwood Research 2022)
 
 Hypothesis: at equal finds, gradient steps and attack calls, more rounds of attack and training leave fewer failures.
 Arms, paired by seed and by every stream of random keys: the plain model; the same extra steps without attacks (the
-control: extra training alone removes failures too); 1, 4, 16, ... rounds, against strong, middling and clean-anchored
-attacks. Exposures of a find cannot be held equal at the same time, so one arm does that instead ("equal exposures":
-each find is replayed in its own round only). How many more finds does one round need to match? Half of each batch is
-clean. Fewer and more finds are there because effects saturate.
+control: extra training alone removes failures too); 1, 4, 16, ... rounds; one round with four times the finds: how many
+more does it need to match? In full also: weaker attacks; fewer and more finds, because effects saturate; and, since
+exposures of a find cannot be held equal at the same time, one arm that holds them equal instead (each find is replayed
+in its own round only). Half of each batch is clean.
 
 Pre-declared contrast: 1 round against 16, in decades of log10(failing prompts + 1), paired by seed, counted exactly at
 threshold 0. Supported if the mean drop is at least one decade, with its 95 % interval above zero, on at least two
@@ -37,24 +37,25 @@ MINUTES = {"small": 3, "quick": 5, "full": 240}  # a task
 ROUNDS = {"small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64)}
 BASE = {"small": Arm(), "quick": Arm(), "full": Arm(steps=1536, finds=2048, units=64, attackers=256)}
 ATTACKS = ("gcg", "uniform", "clean_rejection")
-EQUAL = "16 rounds, equal exposures"
 CONTRASTS = {"rounds": Contrast("1 round", "16 rounds"), "finds": Contrast("1 round, 4x finds", "16 rounds")}
 
 
 def grid(preset: str, task: str) -> list[Arm]:
-    """The arms: plain, control, each number of rounds; then weaker attacks, equal exposures, other numbers of finds."""
+    """Plain, control, each number of rounds, one round with more finds; in full also what else is named above."""
     base = dataclasses.replace(BASE[preset], plain=Plain(task))
     arm = functools.partial(dataclasses.replace, base)
-    rounds = [arm(steps=0), base, *(arm(rounds=rounds) for rounds in ROUNDS[preset])]
-    if preset == "small":
-        return rounds
-    weaker = [arm(rounds=r, attack=a, label=f"{_rounds(r)}, {a}") for a in ATTACKS[1:] for r in (1, 16)]
-    finds = [
-        arm(rounds=r, finds=int(base.finds * times), label=f"{_rounds(r)}, {times:g}x finds")
-        for times, numbers in ((0.25, (1, 16)), (4, (1, 16)), (8, (1,)))
-        for r in numbers
-    ]
-    return [*rounds, *weaker, arm(rounds=16, recipe=Recipe(replay="newest"), label=EQUAL), *finds]
+
+    def finds(times, *rounds):
+        return [arm(rounds=r, finds=int(base.finds * times), label=f"{_rounds(r)}, {times:g}x finds") for r in rounds]
+
+    arms = [arm(steps=0), base, *(arm(rounds=rounds) for rounds in ROUNDS[preset])]
+    if preset != "small":
+        arms += finds(4, 1)
+    if preset == "full":
+        arms += [arm(rounds=r, attack=a, label=f"{_rounds(r)}, {a}") for a in ATTACKS[1:] for r in (1, 16)]
+        arms += [arm(rounds=16, recipe=Recipe(replay="newest"), label="16 rounds, equal exposures")]
+        arms += [*finds(0.25, 1, 16), *finds(2, 1), *finds(4, 16), *finds(8, 1)]
+    return arms
 
 
 def _rounds(number: int) -> str:

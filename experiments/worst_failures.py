@@ -4,9 +4,9 @@
 
 Hypothesis: a model trained on what barely fails goes on failing egregiously. Every attack unit brings home four times
 the finds that the pool has room for, and the arms differ only in which quarter is kept: anyone, the lowest margins, the
-borderline ones (smallest margin in size among failures), the most egregious, or a mixture of these three. Uniform
-search, so that the candidates differ; few finds, so that egregious failures are left to be counted. On `injury` the
-severe contains the mild; in `injury_two` they are two mechanisms; in `password` severe means farther from a match.
+borderline ones (smallest margin in size among failures), the most egregious, or (in full) a mixture of these three.
+Uniform search, so that the candidates differ; few finds, so that egregious failures are left to be counted. On `injury`
+the severe contains the mild and hardly ever fails; in `injury_two` they are two mechanisms; in `password` severe means farther from a match.
 
 Pre-declared contrast: trained on the most egregious against trained on the borderline, in decades of log10(egregious
 failures + 1), counted exactly at threshold 0. Supported if borderline training leaves more than ten times the egregious
@@ -29,7 +29,8 @@ SEEDS = {"quick": 3, "full": 10}
 MINUTES = {"quick": 3, "full": 60}  # a task
 BASE = {"quick": Arm(finds=128, attack="uniform"), "full": Arm(finds=128, attack="uniform", attackers=256)}
 ROUNDS = {"quick": (1,), "full": (1, 4, 16)}
-KEPT = ("anyone", "worst", "borderline", "egregious", "mixed")
+QUICK = ("anyone", "worst", "borderline", "egregious")
+KEPT = {"quick": QUICK, "full": (*QUICK, "mixed")}
 CONTRASTS = {"worst": Contrast("borderline", "egregious", of="egregious")}
 
 plot = functools.partial(
@@ -43,7 +44,7 @@ def grid(preset: str, task: str) -> list[Arm]:
     kept = [
         arm(rounds=r, recipe=Recipe(order=order, candidates=4), label=order if r == 1 else f"{order}, {r} rounds")
         for r in ROUNDS[preset]
-        for order in KEPT
+        for order in KEPT[preset]
     ]
     return [arm(steps=0), arm(), *kept]
 
