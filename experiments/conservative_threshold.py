@@ -62,7 +62,7 @@ def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
 def by_share(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a run and threshold: arm, seed, and what the record says of that threshold."""
     long = frame[["arm", "seed", "blocked"]].explode("blocked", ignore_index=True)
-    return pd.concat([long[["arm", "seed"]], pd.json_normalize(long["blocked"])], axis=1)
+    return pd.concat([long[["arm", "seed"]], pd.DataFrame(long["blocked"].tolist())], axis=1)
 
 
 def drops(rows: pd.DataFrame, arm: str) -> np.ndarray:

@@ -6,7 +6,8 @@ Hypothesis: a model trained on what barely fails goes on failing egregiously. Ev
 the finds that the pool has room for, and the arms differ only in which quarter is kept: anyone, the lowest margins, the
 borderline ones (smallest margin in size among failures), the most egregious, or (in full) a mixture of these three.
 Uniform search, so that the candidates differ; few finds, so that egregious failures are left to be counted. On `injury`
-the severe contains the mild and hardly ever fails; in `injury_two` they are two mechanisms; in `password` severe means farther from a match.
+the severe contains the mild and hardly ever fails; in `injury_two` they are two mechanisms; in `password` severe means
+farther from a match.
 
 Pre-declared contrast: trained on the most egregious against trained on the borderline, in decades of log10(egregious
 failures + 1), counted exactly at threshold 0. Supported if borderline training leaves more than ten times the egregious
