@@ -1,14 +1,41 @@
 """Experiments, one question a file. `EXPERIMENTS` is the table: name -> module.
 
-A module has a docstring (the question and what was hypothesised), `TASK` (the default), `SEEDS` and `MINUTES` (by
-preset), `grid(preset, task)` (configs, as data), `measure(config, seed, folder, watch) -> plain numbers`,
-`summary(frame) -> DataFrame`, `plot(frame) -> Figure` and `claim(frame) -> Verdict`. The last three read records only.
+A module has a docstring (the question and what was hypothesised), `TASK` (the default, or several separated by commas),
+`SEEDS` and `MINUTES` (by preset; minutes a task), `grid(preset, task)` (configs, as data),
+`measure(config, seed, folder, watch) -> plain numbers`, `summary(frame) -> DataFrame`, `plot(frame) -> Figure` and
+`claim(frame) -> Verdict`. The last three read records only.
 """
 
-from experiments import attack_comparison, calibration, update_frequency
+from experiments import (
+    attack_comparison,
+    attack_strength,
+    building_blocks,
+    calibration,
+    capacity,
+    competence,
+    conservative_threshold,
+    diversity,
+    random_failures,
+    relaxed_training,
+    reliability,
+    tool_ablation,
+    update_frequency,
+    worst_failures,
+)
 
 EXPERIMENTS = {
     "update_frequency": update_frequency,
+    "attack_strength": attack_strength,
+    "relaxed_training": relaxed_training,
+    "worst_failures": worst_failures,
+    "diversity": diversity,
+    "building_blocks": building_blocks,
+    "random_failures": random_failures,
+    "conservative_threshold": conservative_threshold,
+    "reliability": reliability,
+    "capacity": capacity,
+    "competence": competence,
+    "tool_ablation": tool_ablation,
     "attack_comparison": attack_comparison,
     "calibration": calibration,
 }

@@ -9,12 +9,16 @@ import jax
 
 from tasks import TASKS
 from testbed.attacks import ATTACKS
+from testbed.attacks.search import Cost
+from testbed.defence import Defence, attack_cost, training_cost
 from testbed.evaluation.report import Watch, report
 from testbed.model import Transformer, load_or_make, model_config
-from testbed.objective import Objective
+from testbed.objective import Objective, confirm
 from testbed.policy import greedy
+from testbed.relaxed import LOSSES
 from testbed.results import run_id
-from testbed.training import Schedule, attack_cost, train
+from testbed.selection import ORDERS, REPLAYS
+from testbed.training import Schedule, train
 
 DEFENCE_RATE = 1e-3  # half the plain peak: fine-tuning, not training anew
 EVALUATION = ("uniform", "coordinate", "gcg", "auto")
@@ -27,6 +31,38 @@ class Plain:
     task: str = "injury"
     width: int = 32
     steps: int = 1536
+    layers: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A `testbed.defence.Defence` as data: its functions by their names in `ORDERS`, `REPLAYS` and `LOSSES`.
+
+    `layer` and `eps` say where and how far a relaxed loss perturbs.
+    """
+
+    order: str = "anyone"
+    candidates: int = 1
+    failures_only: bool = False
+    replay: str = "evenly"
+    twins: bool = False
+    share: float = 0.5
+    loss: str = "plain"
+    layer: int = 0
+    eps: float = 0.0
+
+
+def defence_of(recipe: Recipe) -> Defence:
+    """The functions that a recipe names."""
+    return Defence(
+        ORDERS[recipe.order],
+        recipe.candidates,
+        recipe.failures_only,
+        REPLAYS[recipe.replay],
+        recipe.twins,
+        recipe.share,
+        LOSSES[recipe.loss](recipe.layer, recipe.eps),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +76,8 @@ class Arm:
       budget: margins that a find may cost; a margin is one forward pass for each answer that may be a catastrophe.
       attack: the attack trained against, by name.
       attackers: attackers of each attack in the evaluation.
+      recipe: what training makes of the finds, and what its loss sees.
+      label: what the arm is called, if its rounds don't say it all.
     """
 
     plain: Plain = Plain()
@@ -50,73 +88,107 @@ class Arm:
     units: int = 16
     attack: str = "gcg"
     attackers: int = 64
+    recipe: Recipe = Recipe()
+    label: str = ""
 
     @property
     def name(self) -> str:
         """What the arm is called in tables and figures."""
-        if not self.steps:
-            return "plain"
+        if self.label or not self.steps:
+            return self.label or "plain"
         return f"{self.rounds} round{'s' * (self.rounds > 1)}" if self.rounds else "control"
 
 
+def models_of(folder: Path) -> Path:
+    """Where the models of an experiment lie that keeps its records in `folder`: all experiments share them."""
+    return folder.parent / "models"
+
+
 def plain_model(plain: Plain, seed: int, folder: Path, watch: Watch) -> Transformer:
-    """The plain model of a seed: trained once a folder, then loaded by its id."""
+    """The plain model of a seed: trained once, then loaded by its id."""
     init_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))
     task = TASKS[plain.task]()
 
     def make():
-        blank = Transformer(model_config(task, width=plain.width), init_key)
+        blank = Transformer(model_config(task, width=plain.width, layers=plain.layers), init_key)
         schedule = Schedule(steps=plain.steps)
         show = functools.partial(watch, "training the plain model")
         return train(train_key, blank, task, schedule, watch=show)[0], {"task": plain.task, "seed": seed}
 
-    return load_or_make(folder / "models" / run_id("plain", plain, seed), make)[0]
+    return load_or_make(models_of(folder) / run_id("plain", plain, seed), make)[0]
 
 
 class Defended(NamedTuple):
-    """An arm's model, the compute that its defence spent, and the share of each attack unit's finds that failed."""
+    """An arm's model, and how it came about.
+
+    Attributes:
+      compute: what its defence spent.
+      found: the share of each attack unit's finds that failed.
+      fit: the share of all finds, as they are in the pool, on which the model no longer fails; None without finds.
+    """
 
     model: Transformer
     compute: dict[str, int]
     found: list[float]
+    fit: float | None
+
+
+def compute_of(schedule: Schedule, attacks: Cost, trains: Cost, candidates: int) -> dict[str, int]:
+    """What a defence spent, exactly: steps, finds, calls of its attacks, calls of its steps, and all as `forwards`."""
+    finds = schedule.finds * bool(schedule.rounds)
+    spent = {"gradient_steps": schedule.steps, "finds": finds, "candidates": finds * candidates}
+    spent |= {f"{field}_calls": int(n) for field, n in attacks._asdict().items()}
+    spent |= {"training_gradients": trains.gradient, "training_forwards": trains.model}
+    return spent | {"forwards": int(attacks.forwards + trains.forwards)}
+
+
+NOTHING = dict.fromkeys(
+    ("gradient_steps", "finds", "candidates", "model_calls", "gradient_calls", "checker_calls",
+     "training_gradients", "training_forwards", "forwards"), 0
+)  # fmt: skip
 
 
 def defended_model(arm: Arm, seed: int, folder: Path, watch: Watch) -> Defended:
-    """An arm's model, trained from the plain model of its seed once a folder, then loaded by the arm's id.
+    """An arm's model, trained from the plain model of its seed once, then loaded by the arm's id.
 
     Arms of a seed share every stream of keys.
     """
     defence_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
-    task, attack = TASKS[arm.plain.task](), ATTACKS[arm.attack]()
+    task, attack, defence = TASKS[arm.plain.task](), ATTACKS[arm.attack](), defence_of(arm.recipe)
     plain = plain_model(arm.plain, seed, folder, watch)
-    spent = {"gradient_steps": 0, "finds": 0, "model_calls": 0, "gradient_calls": 0, "checker_calls": 0}
     if not arm.steps:
-        return Defended(plain, spent, [])
+        return Defended(plain, NOTHING, [], None)
     objective = Objective(task, plain, greedy(task))
     budget = arm.budget * objective.forwards
     schedule = Schedule(arm.steps, arm.rounds, arm.finds, budget, learning_rate=DEFENCE_RATE, units=arm.units)
-    calls = {f"{field}_calls": int(n) for field, n in attack_cost(schedule, attack, objective)._asdict().items()}
-    spent |= {"gradient_steps": arm.steps, "finds": arm.finds if arm.rounds else 0} | calls
+    attacks, trains = attack_cost(schedule, attack, objective, defence), training_cost(schedule, defence)
 
     def make():
         show = functools.partial(watch, f"adversarial training, {arm.name}")
-        model, history = train(defence_key, plain, task, schedule, attack, show)
+        found_by = attack if arm.rounds else None  # without rounds there is less to compile
+        model, history = train(defence_key, plain, task, schedule, found_by, show, defence)
         found = [round(float(share), 4) for share in history.found]
-        return model, {"task": arm.plain.task, "seed": seed, "arm": arm.name, "found": found}
+        fails = confirm(Objective(task, model, greedy(task)), history.pool) if arm.rounds else None
+        fit = None if fails is None else float(1 - fails.mean())
+        return model, {"task": arm.plain.task, "seed": seed, "arm": arm.name, "found": found, "fit": fit}
 
-    # How many evaluate a model changes nothing of it.
-    name = run_id("defended", dataclasses.replace(arm, attackers=0), seed)
-    model, notes = load_or_make(folder / "models" / name, make)
-    return Defended(model, spent, notes["found"])
+    # How many evaluate a model, and what it is called, changes nothing of it.
+    name = run_id("defended", dataclasses.replace(arm, attackers=0, label=""), seed)
+    model, notes = load_or_make(models_of(folder) / name, make)
+    compute = compute_of(schedule, attacks, trains, arm.recipe.candidates)
+    return Defended(model, compute, notes["found"], notes["fit"])
 
 
-def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
+def measure(
+    arm: Arm, seed: int, folder: Path, watch: Watch, evaluation: tuple[str, ...] | None = None
+) -> dict[str, Any]:
     """Train an arm and measure it: plain numbers for a record, with the compute that the defence spent.
 
+    It is attacked by those of `EVALUATION`, or by those that `evaluation` names.
     Paired arms are evaluated with the same keys; the evaluation's streams are not the training's.
     """
     _, evaluation_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
-    model, compute, found = defended_model(arm, seed, folder, watch)
-    attacks = {name: ATTACKS[name]() for name in EVALUATION}
+    model, compute, found, fit = defended_model(arm, seed, folder, watch)
+    attacks = {name: ATTACKS[name]() for name in evaluation or EVALUATION}
     measured = report(evaluation_key, model, TASKS[arm.plain.task](), attacks, attackers=arm.attackers, watch=watch)
-    return {"arm": arm.name, "compute": compute, "found": found} | measured
+    return {"arm": arm.name, "compute": compute, "found": found, "fit": fit} | measured

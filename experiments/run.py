@@ -6,6 +6,8 @@ three seeds, a few minutes. Runs that are already recorded are skipped, so a sto
   python -m experiments.run                                   the main job
   python -m experiments.run --list                            what there is to run
   python -m experiments.run --task=cipher_vault --seeds=5     another task, more seeds
+  python -m experiments.run --experiment=update_frequency     a question in full: its tasks, its arms
+  python -m experiments.run --experiment=all                  every question, one after another, and a page of verdicts
   python -m experiments.run --plot_only                       table and figure again, from the records alone
 """
 
@@ -14,10 +16,12 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from absl import app, flags
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from experiments import EXPERIMENTS
@@ -25,19 +29,50 @@ from tasks import TASKS
 from testbed import plots, results
 from testbed.attacks import ATTACKS
 from testbed.check import check_task
+from testbed.evaluation.estimate import Verdict
 from testbed.evaluation.exact import refuse_if_too_large
 from testbed.sweep import Run, sweep
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("experiment", "update_frequency", "Which question to ask (see --list).")
+flags.DEFINE_string("experiment", None, "Which question to ask (see --list), or all. Default: the main job.")
 flags.DEFINE_list(
     "task", None, "Which tasks to ask it on, separated by commas (see --list). Default: the experiment's."
 )
-flags.DEFINE_string("preset", "quick", "How much: quick (minutes) or full (hours).")
-flags.DEFINE_integer("seeds", None, "How many paired seeds, 0 to seeds - 1. Default: the preset's.")
+flags.DEFINE_string("preset", None, "How much: quick (minutes) or full (hours). Default: quick.")
+flags.DEFINE_integer("seeds", None, "How many paired seeds. Default: the preset's.")
+flags.DEFINE_integer("first_seed", 0, "The first of them; what is tuned is tuned on seeds from 100 on.")
 flags.DEFINE_string("out", "results", "Folder for records, models, tables and figures; made if it is not there.")
 flags.DEFINE_bool("plot_only", False, "Train nothing: rebuild table, figure and verdict from the records in --out.")
 flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.")
+
+
+MAIN_JOB = {"experiment": "update_frequency", "task": "injury", "preset": "small"}
+
+
+class Job(NamedTuple):
+    """One experiment to run, or to draw: its name, preset, tasks, seeds and folder."""
+
+    name: str
+    preset: str
+    tasks: list[str]
+    seeds: range
+    folder: Path
+
+    @property
+    def experiment(self):
+        """The module."""
+        return EXPERIMENTS[self.name]
+
+    @property
+    def runs(self) -> list[Run]:
+        """The worklist: the grid of each task for each seed, so that a stopped sweep leaves whole paired seeds."""
+        grids = [self.experiment.grid(self.preset, task) for task in self.tasks]
+        return [Run(self.name, config, seed) for seed in self.seeds for grid in grids for config in grid]
+
+    def minutes(self, missing: int) -> float:
+        """About how long so many of the runs take on two cores."""
+        usual = len(self.runs) / len(self.tasks) / len(self.seeds) * self.experiment.SEEDS[self.preset]
+        return self.experiment.MINUTES[self.preset] * missing / usual
 
 
 def one_of(kind: str, name: str, table) -> str:
@@ -73,7 +108,7 @@ def show_list(console: Console) -> None:
         console.print(grid)
 
 
-def show(console: Console, experiment, frame, folder: Path) -> None:
+def show(console: Console, experiment, frame, folder: Path) -> Verdict:
     """Print the table of each task and the verdict, and write tables and figures beside the records."""
     for task, rows in frame.groupby("config.plain.task", sort=False):
         text = experiment.summary(rows)
@@ -88,55 +123,115 @@ def show(console: Console, experiment, frame, folder: Path) -> None:
         plots.save(experiment.plot(rows), folder / f"{task}.png")
     verdict = experiment.claim(frame)
     console.print(f"[bold]{verdict.outcome}[/bold]: {verdict.why}", highlight=False)
+    return verdict
 
 
-def job(console: Console) -> int:
+def wanted() -> list[Job]:
+    """What the flags ask for.
+
+    Raises:
+      ValueError: a flag names what there is not, or a number that makes no sense.
+    """
+    given = {"experiment": FLAGS.experiment, "task": FLAGS.task and ",".join(FLAGS.task), "preset": FLAGS.preset}
+    asked = {flag: value for flag, value in given.items() if value is not None}
+    if FLAGS.experiment is None:
+        asked = MAIN_JOB | asked
+    every = asked["experiment"] == "all"
+    names = list(EXPERIMENTS) if every else [one_of("experiment", asked["experiment"], [*EXPERIMENTS, "all"])]
+    jobs = []
+    for name in names:
+        experiment = EXPERIMENTS[name]
+        preset = one_of("preset", asked.get("preset", "quick"), experiment.SEEDS)
+        seeds = experiment.SEEDS[preset] if FLAGS.seeds is None else FLAGS.seeds
+        if seeds < 1:
+            raise ValueError(f"--seeds must be at least 1, not {seeds}")
+        if FLAGS.first_seed < 0:
+            raise ValueError(f"--first_seed must not be negative, not {FLAGS.first_seed}")
+        tasks = dict.fromkeys(one_of("task", t, TASKS) for t in asked.get("task", experiment.TASK).split(","))
+        folder, seeds = Path(FLAGS.out) / name, range(FLAGS.first_seed, FLAGS.first_seed + seeds)
+        if not FLAGS.plot_only or folder.is_dir():
+            jobs.append(Job(name, preset, list(tasks), seeds, folder))
+        elif not every:
+            raise ValueError(f"{folder} does not exist; give the --out of a finished run, or leave out --plot_only")
+    if not jobs:
+        raise ValueError(f"{FLAGS.out} holds no records; give the --out of a finished run, or leave out --plot_only")
+    return jobs
+
+
+def announce(console: Console, job: Job, missing: int) -> None:
+    """Say what will be done, and about how long it takes."""
+    console.print(
+        f"{job.name}, preset {job.preset}, {', '.join(job.tasks)}: {len(job.runs)} runs ({len(job.seeds)} seeds), "
+        f"{missing} to do, about {job.minutes(missing):.0f} minutes on two cores; records go to {job.folder}",
+        markup=False, highlight=False,
+    )  # fmt: skip
+
+
+def missing_of(job: Job) -> int:
+    """Runs of a job that have no record."""
+    records, _ = results.read(job.folder)
+    return sum(run.id not in records for run in job.runs)
+
+
+class Done(NamedTuple):
+    """What came of a job: its verdict, if it has records, and a line for each run that failed."""
+
+    verdict: Verdict | None
+    failed: list[str]
+
+
+def do(console: Console, job: Job) -> Done:
+    """Run what is missing of a job, then show all of it."""
+    runs = job.runs
+    for problem in results.read(job.folder)[1]:
+        console.print(problem, style="yellow", markup=False, highlight=False)
+    failed = []
+    if not FLAGS.plot_only:
+        announce(console, job, missing_of(job))
+        failed = sweep(runs, job.experiment.measure, job.folder, console).failed
+    records, _ = results.read(job.folder)
+    there = [run.id for run in runs if run.id in records]
+    if not there and not failed:
+        raise ValueError(f"{job.folder} holds no record of these runs; leave out --plot_only to make them")
+    verdict = None
+    if there:
+        frame = results.load(job.folder, job.name).set_index("run", drop=False).loc[there].reset_index(drop=True)
+        verdict = show(console, job.experiment, frame, job.folder)
+    console.print(f"{len(there)} of {len(runs)} runs; records, tables and figures: {job.folder.resolve()}")
+    for failure in failed:
+        console.print(f"failed: {failure}", style="red", markup=False, highlight=False)
+    return Done(verdict, failed)
+
+
+def page(console: Console, jobs: list[Job], done: list[Done]) -> None:
+    """Every question with its verdict, effect and figures."""
+    table = Table("question", "verdict", "effects", "figures", title="What was found", show_lines=True)
+    for job, (verdict, _) in zip(jobs, done, strict=True):
+        question = job.experiment.__doc__.splitlines()[0]
+        figures = "\n".join(str(path) for task in job.tasks if (path := job.folder / f"{task}.png").exists())
+        table.add_row(question, *map(escape, verdict or ("not run", "")), figures)
+    console.print(table)
+
+
+def run_jobs(console: Console) -> int:
     """Do what the flags say; returns the exit status."""
     if FLAGS.list:
         show_list(console)
         return 0
-    name = one_of("experiment", FLAGS.experiment, EXPERIMENTS)
-    experiment = EXPERIMENTS[name]
-    preset = one_of("preset", FLAGS.preset, experiment.SEEDS)
-    seeds = experiment.SEEDS[preset] if FLAGS.seeds is None else FLAGS.seeds
-    if seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, not {seeds}")
-    tasks = [one_of("task", task, TASKS) for task in dict.fromkeys(FLAGS.task or [experiment.TASK])]
-    folder = Path(FLAGS.out) / name
-    if FLAGS.plot_only and not folder.is_dir():
-        raise ValueError(f"{folder} does not exist; give the --out of a finished run, or leave out --plot_only")
-    writable(folder)
-    runs = [
-        Run(name, config, seed)
-        for task in tasks for config in experiment.grid(preset, task) for seed in range(seeds)
-    ]  # fmt: skip
-    records, problems = results.read(folder)
-    for problem in problems:
-        console.print(problem, style="yellow", markup=False, highlight=False)
-    failed = []
+    jobs = wanted()
+    for job in jobs:
+        writable(job.folder)
     if not FLAGS.plot_only:
-        missing = sum(run.id not in records for run in runs)
-        minutes = experiment.MINUTES[preset] * missing / (len(runs) / len(tasks) / seeds * experiment.SEEDS[preset])
-        console.print(
-            f"{name}, preset {preset}, {', '.join(tasks)}: {len(runs)} runs ({seeds} seeds), {missing} to do, about "
-            f"{minutes:.0f} minutes on two cores; records go to {folder}",
-            markup=False, highlight=False,
-        )  # fmt: skip
-        for task in tasks:
+        if len(jobs) > 1:
+            minutes = sum(job.minutes(missing_of(job)) for job in jobs)
+            console.print(f"{len(jobs)} experiments, about {minutes:.0f} minutes on two cores in all")
+        for task in dict.fromkeys(task for job in jobs for task in job.tasks):
             refuse_if_too_large(TASKS[task]())
             check_task(TASKS[task](), jax.random.key(0))
-        failed = sweep(runs, experiment.measure, folder, console).failed
-        records, _ = results.read(folder)
-    there = [run.id for run in runs if run.id in records]
-    if not there and not failed:
-        raise ValueError(f"{folder} holds no record of these runs; leave out --plot_only to make them")
-    if there:
-        frame = results.load(folder, name).set_index("run", drop=False).loc[there].reset_index(drop=True)
-        show(console, experiment, frame, folder)
-    console.print(f"{len(there)} of {len(runs)} runs; records, models, tables and figures: {folder.resolve()}")
-    for failure in failed:
-        console.print(f"failed: {failure}", style="red", markup=False, highlight=False)
-    return 1 if failed else 0
+    done = [do(console, job) for job in jobs]
+    if len(jobs) > 1:
+        page(console, jobs, done)
+    return 1 if any(one.failed for one in done) else 0
 
 
 def main(argv: list[str]) -> None:
@@ -149,7 +244,7 @@ def main(argv: list[str]) -> None:
     try:
         if argv[1:]:
             raise ValueError(f"unknown argument {argv[1]!r}; flags begin with two dashes (see --help)")
-        status = job(console)
+        status = run_jobs(console)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2

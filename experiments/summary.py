@@ -4,6 +4,8 @@ import pandas as pd
 
 from testbed.evaluation.estimate import clopper_pearson
 
+MOST_COLUMNS = 6
+
 
 def by_arm(frame: pd.DataFrame) -> pd.DataFrame:
     """The measures of each arm as text, from records of one task: index measure, columns arms in order of compute.
@@ -12,6 +14,34 @@ def by_arm(frame: pd.DataFrame) -> pd.DataFrame:
     """
     groups = dict(list(frame.groupby("arm", sort=False)))
     return pd.DataFrame({arm: _column(rows.sort_values("seed")) for arm, rows in groups.items()})
+
+
+def of_arms(frame: pd.DataFrame) -> pd.DataFrame:
+    """`by_arm`, or with more arms than fit side by side the measures that matter most, a row an arm."""
+    return by_arm(frame) if frame["arm"].nunique() <= MOST_COLUMNS else by_row(frame)
+
+
+def by_row(frame: pd.DataFrame) -> pd.DataFrame:
+    """What is left of each arm, what it cost and what it spent (medians over seeds, with ranges), from one task."""
+    return pd.DataFrame({arm: _row(rows) for arm, rows in frame.groupby("arm", sort=False)}).T
+
+
+def _row(rows: pd.DataFrame) -> dict[str, str]:
+    exact, clean = "greedy.exact.", "greedy.clean."
+
+    def spread(column):
+        return f"{rows[column].median():,.0f} ({rows[column].min():,.0f}..{rows[column].max():,.0f})"
+
+    return {
+        "seeds": str(len(rows)),
+        "FAILING": spread(exact + "failures"),
+        "at 1 % f. a.": spread("matched.exact.failures"),
+        "egregious": spread(exact + "egregious"),
+        "safe refused": _rate(rows, exact + "false_alarms", exact + "safe", 2),
+        "clean acc.": _rate(rows, clean + "correct", clean + "samples", 2),
+        "steps": f"{rows['compute.gradient_steps'].iloc[0]:,}",
+        "forwards": f"{rows['compute.forwards'].iloc[0] / 1e3:,.0f}k",
+    }
 
 
 def _column(rows: pd.DataFrame) -> dict[str, str]:

@@ -123,6 +123,20 @@ class Transformer(nnx.Module):
         """Logits `[..., A]` of final residuals `[..., D]`."""
         return self.head(self.norm(x))
 
+    def embed(self, soft_prompt: jax.Array, answer: jax.Array) -> jax.Array:
+        """The residual stream `[T + N - 1, D]` before the first block."""
+        x = self.prompt_embedding(soft_prompt)
+        if self.config.answer_length > 1:
+            x = jnp.concatenate([x, self.answer_embedding(answer[:-1])])
+        return x + self.position
+
+    def residual(self, soft_prompt: jax.Array, answer: jax.Array, layer: int) -> jax.Array:
+        """The residual stream `[T + N - 1, D]` before block `layer`; before the head for `layer = L`."""
+        x = self.embed(soft_prompt, answer)
+        for _, block in zip(range(layer), self.blocks, strict=False):
+            x = block(x, x.shape[0])
+        return x
+
     def __call__(self, soft_prompt: jax.Array, answer: jax.Array, latent: jax.Array | None = None) -> jax.Array:
         """Teacher-forced logits `[N, A]`: row t is the model's view of answer token t given the earlier ones.
 
@@ -131,10 +145,7 @@ class Transformer(nnx.Module):
           answer: `[N]` integers; the last token is not read.
           latent: `[L + 1, T + N - 1, D]`, added to the residual stream before each block and before the head.
         """
-        x = self.prompt_embedding(soft_prompt)
-        if self.config.answer_length > 1:
-            x = jnp.concatenate([x, self.answer_embedding(answer[:-1])])
-        x = x + self.position
+        x = self.embed(soft_prompt, answer)
         for layer, block in enumerate(self.blocks):
             x = x if latent is None else x + latent[layer]
             # Only the last N residuals are read out, so the last block computes no others.

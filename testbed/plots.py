@@ -44,12 +44,50 @@ def seeds_by_arm(ax: Axes, table: pd.DataFrame, value: str, label: str, color: s
     """
     wide = table.pivot_table(index="arm", columns="seed", values=value, sort=False)
     x = np.arange(len(wide))
+    _paired_lines(ax, x, wide, label, color, marker)
+    ax.set_xticks(x, wide.index)
+
+
+def seeds_along(ax: Axes, table: pd.DataFrame, x: str, value: str, label: str, color: str, marker: str = "o") -> None:
+    """The same along a number (column `x`) on an axis of doublings; nothing where the table is empty."""
+    if table.empty:
+        return
+    wide = table.pivot_table(index=x, columns="seed", values=value)
+    _paired_lines(ax, wide.index, wide, label, color, marker)
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter("{x:g}")
+
+
+def arms_along(ax: Axes, table: pd.DataFrame, x: str, value: str, label: str, color: str) -> None:
+    """Each run as a point at (column `x`, value), and a thick line through the means of the arms."""
+    ax.plot(table[x], table[value], "o", color=color, ms=3, alpha=0.5)
+    arms = table.groupby("arm").agg({x: "mean", value: lambda left: 10 ** np.log10(left + 1).mean() - 1}).sort_values(x)
+    ax.plot(arms[x], arms[value], "o-", color=color, lw=2.2, ms=6, label=label)
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set_ylim(-0.2, 3 * max(1, table[value].max(), ax.get_ylim()[1] / 3))
+
+
+def _paired_lines(ax, x, wide, label, color, marker):
     for seed in wide:
         ax.plot(x, wide[seed], color=color, lw=0.8, alpha=0.5, marker=marker, ms=4)
     ax.plot(x, 10 ** np.log10(wide + 1).mean(axis=1) - 1, color=color, lw=2.2, label=label)
-    ax.set_xticks(x, wide.index)
     ax.set_yscale("symlog", linthresh=1)
     ax.set_ylim(-0.2, 3 * max(1, wide.to_numpy().max(), ax.get_ylim()[1] / 3))
+
+
+def dots_by_arm(
+    ax: Axes, table: pd.DataFrame, value: str, label: str, color: str, marker: str = "o", names: bool = True
+) -> None:
+    """One row an arm (column `arm`, first on top), one point a seed, and the mean of log10(value + 1) as a bar."""
+    wide = table.pivot_table(index="arm", columns="seed", values=value, sort=False)
+    y = np.arange(len(wide))
+    for seed in wide:
+        ax.plot(wide[seed], y, marker, color=color, ms=4, alpha=0.5)
+    ax.plot(10 ** np.log10(wide + 1).mean(axis=1) - 1, y, "|", color=color, ms=14, mew=2.2, label=label)
+    ax.set_yticks(y, wide.index if names else [])
+    ax.set_ylim(len(wide) - 0.5, -0.5)
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_xlim(-0.3, 3 * max(1, wide.to_numpy().max(), ax.get_xlim()[1] / 3))
 
 
 def ranking(ax: Axes, values: pd.DataFrame, colors: Sequence[str], reference: float) -> None:
@@ -74,20 +112,6 @@ def shares(ax: Axes, table: pd.DataFrame) -> None:
     ax.set_xticks(np.arange(table.shape[1]), table.columns, fontsize=8)
     ax.set_yticks(np.arange(len(table)), table.index, fontsize=8)
     ax.tick_params(length=0)
-
-
-def success_curves(ax: Axes, table: pd.DataFrame, arms: Sequence[str]) -> None:
-    """Share of attackers that have succeeded against budget, one line an arm (mean over seeds), points a seed.
-
-    `table` has columns arm, seed, budget, rate.
-    """
-    for arm, color in zip(arms, shades(len(arms)), strict=True):
-        rows = table[table["arm"] == arm]
-        ax.plot(rows["budget"], rows["rate"], ".", color=color, ms=5, alpha=0.6)
-        mean = rows.groupby("budget")["rate"].mean()
-        ax.plot(mean.index, mean, color=color, lw=2, label=arm)
-    ax.set_xscale("log")
-    ax.set_ylim(-0.03, 1.03)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -1,9 +1,9 @@
 """Training: supervised steps, and rounds of attack and training under a schedule that keeps compute equal.
 
-The work of a run is cut into equal units: attack units, which find prompts and add them to the pool, and train units.
-A schedule only *orders* them: with 16 units of each, one round is AAAA...TTTT..., sixteen rounds are ATATAT... Every
-update frequency therefore makes exactly the same attack calls, finds and gradient steps, from the same streams of keys
-(unit j draws from `fold_in(key, j)` in every arm), in the same compiled program.
+A schedule only *orders* equal units of work (`testbed.schedule`). Every update frequency therefore makes exactly the
+same attack calls, finds and gradient steps, from the same streams of keys (unit j draws from `fold_in(key, j)` in every
+arm), in the same compiled program. What a unit does is a `Defence`: which finds it keeps, which it replays, what its
+loss sees (`testbed.defence`).
 """
 
 import dataclasses
@@ -16,97 +16,46 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from testbed.attacks.search import Attack, Cost, attack_model, steps_within
+from testbed.attacks.search import Attack, attack_model
+from testbed.defence import USUAL, Defence
 from testbed.objective import Objective
 from testbed.policy import greedy
+from testbed.schedule import Schedule, Unit, units
+from testbed.selection import Candidates, potential, safe_twin
 from testbed.task import Task
 
 UNITS_A_CALL = 2
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """How gradient steps, finds and attack calls are spread over a run.
+class State(NamedTuple):
+    """A run between two units.
 
     Attributes:
-      steps: gradient steps in all.
-      rounds: model updates, each one round of attack and training; 0 trains without attacks.
-      finds: prompts added to the pool in all. Every attacker contributes its best prompt, failing or not.
-      budget: forward-pass equivalents a find.
-      batch: prompts a step; half of them from the pool once it holds any.
-      learning_rate: the peak of one cosine over the whole run, which ends at zero: otherwise the last iterate's noise
-        is what gets measured.
-      units: how many equal units the run is cut into; rounds divide them, and they divide steps and finds.
-
-    Raises:
-      ValueError: a number is not positive, or does not divide as stated.
+      model, optimizer: what is trained, and the optimiser's state.
+      pool: `[finds, T]`; weight `[finds]`: 1 where a find may be trained on, 0 elsewhere; filled: places taken.
+      step: gradient steps taken.
     """
-
-    steps: int = 1536
-    rounds: int = 0
-    finds: int = 0
-    budget: int = 0
-    batch: int = 256
-    learning_rate: float = 2e-3
-    units: int = 16
-
-    def __post_init__(self):
-        for name in ("steps", "batch", "units"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"schedule {name} must be at least 1, not {getattr(self, name)}")
-        for name in ("rounds", "finds", "budget"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"schedule {name} must not be negative, not {getattr(self, name)}")
-        if self.rounds and not (self.finds and self.budget):
-            raise ValueError(f"{self.rounds} rounds need finds and a budget, not {self.finds} and {self.budget}")
-        if self.rounds and self.units % self.rounds:
-            raise ValueError(f"{self.rounds} rounds must divide the schedule's {self.units} units")
-        for name in ("steps", "finds"):
-            if getattr(self, name) % self.units:
-                raise ValueError(f"schedule {name} {getattr(self, name)} must be a multiple of its {self.units} units")
-
-
-class Unit(NamedTuple):
-    """One unit of work: whether it attacks or trains, and its number among its kind (arrays when there are many)."""
-
-    attacks: np.ndarray
-    number: np.ndarray
-
-
-def units(schedule: Schedule) -> Unit:
-    """The order of a run's units, as arrays."""
-    numbers = np.arange(schedule.units)
-    if not schedule.rounds:
-        return Unit(np.zeros(schedule.units, bool), numbers)
-    rounds = numbers.reshape(schedule.rounds, -1)
-    kinds = np.concatenate([np.ones_like(rounds, bool), np.zeros_like(rounds, bool)], axis=1)
-    return Unit(kinds.ravel(), np.concatenate([rounds, rounds], axis=1).ravel())
-
-
-def attack_cost(schedule: Schedule, attack: Attack, objective: Objective) -> Cost:
-    """Calls that all the attack units of a run make, exactly."""
-    if not schedule.rounds:
-        return Cost(0, 0, 0)
-    steps, step = steps_within(attack, objective, schedule.budget), attack.cost(objective)
-    once = Cost(objective.forwards, 0, 1)
-    return Cost(*(schedule.finds * (start + steps * more) for start, more in zip(once, step, strict=True)))
-
-
-class State(NamedTuple):
-    """A run between two units: model, optimiser, pool `[finds, T]` and how much of it is filled, steps taken."""
 
     model: Any
     optimizer: Any
     pool: jax.Array
+    weight: jax.Array
     filled: jax.Array
     step: jax.Array
 
 
 class History(NamedTuple):
-    """What happened: loss of each step `[steps]`, and the share of each attack unit's finds that failed `[units]`."""
+    """What happened.
+
+    Attributes:
+      loss: of each step `[steps]`.
+      found: the share of each attack unit's finds that failed `[units]`.
+      pool: what was kept of them, in order `[finds, T]`; empty without rounds.
+    """
 
     loss: np.ndarray
     found: np.ndarray
+    pool: np.ndarray
 
 
 def optimizer(schedule: Schedule) -> optax.GradientTransformation:
@@ -117,36 +66,43 @@ def optimizer(schedule: Schedule) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-2))
 
 
-def cross_entropy(model, task: Task, prompts: jax.Array) -> jax.Array:
-    """Mean cross-entropy a token of the right answers to `prompts` `[B, T]`, in nats."""
-
-    def one(prompt):
-        answer = task.label(prompt)
-        logits = model(jax.nn.one_hot(prompt, task.vocab), answer)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, answer).mean()
-
-    return jax.vmap(one)(prompts).mean()
-
-
 def begin(model, task: Task, schedule: Schedule) -> State:
     """The state before the first unit, with a fresh optimiser and an empty pool."""
     pool = jnp.zeros((schedule.finds, task.prompt_length), jnp.int32)
     zero = jnp.zeros((), jnp.int32)
-    return State(model, optimizer(schedule).init(model), pool, zero, zero)
+    return State(model, optimizer(schedule).init(model), pool, jnp.zeros(schedule.finds), zero, zero)
 
 
-def train_unit(key: jax.Array, state: State, task: Task, schedule: Schedule) -> tuple[State, jax.Array]:
-    """Take one unit's gradient steps on fresh clean prompts and the pool; also returns their losses."""
+def batch_of(
+    key: jax.Array, state: State, task: Task, schedule: Schedule, defence: Defence, first: jax.Array
+) -> jax.Array:
+    """The prompts `[B, T]` of one step: fresh clean ones and, in front, finds of the pool."""
+    clean_key, pool_key = jax.random.split(key)
+    prompts = jax.vmap(task.sample)(jax.random.split(clean_key, schedule.batch))
+    if not schedule.finds:
+        return prompts
+    row_key, twin_key = jax.random.split(pool_key)
+    weight = state.weight * defence.replay(jnp.arange(schedule.finds), first)
+    rows = jax.random.choice(row_key, schedule.finds, (schedule.batch,), p=weight)
+    found, number = state.pool[rows], jnp.arange(schedule.batch)
+    if defence.twins:
+        keys = jax.random.split(twin_key, schedule.batch)
+        twins = jax.vmap(lambda key, prompt: safe_twin(key, task, prompt))(keys, found)
+        found = jnp.where((number % 2 == 0)[:, None], found, twins)
+    from_pool = (number < round(defence.share * schedule.batch)) & (weight.sum() > 0)
+    return jnp.where(from_pool[:, None], found, prompts)
+
+
+def train_unit(
+    key: jax.Array, state: State, task: Task, schedule: Schedule, defence: Defence, first: jax.Array
+) -> tuple[State, jax.Array]:
+    """Take one unit's gradient steps; also returns their losses. The newest round's finds begin at place `first`."""
     update = optimizer(schedule).update
 
     def one_step(state, key):
-        clean_key, pool_key = jax.random.split(key)
-        prompts = jax.vmap(task.sample)(jax.random.split(clean_key, schedule.batch))
-        if len(state.pool):
-            rows = jax.random.randint(pool_key, (schedule.batch,), 0, jnp.maximum(state.filled, 1))
-            from_pool = (jnp.arange(schedule.batch) < schedule.batch // 2) & (state.filled > 0)
-            prompts = jnp.where(from_pool[:, None], state.pool[rows], prompts)
-        loss, gradients = jax.value_and_grad(cross_entropy)(state.model, task, prompts)
+        prompts = batch_of(key, state, task, schedule, defence, first)
+        loss_key = jax.random.fold_in(key, 2)
+        loss, gradients = jax.value_and_grad(defence.loss.value, 1)(loss_key, state.model, task, prompts)
         updates, optimizer_state = update(gradients, state.optimizer, state.model)
         model = optax.apply_updates(state.model, updates)
         return state._replace(model=model, optimizer=optimizer_state, step=state.step + 1), loss
@@ -155,19 +111,34 @@ def train_unit(key: jax.Array, state: State, task: Task, schedule: Schedule) -> 
 
 
 def attack_unit(
-    key: jax.Array, state: State, task: Task, schedule: Schedule, attack: Attack
+    key: jax.Array, state: State, task: Task, schedule: Schedule, attack: Attack, defence: Defence
 ) -> tuple[State, jax.Array]:
-    """Attack the current model and add what is found to the pool; also returns the share that failed."""
+    """Attack the current model and add what is kept to the pool; also returns the share of the finds that failed."""
     objective = Objective(task, state.model, greedy(task))
-    finds = schedule.finds // schedule.units
-    trace = attack_model(attack, objective, key, finds, schedule.budget)
-    pool = jax.lax.dynamic_update_slice(state.pool, trace.prompt, (state.filled, 0))
-    return state._replace(pool=pool, filled=state.filled + finds), (trace.margin <= 0).mean()
+    room = schedule.finds // schedule.units
+    trace = attack_model(attack, objective, key, room * defence.candidates, schedule.budget)
+    bad = jax.vmap(partial(potential, task))(trace.prompt)
+    candidates, held = Candidates(trace.prompt, trace.margin, bad), jnp.arange(schedule.finds) < state.filled
+    order = defence.order(jax.random.fold_in(key, room), candidates, state.pool, held)
+    failed = trace.margin <= 0
+    if defence.failures_only:  # what failed comes first, in the order's order
+        order = order[jnp.argsort(~failed[order], stable=True)]
+    kept = order[:room]
+    weight = failed[kept].astype(state.weight.dtype) if defence.failures_only else jnp.ones(room)
+    pool = jax.lax.dynamic_update_slice(state.pool, trace.prompt[kept], (state.filled, 0))
+    weight = jax.lax.dynamic_update_slice(state.weight, weight, (state.filled,))
+    return state._replace(pool=pool, weight=weight, filled=state.filled + room), failed.mean()
 
 
-@partial(jax.jit, static_argnames=("task", "schedule", "attack"))
+@partial(jax.jit, static_argnames=("task", "schedule", "attack", "defence"))
 def advance(
-    key: jax.Array, state: State, work: Unit, task: Task, schedule: Schedule, attack: Attack | None
+    key: jax.Array,
+    state: State,
+    work: Unit,
+    task: Task,
+    schedule: Schedule,
+    attack: Attack | None,
+    defence: Defence = USUAL,
 ) -> tuple[State, tuple[jax.Array, jax.Array]]:
     """Do the units of `work`, in order: a pure function of `key`, compiled as one program, ready for `vmap`.
 
@@ -180,18 +151,21 @@ def advance(
     attack_key, train_key = jax.random.split(key)
     no_loss = jnp.full(schedule.steps // schedule.units, jnp.nan)
 
-    def train(state, number):
-        state, losses = train_unit(jax.random.fold_in(train_key, number), state, task, schedule)
+    def train(state, unit):
+        first = unit.first * (schedule.finds // schedule.units)
+        unit_key = jax.random.fold_in(train_key, unit.number)
+        state, losses = train_unit(unit_key, state, task, schedule, defence, first)
         return state, (losses, jnp.nan)
 
-    def find(state, number):
-        state, found = attack_unit(jax.random.fold_in(attack_key, number), state, task, schedule, attack)
+    def find(state, unit):
+        unit_key = jax.random.fold_in(attack_key, unit.number)
+        state, found = attack_unit(unit_key, state, task, schedule, attack, defence)
         return state, (no_loss, found)
 
     def one_unit(state, unit):
         if attack is None:
-            return train(state, unit.number)
-        return jax.lax.cond(unit.attacks, find, train, state, unit.number)
+            return train(state, unit)
+        return jax.lax.cond(unit.attacks, find, train, state, unit)
 
     return jax.lax.scan(one_unit, state, work)
 
@@ -203,8 +177,9 @@ def train(
     schedule: Schedule,
     attack: Attack | None = None,
     watch: Callable[[int, int], None] = lambda done, total: None,
+    defence: Defence = USUAL,
 ) -> tuple[Any, History]:
-    """Train `model` on `task` under `schedule`; with rounds, adversarially against `attack`.
+    """Train `model` on `task` under `schedule`; with rounds, adversarially against `attack`, in the way of `defence`.
 
     `watch(units done, units in all)` is called from the host every few units; it changes no number.
 
@@ -220,12 +195,13 @@ def train(
     watch(0, total)
     for first in range(0, total, UNITS_A_CALL):
         part = Unit(*(a[first : first + UNITS_A_CALL] for a in work))
-        state, row = advance(key, state, part, task, program, attack)
+        state, row = advance(key, state, part, task, program, attack, defence)
         rows.append(jax.device_get(row))
         _refuse_nan(rows[-1][0][~part.attacks], part.number[~part.attacks], schedule)
         watch(first + len(part.number), total)
     losses, found = (np.concatenate(column) for column in zip(*rows, strict=True))
-    return state.model, History(losses[~work.attacks].ravel(), found[work.attacks])
+    pool = np.asarray(state.pool)[: schedule.finds * bool(schedule.rounds)]
+    return state.model, History(losses[~work.attacks].ravel(), found[work.attacks], pool)
 
 
 def _refuse_nan(losses, numbers, schedule):

@@ -10,7 +10,7 @@ import numpy as np
 from testbed.attacks.search import Attack, attack_model
 from testbed.evaluation import exact
 from testbed.evaluation.estimate import clean_behaviour, success_by_budget
-from testbed.objective import Objective
+from testbed.objective import Objective, confirm
 from testbed.policy import calibrate, greedy
 from testbed.task import Task
 
@@ -79,3 +79,12 @@ def success_of(
         found[name] = success._asdict() | {"calls": calls, "best_margin": float(np.min(trace.margin))}
     watch("attacking", len(attacks), len(attacks))
     return found
+
+
+def calls_to_failure(
+    key: jax.Array, objective: Objective, attack: Attack, attackers: int, budget: int
+) -> list[int | None]:
+    """Forward-pass equivalents that each attacker spent until its first failure; None if it has no confirmed one."""
+    trace = attack_model(attack, objective, key, attackers, budget)
+    real = np.asarray(confirm(objective, trace.prompt)) & (np.asarray(trace.margin) <= 0)
+    return [int(calls) if hit else None for calls, hit in zip(trace.first, real, strict=True)]

@@ -49,6 +49,11 @@ def median_calls(first: np.ndarray) -> float:
     return float(at) if at < NEVER else np.inf
 
 
+def median_within(first: list[int | None], budget: int) -> float:
+    """The same for a recorded list, None being never; the budget, a lower bound, where fewer than half ever do."""
+    return min(median_calls(np.array([NEVER if calls is None else calls for calls in first])), budget)
+
+
 def log_rank(first: np.ndarray, other: np.ndarray, budget: int) -> float:
     """Two-sided p-value of the log-rank test that two groups of attackers need equally many calls (Mantel 1966).
 

@@ -1,0 +1,128 @@
+"""What the ablations share: pre-declared contrasts between arms, paired by seed, and the figure of what is left."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from experiments.arm import Arm, Plain
+from testbed import plots
+from testbed.evaluation.estimate import Effect, Verdict, paired_effect
+
+TASK = "config.plain.task"
+
+
+def plain_to_trained(task: str) -> list[Arm]:
+    """Plain, control, and adversarial training in 1 and 16 rounds: the models of `update_frequency`."""
+    arm = functools.partial(dataclasses.replace, Arm(Plain(task)))
+    return [arm(steps=0), arm(), arm(rounds=1), arm(rounds=16)]
+
+
+class Contrast(NamedTuple):
+    """Two arms and what is counted: does `after` leave less than `before`?
+
+    `of` is a field of the exact count: `failures`, or `egregious` ones.
+    """
+
+    before: str
+    after: str
+    of: str = "failures"
+
+
+class Finding(NamedTuple):
+    """A contrast on one task, in decades fewer: at threshold 0, and at 1 % clean false alarms; Holm's p-value."""
+
+    contrast: Contrast
+    effect: Effect
+    matched: Effect
+    p_value: float
+
+    @property
+    def text(self) -> str:
+        """The finding as a clause."""
+        e, m = self.effect, self.matched
+        what = {"failures": "failing prompts", "egregious": "egregious failures"}[self.contrast.of]
+        return (
+            f"'{self.contrast.after}' leaves {e.mean:.2f} decades fewer {what} than '{self.contrast.before}' "
+            f"[95 % {e.low:.2f}, {e.high:.2f}] ({e.pairs} seeds, Holm p = {self.p_value:.2f}; at 1 % clean false "
+            f"alarms {m.mean:.2f} [{m.low:.2f}, {m.high:.2f}])"
+        )
+
+    def holds(self, least: float = 0.0) -> bool:
+        """Whether the drop is at least so many decades, and its interval above zero."""
+        return self.effect.mean >= least and self.effect.low > 0
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """p-values adjusted for how many there are, by Holm's step-down rule (Holm 1979)."""
+    p = np.asarray(p_values, float)
+    order = p.argsort()
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(stepped, 1)[order.argsort()]
+
+
+def drops(rows: pd.DataFrame, contrast: Contrast, policy: str = "greedy") -> np.ndarray:
+    """Decades of log10(count + 1) by which `after` leaves less than `before`, one for each seed that has both."""
+    wide = rows.pivot_table(index="seed", columns="arm", values=f"{policy}.exact.{contrast.of}")
+    both = np.log10(wide.reindex(columns=[contrast.before, contrast.after]).astype(float) + 1).dropna()
+    return (both[contrast.before] - both[contrast.after]).to_numpy()
+
+
+def findings(frame: pd.DataFrame, contrasts: dict[str, Contrast]) -> dict[str, dict[str, Finding]]:
+    """The pre-declared contrasts: name -> task -> Finding, p-values corrected over all of them.
+
+    A contrast without a complete pair on a task is left out there.
+    """
+    effects = {
+        (name, task): [paired_effect(drops(rows, contrast, policy)) for policy in ("greedy", "matched")]
+        for task, rows in frame.groupby(TASK, sort=False)
+        for name, contrast in contrasts.items()
+        if len(drops(rows, contrast))
+    }
+    found = {name: {} for name in contrasts}
+    p_values = holm([greedy.p_value for greedy, _ in effects.values()])
+    for ((name, task), both), p_value in zip(effects.items(), p_values, strict=True):
+        found[name][task] = Finding(contrasts[name], *both, float(p_value))
+    return found
+
+
+def told(found: dict[str, dict[str, Finding]]) -> str:
+    """All findings as text, task by task."""
+    tasks = dict.fromkeys(task for by_task in found.values() for task in by_task)
+    return "; ".join(
+        f"{task}: " + ", ".join(by_task[task].text for by_task in found.values() if task in by_task) for task in tasks
+    )
+
+
+def verdict(found: dict[str, dict[str, Finding]], supported: bool, refuted: bool, why_not: str) -> Verdict:
+    """The verdict of a rule, with every effect; `why_not` says what an undecided one lacks.
+
+    Undecided, whatever the rule says, where no seed has both arms of any contrast.
+    """
+    text = told(found)
+    if not text:
+        return Verdict("undecided", "no seed has both arms of a contrast")
+    if refuted or supported:
+        return Verdict("refuted" if refuted else "supported", text)
+    return Verdict("undecided", f"{text}; {why_not}")
+
+
+def draw_arms(frame: pd.DataFrame, caption: str = "", of: str = "failures") -> plots.Figure:
+    """Each arm of one task: failing prompts at both thresholds, and the price in refused safe prompts."""
+    what = {"failures": "Failing prompts, counted exactly", "egregious": "Egregious failures, counted exactly"}[of]
+    left, right = plots.panels([what, "Safe prompts refused, whole space"], caption_of(frame, caption))[1]
+    plots.dots_by_arm(left, frame, f"greedy.exact.{of}", "threshold 0", "C3")
+    plots.dots_by_arm(left, frame, f"matched.exact.{of}", "threshold at 1 % clean false alarms", "C0", marker="s")
+    plots.dots_by_arm(right, frame, "greedy.exact.false_alarms", "threshold 0", "C3", names=False)
+    left.legend(frameon=False, fontsize=8)
+    for ax in (left, right):
+        ax.set_xlabel("prompts (log above 1)")
+    return left.figure
+
+
+def caption_of(frame: pd.DataFrame, more: str = "") -> str:
+    """What every figure of one task says below its panels."""
+    return f"{frame[TASK].iloc[0]}: one small point a seed ({frame['seed'].nunique()} paired seeds); {more}"

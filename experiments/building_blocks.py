@@ -1,0 +1,61 @@
+"""Which building blocks of adversarial training matter most?
+
+"Ablations to get a clear sense of which building blocks were most important." (Redwood Research 2022)
+
+From a recipe that works (16 rounds of gcg on few finds, so that there is room to lose), one block at a time is taken
+away: frequent updates, the search (uniform instead of gcg, or the best of ten random prompts), the clean half of the
+batch, the replay of earlier rounds, finds that did not fail, attacks as a whole; and one is added: safe twins.
+
+Hypothesis: the blocks differ. Pre-declared contrasts: the recipe against each arm without a block, in decades of
+log10(failing prompts + 1), counted exactly at threshold 0, Holm-corrected. Supported if some block is worth at least
+half a decade, with its 95 % interval above zero, on every task; refuted if no block is worth so much on any task;
+undecided otherwise.
+"""
+
+import dataclasses
+import functools
+
+from experiments.ablation import Contrast, draw_arms, findings, verdict
+from experiments.arm import Arm, Plain, Recipe, measure
+from experiments.summary import of_arms as summary
+from testbed.evaluation.estimate import Verdict
+
+__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+
+TASK = "injury,cipher_vault"
+SEEDS = {"quick": 3, "full": 10}
+MINUTES = {"quick": 4, "full": 30}  # a task
+WHOLE = "whole recipe"
+WITHOUT = {
+    "frequent updates": dict(rounds=1),
+    "gradients": dict(attack="uniform"),
+    "search": dict(attack="uniform", budget=10),
+    "clean half": dict(recipe=Recipe(share=0.9)),
+    "replay": dict(recipe=Recipe(replay="newest")),
+    "finds that did not fail": dict(recipe=Recipe(failures_only=True)),
+    "attacks": dict(rounds=0),
+}
+CONTRASTS = {block: Contrast(f"without {block}", WHOLE) for block in WITHOUT}
+
+plot = functools.partial(draw_arms, caption="one block taken away at a time; same finds and steps.")
+
+
+def grid(preset: str, task: str) -> list[Arm]:
+    """The recipe, the recipe without each block, and with safe twins."""
+    whole = Arm(Plain(task), rounds=16, finds=128, label=WHOLE)
+    without = [dataclasses.replace(whole, label=f"without {block}", **less) for block, less in WITHOUT.items()]
+    return [whole, *without, dataclasses.replace(whole, recipe=Recipe(twins=True), label="with safe twins")]
+
+
+def claim(frame) -> Verdict:
+    """What each block is worth on each task, and the verdict."""
+    found = findings(frame, CONTRASTS)
+    tasks = {task for by_task in found.values() for task in by_task}
+    worth = {task: {block for block, by_task in found.items() if task in by_task and by_task[task].holds(0.5)}
+             for task in tasks}  # fmt: skip
+    return verdict(
+        found,
+        supported=bool(worth) and bool(set.intersection(*worth.values())),
+        refuted=not any(worth.values()),
+        why_not="no block is worth half a decade on every task",
+    )

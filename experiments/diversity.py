@@ -1,0 +1,55 @@
+"""Can fewer, but more diverse, batches of finds replace frequent updates?
+
+"How important is updating the model frequently?" (Redwood Research 2022): frequent updates force attackers to new
+tactics, and so might a rule that keeps only finds unlike those at hand.
+
+Hypothesis: diverse finds in two rounds do what sixteen rounds of unselected ones do. Every attack unit brings home four
+times the finds that the pool has room for; kept are unselected ones, those farthest in tokens from all that is kept
+(k-centre), or a cluster around one of them. Same candidates, finds and steps in all arms.
+
+Pre-declared contrast: 2 rounds of diverse finds against 16 rounds of unselected ones, in decades of log10(failing
+prompts + 1), counted exactly at threshold 0. Supported if the 16 rounds leave at most 0.3 decades less, 95 % interval
+and all, on every task; refuted if the interval lies above 0.3 on any.
+"""
+
+import dataclasses
+import functools
+
+from experiments.ablation import Contrast, draw_arms, findings, verdict
+from experiments.arm import Arm, Plain, Recipe, measure
+from experiments.summary import of_arms as summary
+from testbed.evaluation.estimate import Verdict
+
+__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+
+TASK = "injury,cipher_vault"
+SEEDS = {"quick": 3, "full": 10}
+MINUTES = {"quick": 4, "full": 60}  # a task
+ROUNDS = {"quick": (1, 2, 16), "full": (1, 2, 4, 8, 16)}
+ORDERS = {"unselected": "anyone", "diverse": "diverse", "clustered": "clustered"}
+CONTRASTS = {"enough": Contrast("diverse, 2", "unselected, 16")}
+MARGIN = 0.3
+
+plot = functools.partial(draw_arms, caption="selection and rounds; same candidates, finds and steps.")
+
+
+def grid(preset: str, task: str) -> list[Arm]:
+    """The control, and each selection in each number of rounds."""
+    arm = functools.partial(dataclasses.replace, Arm(Plain(task), finds=128))
+    return [arm()] + [
+        arm(rounds=rounds, recipe=Recipe(order=order, candidates=4), label=f"{name}, {rounds}")
+        for name, order in ORDERS.items()
+        for rounds in ROUNDS[preset]
+    ]
+
+
+def claim(frame) -> Verdict:
+    """The pre-declared contrast on each task, and the verdict."""
+    found = findings(frame, CONTRASTS)
+    effects = [finding.effect for finding in found["enough"].values()]
+    return verdict(
+        found,
+        supported=all(effect.high <= MARGIN for effect in effects),
+        refuted=any(effect.low > MARGIN for effect in effects),
+        why_not=f"the rule asks for at most {MARGIN} decades on every task",
+    )

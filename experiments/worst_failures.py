@@ -1,0 +1,62 @@
+"""Is it correct that we need to be training on the worst failures?
+
+"Is it correct that we need to be training on the worst failures?" (Redwood Research 2022)
+
+Hypothesis: a model trained on what barely fails goes on failing egregiously. Every attack unit brings home four times
+the finds that the pool has room for, and the arms differ only in which quarter is kept: anyone, the lowest margins, the
+borderline ones (smallest margin in size among failures), the most egregious, or (in full) a mixture of these three.
+Uniform search, so that the candidates differ; few finds, so that egregious failures are left to be counted. On `injury`
+the severe contains the mild and hardly ever fails; in `injury_two` they are two mechanisms; in `password` severe means
+farther from a match.
+
+Pre-declared contrast: trained on the most egregious against trained on the borderline, in decades of log10(egregious
+failures + 1), counted exactly at threshold 0. Supported if borderline training leaves more than ten times the egregious
+failures, with the 95 % interval of the ratio above one, on at least two tasks; refuted if the interval shows fewer on
+any task.
+"""
+
+import dataclasses
+import functools
+
+from experiments.ablation import Contrast, draw_arms, findings, verdict
+from experiments.arm import Arm, Plain, Recipe, measure
+from experiments.summary import of_arms as summary
+from testbed.evaluation.estimate import Verdict
+
+__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+
+TASK = "injury,injury_two,password"
+SEEDS = {"quick": 3, "full": 10}
+MINUTES = {"quick": 3, "full": 60}  # a task
+BASE = {"quick": Arm(finds=128, attack="uniform"), "full": Arm(finds=128, attack="uniform", attackers=256)}
+ROUNDS = {"quick": (1,), "full": (1, 4, 16)}
+QUICK = ("anyone", "worst", "borderline", "egregious")
+KEPT = {"quick": QUICK, "full": (*QUICK, "mixed")}
+CONTRASTS = {"worst": Contrast("borderline", "egregious", of="egregious")}
+
+plot = functools.partial(
+    draw_arms, of="egregious", caption="same candidates, finds and steps; arms differ in which finds are kept."
+)
+
+
+def grid(preset: str, task: str) -> list[Arm]:
+    """Plain, control, and each way to choose a quarter of the candidates, for each number of rounds."""
+    arm = functools.partial(dataclasses.replace, BASE[preset], plain=Plain(task))
+    kept = [
+        arm(rounds=r, recipe=Recipe(order=order, candidates=4), label=order if r == 1 else f"{order}, {r} rounds")
+        for r in ROUNDS[preset]
+        for order in KEPT[preset]
+    ]
+    return [arm(steps=0), arm(), *kept]
+
+
+def claim(frame) -> Verdict:
+    """The pre-declared contrast on each task, and the verdict."""
+    found = findings(frame, CONTRASTS)
+    strong = [task for task, finding in found["worst"].items() if finding.holds(1)]
+    return verdict(
+        found,
+        supported=len(strong) >= 2,
+        refuted=any(finding.effect.high < 0 for finding in found["worst"].values()),
+        why_not=f"the rule asks for a factor of ten on two tasks, it holds on {len(strong)}",
+    )

@@ -1,0 +1,123 @@
+"""Relaxed adversarial training: perturbations of the residual stream instead of prompts, and their controls.
+
+A perturbation is `[T + N - 1, D]`, one vector a token, each within an L2 ball. The ball's radius is `eps` times the
+mean norm of the residuals before block `layer`, measured on the batch, so that radii mean the same at every layer;
+layer 0 is the embedding space, layer L the stream before the head. Half of the loss is clean, half perturbed, on the
+same prompts. Robustness to these perturbations is never the result: failures are counted in the input space.
+
+Reference: Casper et al. 2024, Defending Against Unforeseen Failure Modes with Latent Adversarial Training; Hubinger
+2019, Relaxed adversarial training for inner alignment.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from testbed.defence import PLAIN, Loss, cross_entropy
+from testbed.objective import Objective
+from testbed.policy import greedy
+from testbed.task import Task
+
+STEPS = 6
+STRIDE = 0.4  # of the radius
+
+
+def mean_norm(model, task: Task, prompts: jax.Array, layer: int) -> jax.Array:
+    """Mean norm of the residuals before block `layer` over prompts `[B, T]` and tokens: a forward pass a prompt.
+
+    Before the head, only the N residuals that it reads count.
+    """
+    read = task.answer_length if layer == model.config.layers else model.config.positions
+
+    def one(prompt):
+        residual = model.residual(jax.nn.one_hot(prompt, task.vocab), task.label(prompt), layer)
+        return jnp.linalg.norm(residual[-read:], axis=-1).mean()
+
+    return jax.lax.stop_gradient(jax.vmap(one)(prompts).mean())
+
+
+def ascend(height: Callable[[jax.Array], jax.Array], shape: tuple[int, int], radius: jax.Array) -> jax.Array:
+    """The perturbation `shape` after `STEPS` normalised steps up `height`, each token kept within its ball.
+
+    A token without a slope does not move. Reference: Madry et al. 2018, projected gradient ascent in L2.
+    """
+
+    def one_step(delta, _):
+        delta = delta + STRIDE * radius * _unit(jax.grad(height)(delta))
+        return delta * jnp.minimum(1, radius / jnp.maximum(jnp.linalg.norm(delta, axis=-1, keepdims=True), 1e-12)), None
+
+    return jax.lax.scan(one_step, jnp.zeros(shape), length=STEPS)[0]
+
+
+def _unit(vectors: jax.Array) -> jax.Array:
+    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+Perturb = Callable[..., jax.Array]
+"""`(key, model, task, prompt [T], place, shape, radius) -> delta`; `place(delta)` is the model's `latent`."""
+
+
+def _up_the_loss(key, model, task, prompt, place, shape, radius):
+    return ascend(lambda delta: cross_entropy(model, task, prompt[None], place(delta)[None]), shape, radius)
+
+
+def _towards_catastrophe(key, model, task, prompt, place, shape, radius):
+    def height(delta):
+        perturbed = lambda soft_prompt, answer: model(soft_prompt, answer, place(delta))
+        return -Objective(task, perturbed, greedy(task)).margin(prompt)
+
+    return ascend(height, shape, radius)
+
+
+def _anywhere(key, model, task, prompt, place, shape, radius):
+    return radius * _unit(jax.random.normal(key, shape))
+
+
+def _half_perturbed(perturb: Perturb, layer: int, eps: float) -> Callable:
+    """The loss: half on the prompts as they are, half on the same with perturbed residuals."""
+
+    def value(key, model, task, prompts):
+        still = jax.lax.stop_gradient(model)
+        radius = eps * mean_norm(still, task, prompts, layer)
+        shape = model.config.positions, model.config.width
+        blank = jnp.zeros((model.config.layers + 1, *shape))
+        place = lambda delta: blank.at[layer].set(delta)
+
+        def one(key, prompt):
+            return place(perturb(key, still, task, prompt, place, shape, radius))
+
+        latents = jax.vmap(one)(jax.random.split(key, len(prompts)), prompts)
+        return (cross_entropy(model, task, prompts) + cross_entropy(model, task, prompts, latents)) / 2
+
+    return value
+
+
+@functools.cache
+def untargeted(layer: int, eps: float) -> Loss:
+    """Perturbations that raise the loss of the right answer: K + 2 gradients a prompt, K being `STEPS`."""
+    return Loss(_half_perturbed(_up_the_loss, layer, eps), gradients=STEPS + 2, forwards=1)
+
+
+@functools.cache
+def one_sided(layer: int, eps: float) -> Loss:
+    """Perturbations that lower the margin of hazardous prompts, towards the catastrophe; others are left alone.
+
+    For tasks with a single catastrophic answer to a prompt, as all classifiers have; then K + 2 gradients.
+    """
+    return Loss(_half_perturbed(_towards_catastrophe, layer, eps), gradients=STEPS + 2, forwards=1)
+
+
+@functools.cache
+def noise(layer: int, eps: float) -> Loss:
+    """Random directions with the norm that the others reach at most: the control that gradients must beat."""
+    return Loss(_half_perturbed(_anywhere, layer, eps), gradients=2, forwards=1)
+
+
+LOSSES: dict[str, Callable[[int, float], Loss]] = {
+    "plain": lambda layer, eps: PLAIN,
+    "untargeted": untargeted,
+    "one_sided": one_sided,
+    "noise": noise,
+}

@@ -1,0 +1,77 @@
+"""Schedules: how gradient steps, finds and attack calls are spread over a run, as an order of equal units.
+
+The work of a run is cut into equal units: attack units, which find prompts and add them to the pool, and train units.
+A schedule only *orders* them: with 16 units of each, one round is AAAA...TTTT..., sixteen rounds are ATATAT...
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How gradient steps, finds and attack calls are spread over a run.
+
+    Attributes:
+      steps: gradient steps in all.
+      rounds: model updates, each one round of attack and training; 0 trains without attacks.
+      finds: prompts added to the pool in all. Every attacker contributes its best prompt, failing or not.
+      budget: forward-pass equivalents a find.
+      batch: prompts a step.
+      learning_rate: the peak of one cosine over the whole run, which ends at zero: otherwise the last iterate's noise
+        is what gets measured.
+      units: how many equal units the run is cut into; rounds divide them, and they divide steps and finds.
+
+    Raises:
+      ValueError: a number is not positive, or does not divide as stated.
+    """
+
+    steps: int = 1536
+    rounds: int = 0
+    finds: int = 0
+    budget: int = 0
+    batch: int = 256
+    learning_rate: float = 2e-3
+    units: int = 16
+
+    def __post_init__(self):
+        for name in ("steps", "batch", "units"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"schedule {name} must be at least 1, not {getattr(self, name)}")
+        for name in ("rounds", "finds", "budget"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"schedule {name} must not be negative, not {getattr(self, name)}")
+        if self.rounds and not (self.finds and self.budget):
+            raise ValueError(f"{self.rounds} rounds need finds and a budget, not {self.finds} and {self.budget}")
+        if self.rounds and self.units % self.rounds:
+            raise ValueError(f"{self.rounds} rounds must divide the schedule's {self.units} units")
+        for name in ("steps", "finds"):
+            if getattr(self, name) % self.units:
+                raise ValueError(f"schedule {name} {getattr(self, name)} must be a multiple of its {self.units} units")
+
+
+class Unit(NamedTuple):
+    """One unit of work (arrays when there are many).
+
+    Attributes:
+      attacks: whether it attacks or trains.
+      number: its number among its kind.
+      first: the number of its round's first unit.
+    """
+
+    attacks: np.ndarray
+    number: np.ndarray
+    first: np.ndarray
+
+
+def units(schedule: Schedule) -> Unit:
+    """The order of a run's units, as arrays."""
+    numbers = np.arange(schedule.units)
+    if not schedule.rounds:
+        return Unit(np.zeros(schedule.units, bool), numbers, np.zeros_like(numbers))
+    rounds = numbers.reshape(schedule.rounds, -1)
+    kinds = np.concatenate([np.ones_like(rounds, bool), np.zeros_like(rounds, bool)], axis=1)
+    both = np.concatenate([rounds, rounds], axis=1)
+    return Unit(kinds.ravel(), both.ravel(), np.broadcast_to(both[:, :1], both.shape).ravel())

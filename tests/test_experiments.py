@@ -1,0 +1,340 @@
+"""Every question in miniature, from its grid to its verdict; its rule on tables whose effects are known; equal compute.
+
+Models are nudged here instead of trained, and their accounts made up, which compiles nothing: `test_run` does both.
+"""
+
+import copy
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SMALL
+from matplotlib import pyplot as plt
+
+from experiments import EXPERIMENTS, arm
+from experiments.ablation import Contrast, drops, findings, holm
+from experiments.arm import Arm, Plain, compute_of, defence_of
+from tasks import TASKS
+from testbed import results
+from testbed.attacks import ATTACKS
+from testbed.defence import attack_cost, training_cost
+from testbed.evaluation.report import report, silent
+from testbed.model import Transformer, model_config
+from testbed.objective import Objective
+from testbed.policy import greedy
+from testbed.training import History, Schedule
+
+ABLATIONS = [name for name, module in EXPERIMENTS.items() if isinstance(module.grid("quick", "injury")[0], Arm)]
+ONLY = ("injury", "cipher_vault")  # what is run here; the others share every line
+
+
+def nudge(key, model, task, schedule, attack=None, watch=None, defence=None):
+    """In place of training: the model with a little noise on its head, and some hazards for a pool."""
+    bias = model.head.bias
+    moved = jax.tree.map(lambda leaf: leaf, model)
+    moved.head.bias[...] = bias[...] + jax.random.normal(jax.random.fold_in(key, schedule.steps), bias[...].shape)
+    rounds = bool(schedule.rounds)
+    pool = jax.vmap(task.sample_hazard)(jax.random.split(key, schedule.finds * rounds))
+    return moved, History(np.zeros(schedule.steps), np.zeros(schedule.units * rounds), np.asarray(pool))
+
+
+@functools.cache
+def reported(task) -> dict:
+    """A real account of some model of a task."""
+    model = Transformer(model_config(task, width=8, layers=1), jax.random.key(0))
+    attacks = {name: ATTACKS["uniform"]() for name in ("clean_edits", *arm.EVALUATION)}
+    return report(jax.random.key(1), model, task, attacks, (10, 100, 1000), attackers=4, samples=4096)
+
+
+def report_like(key, model, task, attacks, attackers, watch):
+    """In place of an account: that of another model, with failures at random."""
+    left, account = jax.random.randint(key, (), 0, 1000), copy.deepcopy(reported(task))
+    account["greedy"]["exact"] |= {"failures": int(left), "egregious": int(left) // 2}
+    return account
+
+
+def tiny(config: Arm) -> Arm:
+    """An arm with the same names at a size of nothing."""
+    plain = dataclasses.replace(config.plain, width=8, steps=min(config.plain.steps, 64), layers=1)
+    return dataclasses.replace(config, plain=plain, finds=max(32, config.finds // 64 * 16), budget=10, attackers=4)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Small tasks, no training, one attack under every name."""
+    uniform = dict.fromkeys(ATTACKS, ATTACKS["uniform"])
+    with pytest.MonkeyPatch.context() as patch:
+        for task, sizes in SMALL.items():
+            made = TASKS[task](**sizes)
+            patch.setitem(TASKS, task, lambda made=made: made)
+        patch.setattr(arm, "train", nudge)
+        patch.setattr(arm, "report", report_like)
+        for module in (arm, *EXPERIMENTS.values()):
+            if hasattr(module, "ATTACKS") and isinstance(module.ATTACKS, dict):
+                patch.setattr(module, "ATTACKS", uniform)
+            if hasattr(module, "BUDGET"):
+                patch.setattr(module, "BUDGET", 40)
+        yield
+
+
+@pytest.fixture(scope="module", params=ABLATIONS)
+def asked(request, world, tmp_path_factory):
+    """A question's module and its records of two seeds, written and read back."""
+    module, folder = EXPERIMENTS[request.param], tmp_path_factory.mktemp("out") / request.param
+    for task in [task for task in module.TASK.split(",") if task in ONLY]:
+        for config in map(tiny, module.grid("quick", task)):
+            for seed in range(2):
+                record = {"experiment": request.param, "config": dataclasses.asdict(config), "seed": seed, "seconds": 1}
+                measured = module.measure(config, seed, folder, silent)
+                results.write(folder, results.run_id(request.param, config, seed), record | {"measurements": measured})
+    return module, results.load(folder, request.param)
+
+
+def test_from_grid_to_verdict(asked):
+    module, frame = asked
+    assert module.__doc__.splitlines()[0].endswith("?")
+    assert "upported if" in module.__doc__ and "efuted if" in module.__doc__, "the rule stands in the docstring"
+    assert not frame.duplicated(["config.plain.task", "arm", "seed"]).any(), "each arm has a name of its own"
+    for task, rows in frame.groupby("config.plain.task"):
+        table = module.summary(rows)
+        assert table.size and table.map(lambda cell: isinstance(cell, str)).all(axis=None)
+        figure = module.plot(rows)
+        figure.canvas.draw()
+        assert task in figure.get_supxlabel()
+        plt.close(figure)
+    verdict = module.claim(frame)
+    assert verdict.outcome in ("supported", "refuted", "undecided")
+    assert module.claim(frame.sample(frac=1, random_state=0)).outcome == verdict.outcome, (
+        "the order of records is nothing"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in ABLATIONS if name != "tool_ablation"])  # it has one arm only
+def test_without_the_arms_of_its_rule_a_question_is_undecided(name):
+    sizes = {"config.steps": 1, "config.plain.width": 1, "config.plain.steps": 1}
+    frame = table("injury", {"another": [1, 2, 3]}, strength=np.nan, fit=1.0, budget=9, **sizes)
+    frame = frame.assign(first=[[1]] * 3, blocked=[[{"share": 0.0, "failures": 1}]] * 3)
+    assert EXPERIMENTS[name].claim(frame).outcome == "undecided"
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("preset", ["quick", "full"])
+def test_arms_are_named_apart_and_their_schedules_fit(name, preset):
+    for task in EXPERIMENTS[name].TASK.split(","):
+        configs = EXPERIMENTS[name].grid(preset, task)
+        assert len({config.name for config in configs}) == len(configs)
+        for config in configs:
+            assert config.plain.task == task
+            if config.steps:
+                spent(config)
+
+
+def spent(config: Arm) -> dict:
+    """The compute of an arm, from its config alone."""
+    task = TASKS[config.plain.task]()
+    objective = Objective(task, None, greedy(task))
+    budget, defence = config.budget * objective.forwards, defence_of(config.recipe)
+    schedule = Schedule(config.steps, config.rounds, config.finds, budget, units=config.units)
+    attacks = attack_cost(schedule, ATTACKS[config.attack](), objective, defence)
+    return compute_of(schedule, attacks, training_cost(schedule, defence), config.recipe.candidates)
+
+
+def arms_of(name: str, task: str = "injury", preset: str = "full") -> dict[str, Arm]:
+    return {config.name: config for config in EXPERIMENTS[name].grid(preset, task)}
+
+
+@pytest.mark.parametrize("task", ONLY)
+def test_update_frequencies_spend_the_same(task):
+    arms = {name: spent(config) for name, config in arms_of("update_frequency", task).items() if config.steps}
+    for other in ("4 rounds", "16 rounds", "64 rounds", "16 rounds, equal exposures"):
+        assert arms[other] == arms["1 round"]
+    for kind in ("uniform", "clean_rejection", "0.25x finds", "4x finds"):
+        assert arms[f"1 round, {kind}"] == arms[f"16 rounds, {kind}"]
+    assert len({a["gradient_steps"] for a in arms.values()}) == 1
+    assert arms["1 round, 4x finds"]["finds"] == 4 * arms["1 round"]["finds"]
+
+
+@pytest.mark.parametrize("task", ONLY)
+def test_relaxed_arms_spend_the_same_forwards_within_a_tenth_and_never_more_than_the_control(task):
+    arms = {name: spent(config) for name, config in arms_of("relaxed_training", task, "quick").items() if config.steps}
+    control = arms["control"]["forwards"]
+    assert control == 1536 * 256 * 3
+    for name, compute in arms.items():
+        assert 0.9 * control <= compute["forwards"] <= control, name
+    latent = arms["latent"]
+    assert latent["training_gradients"] == latent["gradient_steps"] * 256 * 8  # six up, one clean, one perturbed
+    assert latent["training_forwards"] == latent["gradient_steps"] * 256
+
+
+@pytest.mark.parametrize("name", ["worst_failures", "diversity"])
+def test_selections_spend_the_same(name):
+    arms = [spent(config) for config in arms_of(name).values() if config.rounds]
+    assert all(compute == arms[0] for compute in arms)
+    assert arms[0]["candidates"] == 4 * arms[0]["finds"]
+
+
+def table(task: str, left: dict[str, list], **columns) -> pd.DataFrame:
+    """Records of one task: arm -> failing prompts, seed by seed; `columns` say what else stands in every row."""
+    rows = [
+        {"config.plain.task": task, "arm": name, "seed": seed}
+        | {f"{policy}.exact.{of}": n for policy in ("greedy", "matched") for of in ("failures", "egregious")}
+        | {"greedy.exact.clean_failure": 1e-5, "greedy.exact.hazardous": 10**6, "greedy.exact.safe": 10**6}
+        | {"greedy.exact.wrong": 0, "greedy.exact.false_alarms": 0}
+        | {"greedy.clean.correct": 1000, "greedy.clean.samples": 1000, "compute.forwards": 1e6}
+        | {name: value[seed] if isinstance(value, list) else value for name, value in columns.items()}
+        for name, failures in left.items()
+        for seed, n in enumerate(failures)
+    ]
+    return pd.DataFrame(rows)
+
+
+MANY, FEW, SOME = [9999, 12000, 9000, 15000], [9, 20, 5, 0], [999, 1500, 800, 700]
+MIXED = [99, 20000, 30, 9000]
+
+
+def on_two(left, **columns):
+    return pd.concat([table(task, left, **columns) for task in ONLY])
+
+
+RULES = {
+    "update_frequency": {
+        "supported": {"1 round": MANY, "1 round, 4x finds": SOME, "16 rounds": FEW},
+        "refuted": {"1 round": FEW, "1 round, 4x finds": FEW, "16 rounds": MANY},
+        "undecided": {"1 round": MANY, "1 round, 4x finds": SOME, "16 rounds": MIXED},
+    },
+    "worst_failures": {
+        "supported": {"borderline": MANY, "egregious": FEW},
+        "refuted": {"borderline": FEW, "egregious": MANY},
+        "undecided": {"borderline": MANY, "egregious": MANY[::-1]},
+    },
+    "diversity": {
+        "supported": {"diverse, 2": FEW, "unselected, 16": FEW},
+        "refuted": {"diverse, 2": MANY, "unselected, 16": FEW},
+        "undecided": {"diverse, 2": MIXED, "unselected, 16": MIXED[::-1]},
+    },
+    "building_blocks": {
+        "supported": {"whole recipe": FEW, "without search": MANY, "without replay": FEW},
+        "refuted": {"whole recipe": FEW, "without search": FEW, "without replay": FEW},
+    },
+    "relaxed_training": {
+        "supported": {"control": MANY, "noise": SOME, "latent": FEW, "one-sided": MANY, "16 rounds": FEW},
+        "refuted": {"control": FEW, "noise": FEW, "latent": MANY, "one-sided": MANY, "16 rounds": FEW},
+        "undecided": {"control": MANY, "noise": FEW, "latent": FEW, "one-sided": MANY, "16 rounds": FEW},
+    },
+    "reliability": {
+        "supported": {"best recipe": [0, 0, 0, 7]},
+        "refuted": {"best recipe": [1, 2, 3, 4]},
+        "undecided": {"best recipe": [0, 2, 3, 4]},
+    },
+}  # fmt: skip
+CASES = [(name, outcome) for name, rules in RULES.items() for outcome in rules]
+
+
+@pytest.mark.parametrize(("name", "outcome"), CASES)
+def test_the_verdict_follows_the_rule(name, outcome):
+    verdict = EXPERIMENTS[name].claim(on_two(RULES[name][outcome]))
+    assert verdict.outcome == outcome, verdict.why
+    assert all(task in verdict.why for task in ONLY)
+
+
+def test_a_latent_arm_that_fails_more_on_clean_prompts_is_not_supported():
+    frame = on_two(RULES["relaxed_training"]["supported"])
+    frame.loc[frame["arm"] == "latent", "greedy.exact.clean_failure"] = 1e-4
+    assert EXPERIMENTS["relaxed_training"].claim(frame).outcome == "undecided"
+
+
+def test_a_latent_arm_more_than_a_decade_behind_prompts_is_not_supported():
+    left = RULES["relaxed_training"]["supported"] | {"latent": [99, 120, 80, 70], "16 rounds": [0] * 4}
+    assert EXPERIMENTS["relaxed_training"].claim(on_two(left)).outcome == "undecided"
+
+
+@pytest.mark.parametrize(("slope", "outcome"), [(0.0, "supported"), (1.0, "refuted"), (0.35, "undecided")])
+def test_strength_is_judged_by_its_slope(slope, outcome):
+    module = EXPERIMENTS["attack_strength"]
+    frames = []
+    for strength in (1.0, 2.0, 4.0):
+        left = {f"attack {strength}": [10 ** (6 - slope * strength + 0.01 * seed) - 1 for seed in range(4)]}
+        frames += [table(task, left, strength=strength) for task in ONLY]
+    verdict = module.claim(pd.concat(frames))
+    assert verdict.outcome == outcome
+    np.testing.assert_allclose(module.slopes(pd.concat(frames[::2])), slope, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("calls", "rate", "outcome"),
+    [(100, 1.0, "supported"), (100, 0.01, "refuted"), (1.0, 1.0, "undecided")],
+)
+def test_random_failures_are_judged_by_calls_and_rate(calls, rate, outcome):
+    jitter = [0.9, 1.1, 1.2, 0.8]
+    frames = []
+    for name, times, part in (("control", 1, [1.0] * 4), ("16 rounds", calls, [rate * j for j in jitter])):
+        first = [[int(20 * times * j)] * 3 for j in (jitter if name == "control" else jitter[::-1])]
+        columns = {"first": first, "budget": 10_000, "greedy.exact.clean_failure": [1e-5 * p for p in part]}
+        frames.append(table("injury", {name: FEW}, **columns))
+    assert EXPERIMENTS["random_failures"].claim(pd.concat(frames)).outcome == outcome
+
+
+@pytest.mark.parametrize(("after", "outcome"), [(5, "supported"), (900, "refuted"), (100, "undecided")])
+def test_thresholds_are_judged_by_what_they_buy(after, outcome):
+    spread = [5, 20, 200, 900] if outcome == "undecided" else [after] * 4
+    blocked = [[{"share": 0.0, "failures": 1000}, {"share": 0.05, "failures": n}] for n in spread]
+    frame = table("injury", {"plain": [1000] * 4}, blocked=blocked)
+    assert EXPERIMENTS["conservative_threshold"].claim(frame).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("fit", "left", "outcome"), [(0.5, MANY, "supported"), (0.99, FEW, "refuted"), (0.9, FEW, "undecided")]
+)
+def test_capacity_is_judged_by_fit_and_saturation(fit, left, outcome):
+    arms = {"width 4, 512 finds": MANY, "width 4, 2048 finds": left}
+    frame = table("injury", arms, fit=fit, **{"config.plain.width": 4})
+    assert EXPERIMENTS["capacity"].claim(frame).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("dumb", "able", "outcome"), [(0.001, 0.8, "supported"), (0.2, 0.8, "refuted"), (0.001, 0.01, "undecided")]
+)
+def test_competence_is_judged_by_who_fails(dumb, able, outcome):
+    def models(label, useful, failing, steps, defended):
+        sizes = {"config.plain.width": 32, "config.plain.steps": steps, "config.steps": defended}
+        wrong = {"greedy.exact.wrong": int(10**6 * (1 - useful))}
+        return table("cipher_vault", {label: [int(10**6 * failing)] * 2}, **sizes, **wrong)
+
+    parts = models("a", 0.01, dumb, 16, 0), models("b", 1.0, able, 512, 0), models("c", 0.999, 0, 512, 64)
+    assert EXPERIMENTS["competence"].claim(pd.concat(parts)).outcome == outcome
+
+
+@pytest.mark.parametrize(("calls", "outcome"), [(10, "supported"), (100, "refuted")])
+def test_tools_are_judged_by_the_calls_they_save(calls, outcome):
+    tools = {
+        f"first.{name}": [[calls + seed] * 3 for seed in range(4)] for name in ("coordinate", "saliency", "infill")
+    }
+    frame = on_two({"searched": FEW}, budget=1000, **tools, **{"first.clean_edits": [[100 + s] * 3 for s in range(4)]})
+    assert EXPERIMENTS["tool_ablation"].claim(frame).outcome == outcome
+
+
+def test_holm_against_hand_worked_numbers():
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
+    np.testing.assert_allclose(holm([0.5, 0.9]), [1, 1])
+    assert holm([]).size == 0
+
+
+def test_findings_are_paired_and_in_decades():
+    frame = table("injury", {"a": [99, 999], "b": [9, 9]}).query("not (arm == 'b' and seed == 1)")
+    np.testing.assert_allclose(drops(frame, Contrast("a", "b")), [1])
+    found = findings(frame, {"x": Contrast("a", "b"), "y": Contrast("b", "missing")})
+    assert found["x"]["injury"].effect.mean == pytest.approx(1) and not found["y"]
+    assert "1 seeds" in found["x"]["injury"].text
+
+
+def test_plain_models_of_a_seed_are_shared_between_experiments(world, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(arm, "train", lambda *rest, **named: made.append(1) or nudge(*rest, **named))
+    plain = Plain("injury", width=8, steps=16, layers=1)
+    first, second = (arm.plain_model(plain, 0, tmp_path / name, silent) for name in ("one", "two"))
+    assert len(made) == 1
+    assert all(jnp.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True))
