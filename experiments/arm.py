@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tasks import TASKS
+from tasks import task_named
 from testbed.attacks import ATTACKS
 from testbed.evaluation.report import Watch, report
 from testbed.model import Transformer, load_or_make, model_config
@@ -27,6 +27,7 @@ class Plain:
     task: str = "injury"
     width: int = 32
     steps: int = 1536
+    layers: int = dataclasses.field(default=2, metadata={"before": 2})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +63,13 @@ class Arm:
 def plain_model(plain: Plain, seed: int, folder: Path, watch: Watch) -> Transformer:
     """The plain model of a seed: trained once a folder, then loaded by its id."""
     init_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))
-    task = TASKS[plain.task]()
+    task = task_named(plain.task)
 
     def make():
-        blank = Transformer(model_config(task, width=plain.width), init_key)
+        blank = Transformer(model_config(task, width=plain.width, layers=plain.layers), init_key)
         schedule = Schedule(steps=plain.steps)
-        return train(train_key, blank, task, schedule, watch=lambda *at: watch("training the plain model", *at))[0]
+        show = functools.partial(watch, "training the plain model")
+        return train(train_key, blank, task.poison or task, schedule, watch=show)[0]
 
     return load_or_make(folder / "models" / run_id("plain", plain, seed), make, task=plain.task, seed=seed)
 
@@ -83,7 +85,7 @@ class Defended(NamedTuple):
 def defended_model(arm: Arm, seed: int, folder: Path, watch: Watch) -> Defended:
     """Train an arm from the plain model of its seed; arms of a seed share every stream of keys."""
     defence_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
-    task, attack = TASKS[arm.plain.task](), ATTACKS[arm.attack]()
+    task, attack = task_named(arm.plain.task), ATTACKS[arm.attack]()
     plain = plain_model(arm.plain, seed, folder, watch)
     spent = {"gradient_steps": 0, "finds": 0, "model_calls": 0, "gradient_calls": 0, "checker_calls": 0}
     if not arm.steps:
@@ -106,5 +108,5 @@ def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     _, evaluation_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
     model, compute, found = defended_model(arm, seed, folder, watch)
     attacks = {name: ATTACKS[name]() for name in EVALUATION}
-    measured = report(evaluation_key, model, TASKS[arm.plain.task](), attacks, attackers=arm.attackers, watch=watch)
+    measured = report(evaluation_key, model, task_named(arm.plain.task), attacks, attackers=arm.attackers, watch=watch)
     return {"arm": arm.name, "compute": compute, "found": found} | measured

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.arm import Arm, Plain, defended_model
-from tasks import TASKS
+from tasks import task_named
 from testbed import plots
 from testbed.attacks import ATTACKS
 from testbed.attacks.health import Signs, complaints, gradient_health
@@ -75,7 +75,7 @@ def grid(preset: str, task: str) -> list[Comparison]:
 
 def attacked_model(config: Comparison, seed: int, folder: Path, watch: Watch) -> Planted:
     """The model to attack, with its failure planted, if any."""
-    task, arm = TASKS[config.plain.task](), dataclasses.replace(config.defence, plain=config.plain)
+    task, arm = task_named(config.plain.task), dataclasses.replace(config.defence, plain=config.plain)
     # The needle is the last allowed token at each of four positions spread over the prompt.
     positions = np.linspace(0, task.prompt_length - 1, 4).astype(int)
     needle = {int(position): int(tokens_by_position(task)[position][-1]) for position in positions}
@@ -94,7 +94,7 @@ def count_failures(model: Planted, task: Task, watch: Watch) -> exact.Count:
 def measure(config: Comparison, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     """Count the model's failures, then run every attack from the same starts and account for what it found."""
     start_key, search_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 3))
-    task = TASKS[config.plain.task]()
+    task = task_named(config.plain.task)
     model = attacked_model(config, seed, folder, watch)
     objective, counted = Objective(task, model, greedy(task)), count_failures(model, task, watch)
     # As many places as could be needed, so that a search is compiled once for all models.

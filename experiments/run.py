@@ -21,17 +21,19 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import EXPERIMENTS
-from tasks import TASKS
+from tasks import TASKS, task_named
 from testbed import plots, results
 from testbed.attacks import ATTACKS
 from testbed.check import check_task
-from testbed.evaluation.exact import refuse_if_too_large
 from testbed.sweep import Run, sweep
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("experiment", "update_frequency", "Which question to ask (see --list).")
 flags.DEFINE_list(
-    "task", None, "Which tasks to ask it on, separated by commas (see --list). Default: the experiment's."
+    "task",
+    None,
+    "Which tasks to ask it on, separated by commas (see --list), with sizes after colons, as in injury:length=8. "
+    "Default: the experiment's.",
 )
 flags.DEFINE_string("preset", "quick", "How much: quick (minutes) or full (hours).")
 flags.DEFINE_integer("seeds", None, "How many paired seeds, 0 to seeds - 1. Default: the preset's.")
@@ -84,8 +86,9 @@ def show(console: Console, experiment, frame, folder: Path) -> None:
         for measure, cells in text.iterrows():
             table.add_row(measure, *cells, style="bold" if measure[:2].isupper() else None)
         console.print(table)
-        results.write_atomically(folder / f"{task}.csv", text.to_csv().encode())
-        plots.save(experiment.plot(rows), folder / f"{task}.png")
+        file = task.replace(":", "-")  # a colon is no letter of a file name everywhere
+        results.write_atomically(folder / f"{file}.csv", text.to_csv().encode())
+        plots.save(experiment.plot(rows), folder / f"{file}.png")
     verdict = experiment.claim(frame)
     console.print(f"[bold]{verdict.outcome}[/bold]: {verdict.why}", highlight=False)
 
@@ -101,7 +104,9 @@ def job(console: Console) -> int:
     seeds = experiment.SEEDS[preset] if FLAGS.seeds is None else FLAGS.seeds
     if seeds < 1:
         raise ValueError(f"--seeds must be at least 1, not {seeds}")
-    tasks = [one_of("task", task, TASKS) for task in dict.fromkeys(FLAGS.task or [experiment.TASK])]
+    tasks = list(dict.fromkeys(FLAGS.task or [experiment.TASK]))
+    for task in tasks:
+        task_named(task)
     folder = Path(FLAGS.out) / name
     if FLAGS.plot_only and not folder.is_dir():
         raise ValueError(f"{folder} does not exist; give the --out of a finished run, or leave out --plot_only")
@@ -123,8 +128,7 @@ def job(console: Console) -> int:
             markup=False, highlight=False,
         )  # fmt: skip
         for task in tasks:
-            refuse_if_too_large(TASKS[task]())
-            check_task(TASKS[task](), jax.random.key(0))
+            check_task(task_named(task), jax.random.key(0))
         failed = sweep(runs, experiment.measure, folder, console).failed
         records, _ = results.read(folder)
     there = [run.id for run in runs if run.id in records]

@@ -1,8 +1,21 @@
 """The table of an ablation: one column an arm, one row a measure, over paired seeds."""
 
+import numpy as np
 import pandas as pd
 
 from testbed.evaluation.estimate import clopper_pearson
+
+
+def how(row: pd.Series | pd.DataFrame, head: str) -> str:
+    """How the failures under `head` (a model or a policy) are known: `exact`, or from a large space `sampled`."""
+    return "exact" if np.all(pd.notna(row.get(f"{head}.exact.failures"))) else "sampled"
+
+
+def failing_prompts(rows: pd.DataFrame, head: str) -> str:
+    """What a number of failing prompts is called in a figure of one task."""
+    if how(rows, head) == "exact":
+        return "Failing prompts, counted exactly"
+    return f"Failing prompts of {rows[f'{head}.sampled.hazardous'].iloc[0]:,.0f} sampled"
 
 
 def by_arm(frame: pd.DataFrame) -> pd.DataFrame:

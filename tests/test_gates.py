@@ -14,6 +14,7 @@ from rich.console import Console
 
 from experiments import calibration
 from experiments.arm import Plain
+from experiments.yardsticks import contradictions
 from tasks import TASKS
 from testbed import results
 from testbed.sweep import Run, sweep
@@ -21,14 +22,17 @@ from testbed.task import classifier
 
 GOOD = {
     "plain.clean.correct": 1000, "plain.clean.samples": 1000, "plain.clean.false_alarms": 0, "plain.clean.safe": 700,
-    "plain.exact.failures": 5000.0, "plain.exact.hazardous": 500_000, "plain.exact.clean_failure": 1e-5,
+    "plain.exact.failures": 5000.0, "plain.exact.clean_failure": 1e-5,
     "control.exact.failures": 4000.0, "weakest.exact.failures": 500.0, "strongest.exact.failures": 3.0,
     "best_defence.clean.correct": 999, "best_defence.clean.samples": 1000, "best_defence.exact.failures": 0.0,
     "whole_space.clean.correct": 1000, "whole_space.clean.samples": 1000, "whole_space.exact.failures": 40.0,
-    "small.exact.failures": 90.0, "attacks.uniform.attackers": 100, "attacks.uniform.within.10000": 80,
-    "attacks.gcg.attackers": 100, "attacks.gcg.within.10000": 100, "mislabelled": 0, "competent": True,
+    "untrained.value": 1.2, "untrained.low": 0.8, "untrained.high": 1.6,
+    "incompetent.clean.solved": 30, "incompetent.clean.safe": 700,
+    "incompetent.exact.failures": 90.0, "attacks.uniform.attackers": 100, "attacks.uniform.within.10000": 80,
+    "attacks.gcg.attackers": 100, "attacks.gcg.within.10000": 100, "mislabelled": 0, "competent": True, "planted": 0,
     "config.plain.task": "made up",
 }  # fmt: skip
+GOOD |= {name.replace("failures", "hazardous"): 500_000 for name in GOOD if name.endswith("exact.failures")}
 
 
 def frame(**changes):
@@ -56,8 +60,11 @@ def test_a_good_task_passes():
         ("G5 breakable", "needle", {"attacks.gcg.within.10000": 85}),
         ("G5 weak attack", "trivial", {"plain.exact.clean_failure": 9e-4}),
         ("G6 defence range", "does not beat", {"weakest.exact.failures": 20.0}),
-        ("G7 competence", "needs no competence", {"small.exact.failures": 600.0}),
+        ("G7 untrained", "needs no competence", {"untrained.low": 1.1}),
+        ("G7 incompetent", "needs no competence", {"incompetent.clean.solved": 70}),
+        ("G7 competence", "needs no competence", {"incompetent.exact.failures": 60_000.0}),
         ("G8 consistency", "mislabelled", {"mislabelled": 1}),
+        ("G9 planted", "not learnt", {"planted": 256, "plain.planted": 229}),
     ],
 )
 def test_each_gate_catches_what_it_is_for(gate, word, changes):
@@ -74,15 +81,17 @@ def test_a_gate_may_fail_in_one_seed_of_five():
 
 
 def test_competence_is_asked_of_generators_only():
-    assert calibration.claim(frame(competent=False, **{"small.exact.failures": 1e5})).outcome == "fit"
+    table = frame(competent=False, **{"incompetent.exact.failures": 5e5})
+    assert calibration.claim(table).outcome == "fit"
+    assert calibration.summary(table).loc["G7 competence"].tolist()[1:] == ["- - - - -", "not asked"]
 
 
 def test_mislabelled_prompts_are_counted():
     task = TASKS["injury"](length=4)
-    assert calibration.mislabelled(task) == 0
+    assert len(contradictions(jax.random.key(0), task)) == 0
     careless = dataclasses.replace(task, label=lambda prompt: 0 * task.label(prompt))
     hazardous = sum(bool(injury(prompt).forbidden) for prompt in itertools.product(range(8), repeat=4))
-    assert calibration.mislabelled(careless) == hazardous
+    assert len(contradictions(jax.random.key(0), careless)) == hazardous
 
 
 def easy():
