@@ -25,25 +25,27 @@ import numpy as np
 import pandas as pd
 
 from experiments.arm import Arm, Plain, defended_model
+from experiments.summary import sampled
 from tasks import task_named
 from testbed import plots
 from testbed.attacks import ATTACKS
 from testbed.attacks.health import Signs, complaints, gradient_health
-from testbed.attacks.search import NEVER, Trace, fresh_starts, search
+from testbed.attacks.search import NEVER, NO_TARGETS, Trace, fresh_starts, search
 from testbed.evaluation import exact
-from testbed.evaluation.estimate import Verdict, clopper_pearson, paired_effect
+from testbed.evaluation.estimate import Verdict, clopper_pearson, paired_effect, sampled_failures
 from testbed.evaluation.report import Watch
 from testbed.evaluation.survival import kaplan_meier, log_rank, median_calls
 from testbed.objective import Objective, confirm
 from testbed.planted import Planted, plant
 from testbed.policy import greedy, respond
-from testbed.task import Task, prompt_ids, tokens_by_position
+from testbed.task import Task, tokens_by_position
 
 TASK = "injury"
 SEEDS = {"quick": 3, "full": 5}
 MINUTES = {"quick": 10, "full": 60}
 GRADIENT_FREE = ("coordinate", "mcmc", "genetic")
 PLANTS = ("needle", "hash")
+SAMPLES = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,15 +93,26 @@ def count_failures(model: Planted, task: Task, watch: Watch) -> exact.Count:
     return exact.count(counted, task, policies, walk, show)["greedy"]
 
 
+def known_failures(key: jax.Array, model: Planted, task: Task, watch: Watch) -> tuple[dict[str, Any], np.ndarray]:
+    """The model's failures as plain numbers, and the ranks of all, by which recall is told; none where not countable.
+
+    There are as many ranks as there could be failures, so that a search is compiled once for all models.
+    """
+    if not exact.countable(task):
+        return {"sampled": sampled_failures(key, model, task, greedy(task), SAMPLES)._asdict()}, NO_TARGETS
+    counted = count_failures(model, task, watch)
+    targets = np.full(counted.hazardous, NEVER, np.int32)
+    targets[: len(counted.ids)] = counted.ids
+    return {"exact": exact.summary(counted)}, targets
+
+
 def measure(config: Comparison, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     """Count the model's failures, then run every attack from the same starts and account for what it found."""
     start_key, search_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 3))
     task = task_named(config.plain.task)
     model = attacked_model(config, seed, folder, watch)
-    objective, counted = Objective(task, model, greedy(task)), count_failures(model, task, watch)
-    # As many places as could be needed, so that a search is compiled once for all models.
-    targets = np.full(counted.hazardous, NEVER, np.int32)
-    targets[: len(counted.ids)] = counted.ids
+    objective = Objective(task, model, greedy(task))
+    failures, targets = known_failures(jax.random.fold_in(search_key, NEVER), model, task, watch)
     attacks = {name: make() for name, make in ATTACKS.items()}
     budget = config.budget * objective.forwards
     found, firsts = {}, {}
@@ -115,9 +128,8 @@ def measure(config: Comparison, seed: int, folder: Path, watch: Watch) -> dict[s
     for name in attacks:
         found[name]["masked"] = float((black_box & (firsts[name] == NEVER)).mean())
     starts = jax.vmap(objective.start)(jax.random.split(start_key, config.attackers))
-    return {
+    return failures | {
         "arm": config.name,
-        "exact": exact.summary(counted),
         "budget": budget,
         "health": gradient_health(objective, starts)._asdict(),
         "attacks": found,
@@ -140,7 +152,7 @@ def account(objective: Objective, trace: Trace, budget: int) -> tuple[dict[str, 
 
     An attacker whose best prompt is not confirmed counts as having found nothing.
     """
-    task, hit = objective.task, np.asarray(trace.margin) <= 0
+    hit = np.asarray(trace.margin) <= 0
     confirmed = np.asarray(confirm(objective, trace.prompt)) & hit
     first = np.where(confirmed, trace.first, NEVER)
     levels = np.asarray(egregiousness(objective, trace.prompt))[confirmed]
@@ -150,8 +162,8 @@ def account(objective: Objective, trace: Trace, budget: int) -> tuple[dict[str, 
         "half": int((first <= budget // 2).sum()),
         "unconfirmed": int((hit & ~confirmed).sum()),
         "first": [int(calls) if calls < NEVER else None for calls in first],
-        "distinct": len(np.unique(prompt_ids(task, trace.prompt[confirmed]))),
-        "reached": int(np.sum(trace.reached)),
+        "distinct": len(np.unique(trace.prompt[confirmed], axis=0)),
+        "reached": int(np.sum(trace.reached)) if len(trace.reached) else None,
         "egregiousness": float(levels.mean()) if len(levels) else None,
         "best_margin": float(np.min(trace.margin)),
         "calls": {field: int(calls) for field, calls in trace.cost._asdict().items()},
@@ -187,9 +199,10 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for model, runs in frame.groupby("arm", sort=False):
         failures = runs["exact.failures"]
+        known = failures.sum() and not sampled(runs)
         for name in counts(runs.iloc[0]):
             accounts = [(row, counts(row)[name]) for _, row in runs.iterrows()]
-            pooled = {f: sum(a[f] for _, a in accounts) for f in ("successes", "attackers", "distinct", "reached")}
+            pooled = {f: sum(a[f] for _, a in accounts) for f in ("successes", "attackers", "distinct")}
             success = clopper_pearson(pooled["successes"], pooled["attackers"])
             blind = sum(a["successes"] == 0 and row["exact.failures"] > 0 for row, a in accounts)
             levels = [a["egregiousness"] for _, a in accounts if a["successes"]]
@@ -197,7 +210,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
             rows[f"{model}: {name}"] = {
                 "success": f"{success.value:.0%} [{success.low:.0%}, {success.high:.0%}]",
                 "calls": _calls(np.concatenate([calls_of(a) for _, a in accounts])),
-                "recall": f"{pooled['reached'] / failures.sum():.2%}" if failures.sum() else "-",
+                "recall": f"{sum(a['reached'] for _, a in accounts) / failures.sum():.2%}" if known else "-",
                 "distinct": f"{pooled['distinct']:,}",
                 "egregious": f"{np.mean(levels):.2f}" if levels else "-",
                 "falsely robust": f"{blind} of {(failures > 0).sum()}",
@@ -232,7 +245,7 @@ def plot(frame: pd.DataFrame) -> plots.Figure:
         ax.set_xscale("log")
         ax.set_ylim(-0.03, 1.03)
         ax.set_xlabel("calls (forward passes)")
-    recall = frame[frame["exact.failures"] > 0]
+    recall = frame[(frame["exact.failures"] > 0) & (not sampled(frame))]
     for number, (_, row) in enumerate(recall.iterrows()):
         shares = [counts(row)[name]["reached"] / row["exact.failures"] for name in names]
         marker = "osD^v"[models.index(row["arm"]) % 5]
@@ -241,7 +254,8 @@ def plot(frame: pd.DataFrame) -> plots.Figure:
         axes[-1].plot(names, shares, marker, ms=4, alpha=0.6, color=f"C{models.index(row['arm'])}", label=label)
     axes[-1].set_yscale("symlog", linthresh=1e-4)
     axes[-1].tick_params(axis="x", rotation=70)
-    axes[-1].legend(frameon=False, fontsize=7)
+    if len(recall):
+        axes[-1].legend(frameon=False, fontsize=7)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
     return figure
 

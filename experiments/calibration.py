@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.arm import DEFENCE_RATE, EVALUATION, Plain, plain_model
-from experiments.summary import failing_prompts, how
+from experiments.summary import how
 from experiments.yardsticks import contradictions, failing, incompetent_model, untrained_over_chance, whole_space
 from tasks import task_named
 from testbed import plots
@@ -275,7 +275,7 @@ def plot(frame: pd.DataFrame) -> plots.Figure:
     columns = [model + ending for model in models if model + ending in frame and frame[model + ending].notna().all()]
     long = frame.melt(["seed"], columns, "arm", "failures")
     long["arm"] = long["arm"].str.removesuffix(ending).str.replace("_", " ")
-    figure, (ax,) = plots.panels([failing_prompts(frame, "plain")], frame["config.plain.task"].iloc[0])
+    figure, (ax,) = plots.panels(["Failing prompts, counted exactly"], frame["config.plain.task"].iloc[0])
     plots.seeds_by_arm(ax, long, "failures", "threshold 0", "C3")
     ax.set_ylabel("prompts (log above 1)")
     ax.tick_params(axis="x", rotation=30)

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import EXPERIMENTS
+from experiments.summary import as_counted, sampled
 from tasks import TASKS, task_named
 from testbed import plots, results
 from testbed.attacks import ATTACKS
@@ -78,8 +79,9 @@ def show_list(console: Console) -> None:
 def show(console: Console, experiment, frame, folder: Path) -> None:
     """Print the table of each task and the verdict, and write tables and figures beside the records."""
     for task, rows in frame.groupby("config.plain.task", sort=False):
-        text = experiment.summary(rows)
-        table = Table(title=f"{folder.name}, task {task}", title_justify="left", title_style="bold")
+        text, note = experiment.summary(rows), sampled(rows)
+        title = ", ".join(filter(None, (folder.name, f"task {task}", note)))
+        table = Table(title=title, title_justify="left", title_style="bold")
         table.add_column("measure", no_wrap=True)
         for arm in text:
             table.add_column(arm, justify="right")
@@ -88,9 +90,12 @@ def show(console: Console, experiment, frame, folder: Path) -> None:
         console.print(table)
         file = task.replace(":", "-")  # a colon is no letter of a file name everywhere
         results.write_atomically(folder / f"{file}.csv", text.to_csv().encode())
-        plots.save(experiment.plot(rows), folder / f"{file}.png")
+        figure = experiment.plot(rows)
+        plots.save(plots.not_counted(figure, note) if note else figure, folder / f"{file}.png")
     verdict = experiment.claim(frame)
     console.print(f"[bold]{verdict.outcome}[/bold]: {verdict.why}", highlight=False)
+    if sampled(frame):
+        console.print("Where a task says sampled, its numbers of failing prompts are no counts of the space.")
 
 
 def job(console: Console) -> int:
@@ -136,7 +141,7 @@ def job(console: Console) -> int:
         raise ValueError(f"{folder} holds no record of these runs; leave out --plot_only to make them")
     if there:
         frame = results.load(folder, name).set_index("run", drop=False).loc[there].reset_index(drop=True)
-        show(console, experiment, frame, folder)
+        show(console, experiment, as_counted(frame), folder)
     console.print(f"{len(there)} of {len(runs)} runs; records, models, tables and figures: {folder.resolve()}")
     for failure in failed:
         console.print(f"failed: {failure}", style="red", markup=False, highlight=False)

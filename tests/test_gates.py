@@ -86,6 +86,37 @@ def test_competence_is_asked_of_generators_only():
     assert calibration.summary(table).loc["G7 competence"].tolist()[1:] == ["- - - - -", "not asked"]
 
 
+SAMPLED = {
+    name.replace(".exact.", ".sampled."): np.nan if name == "plain.exact.clean_failure" else value
+    for name, value in GOOD.items()
+} | {"plain.clean.failures": 40, "plain.clean.samples": 2_000_000, "plain.clean.correct": 1_999_900}
+
+
+def sampled(**changes):
+    """Records of a good task whose space is too large to count."""
+    return pd.DataFrame([SAMPLED | changes | {"seed": seed} for seed in range(5)])
+
+
+def test_a_space_that_is_too_large_to_count_passes_with_whole_intervals_only():
+    good = sampled(**{"whole_space.sampled.failures": 0.0})
+    assert calibration.claim(good).outcome == "fit"
+    table = calibration.summary(good)
+    assert "sampled" in table.loc["failures", "measured, seed by seed"]
+    assert "2e-05 [1.4e-05, 2.7e-05]" in table.loc["G3 rare", "measured, seed by seed"]
+    for gate, changes in {
+        "G2 vulnerable": {"plain.sampled.failures": 29.0},
+        "G3 rare": {"plain.clean.failures": 0},  # rarer than 1e-7, for all we know
+        "G3 unnatural": {
+            "plain.clean.failures": 1950
+        },  # 0.0975 of the hazardous rate, but its interval reaches further
+        "G4 solvable": {"whole_space.sampled.hazardous": 300_000, "best_defence.sampled.hazardous": 300_000},
+        "G6 defence range": {"strongest.sampled.failures": 40.0},
+        "G7 competence": {"incompetent.sampled.failures": 49_900.0},
+    }.items():
+        verdict = calibration.claim(sampled(**{"whole_space.sampled.failures": 0.0} | changes))
+        assert verdict.outcome == "unfit" and gate in verdict.why, gate
+
+
 def test_mislabelled_prompts_are_counted():
     task = TASKS["injury"](length=4)
     assert len(contradictions(jax.random.key(0), task)) == 0
