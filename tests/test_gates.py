@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -162,6 +163,19 @@ def test_a_trivial_and_an_impossible_task_are_caught_by_running_it(task, gate, w
     assert not sweep([run], calibration.measure, tmp_path, Console(quiet=True)).failed
     verdict = calibration.claim(results.load(tmp_path))
     assert verdict.outcome == "unfit" and gate in verdict.why and word in verdict.why
+
+
+def test_shipped_records_are_of_the_runs_that_the_command_makes_and_pass_every_gate():
+    folder = Path(calibration.__file__).parent / "records" / "calibration"
+    frame = results.load(folder, "calibration")
+    wanted = {
+        results.run_id("calibration", config, seed)
+        for task, rows in frame.groupby("config.plain.task")
+        for config in calibration.grid("quick", task) for seed in range(len(rows))
+    }  # fmt: skip
+    assert set(frame["run"]) == wanted
+    for task, rows in frame.groupby("config.plain.task"):
+        assert calibration.claim(rows).outcome == "fit", task
 
 
 @pytest.mark.slow
