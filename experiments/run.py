@@ -6,6 +6,7 @@ three seeds, a few minutes. Runs that are already recorded are skipped, so a sto
   python -m experiments.run                                   the main job
   python -m experiments.run --list                            what there is to run
   python -m experiments.run --task=cipher_vault --seeds=5     another task, more seeds
+  python -m experiments.run --task=injury:length=8            a task at another size
   python -m experiments.run --plot_only                       table and figure again, from the records alone
 """
 
