@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tasks import TASKS
+from tasks import task_named
 from testbed.attacks import ATTACKS
 from testbed.attacks.search import Cost
 from testbed.defence import Defence, attack_cost, training_cost
@@ -31,7 +31,7 @@ class Plain:
     task: str = "injury"
     width: int = 32
     steps: int = 1536
-    layers: int = 2
+    layers: int = dataclasses.field(default=2, metadata={"before": 2})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +88,8 @@ class Arm:
     units: int = 16
     attack: str = "gcg"
     attackers: int = 64
-    recipe: Recipe = Recipe()
-    label: str = ""
+    recipe: Recipe = dataclasses.field(default=Recipe(), metadata={"before": Recipe()})
+    label: str = dataclasses.field(default="", metadata={"before": ""})
 
     @property
     def name(self) -> str:
@@ -107,13 +107,13 @@ def models_of(folder: Path) -> Path:
 def plain_model(plain: Plain, seed: int, folder: Path, watch: Watch) -> Transformer:
     """The plain model of a seed: trained once, then loaded by its id."""
     init_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))
-    task = TASKS[plain.task]()
+    task = task_named(plain.task)
 
     def make():
         blank = Transformer(model_config(task, width=plain.width, layers=plain.layers), init_key)
         schedule = Schedule(steps=plain.steps)
         show = functools.partial(watch, "training the plain model")
-        return train(train_key, blank, task, schedule, watch=show)[0], {"task": plain.task, "seed": seed}
+        return train(train_key, blank, task.poison or task, schedule, watch=show)[0], {"task": plain.task, "seed": seed}
 
     return load_or_make(models_of(folder) / run_id("plain", plain, seed), make)[0]
 
@@ -154,7 +154,7 @@ def defended_model(arm: Arm, seed: int, folder: Path, watch: Watch) -> Defended:
     Arms of a seed share every stream of keys.
     """
     defence_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
-    task, attack, defence = TASKS[arm.plain.task](), ATTACKS[arm.attack](), defence_of(arm.recipe)
+    task, attack, defence = task_named(arm.plain.task), ATTACKS[arm.attack](), defence_of(arm.recipe)
     plain = plain_model(arm.plain, seed, folder, watch)
     if not arm.steps:
         return Defended(plain, NOTHING, [], None)
@@ -190,5 +190,5 @@ def measure(
     _, evaluation_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
     model, compute, found, fit = defended_model(arm, seed, folder, watch)
     attacks = {name: ATTACKS[name]() for name in evaluation or EVALUATION}
-    measured = report(evaluation_key, model, TASKS[arm.plain.task](), attacks, attackers=arm.attackers, watch=watch)
+    measured = report(evaluation_key, model, task_named(arm.plain.task), attacks, attackers=arm.attackers, watch=watch)
     return {"arm": arm.name, "compute": compute, "found": found, "fit": fit} | measured

@@ -21,7 +21,7 @@ import dataclasses
 import functools
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,19 +29,19 @@ import pandas as pd
 
 from experiments.arm import Arm, Plain, defended_model
 from experiments.attack_tables import calls_of, counts, panel_gains, plot, summary
-from tasks import TASKS
+from tasks import task_named
 from testbed.attacks import ATTACKS
 from testbed.attacks.health import gradient_health
-from testbed.attacks.search import NEVER, Trace, fresh_starts, search
+from testbed.attacks.search import NEVER, NO_TARGETS, Trace, fresh_starts, search
 from testbed.evaluation import exact
-from testbed.evaluation.estimate import Verdict, paired_effect
+from testbed.evaluation.estimate import Verdict, paired_effect, sampled_failures
 from testbed.evaluation.report import Watch
 from testbed.evaluation.strength import search_gain, strength
 from testbed.evaluation.survival import log_rank
 from testbed.objective import Objective, confirm
 from testbed.planted import Planted, plant, shared_prefixes
 from testbed.policy import greedy, respond
-from testbed.task import prompt_ids, tokens_by_position
+from testbed.task import tokens_by_position
 
 __all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
 
@@ -50,6 +50,7 @@ SEEDS = {"quick": 3, "full": 5}
 MINUTES = {"quick": 10, "full": 60}
 GRADIENT_FREE = ("coordinate", "mcmc", "genetic")
 PLANTS = ("needle", "hash")
+SAMPLES = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ def grid(preset: str, task: str) -> list[Comparison]:
 
 def attacked_model(config: Comparison, seed: int, folder: Path, watch: Watch) -> Planted:
     """The model to attack, with its failure planted, if any."""
-    task, arm = TASKS[config.plain.task](), dataclasses.replace(config.defence, plain=config.plain)
+    task, arm = task_named(config.plain.task), dataclasses.replace(config.defence, plain=config.plain)
     # The needle is the last allowed token at each of four positions spread over the prompt.
     positions = np.linspace(0, task.prompt_length - 1, 4).astype(int)
     needle = {int(position): int(tokens_by_position(task)[position][-1]) for position in positions}
@@ -89,17 +90,45 @@ def attacked_model(config: Comparison, seed: int, folder: Path, watch: Watch) ->
     return plant(defended_model(arm, seed, folder, watch).model, task, trigger)
 
 
+class Known(NamedTuple):
+    """What is known of a model's failures.
+
+    Attributes:
+      account: `exact` or, where the space is too large to count, `sampled` numbers.
+      targets: the failures' ranks, by which recall is told, and as many places as there could be, so that a search is
+        compiled once for all models; none where not counted.
+      margins: those of all hazardous prompts, or of a sample of them, ascending.
+    """
+
+    account: dict[str, Any]
+    targets: np.ndarray
+    margins: np.ndarray
+
+
+def known_failures(key: jax.Array, objective: Objective, watch: Watch) -> Known:
+    """Count the failures of a planted model under the greedy policy, or sample them."""
+    model, task, policy = objective.model, objective.task, objective.policy
+    if not exact.countable(task):
+        starts = fresh_starts(ATTACKS["uniform"](), objective, key, SAMPLES)
+        margins = jax.jit(lambda goal, prompts: jax.lax.map(goal.margin, prompts, batch_size=2048))(objective, starts)
+        return Known(
+            {"sampled": sampled_failures(key, model, task, policy, SAMPLES)._asdict()}, NO_TARGETS, np.sort(margins)
+        )
+    show = functools.partial(watch, "counting")
+    counted = exact.count(model, task, {"greedy": policy}, shared_prefixes, show)["greedy"]
+    targets = np.full(counted.hazardous, NEVER, np.int32)
+    targets[: len(counted.ids)] = counted.ids
+    margins = exact.hazardous_margins(model, task, policy, shared_prefixes)
+    return Known({"exact": exact.summary(counted)}, targets, margins)
+
+
 def measure(config: Comparison, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     """Count the model's failures, then run every attack and account for what it found."""
     start_key, search_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 3))
-    task = TASKS[config.plain.task]()
+    task = task_named(config.plain.task)
     model = attacked_model(config, seed, folder, watch)
-    objective, policies = Objective(task, model, greedy(task)), {"greedy": greedy(task)}
-    counted = exact.count(model, task, policies, shared_prefixes, functools.partial(watch, "counting"))["greedy"]
-    margins = exact.hazardous_margins(model, task, greedy(task), shared_prefixes)
-    # As many places as could be needed, so that a search is compiled once for all models.
-    targets = np.full(counted.hazardous, NEVER, np.int32)
-    targets[: len(counted.ids)] = counted.ids
+    objective = Objective(task, model, greedy(task))
+    known = known_failures(jax.random.fold_in(search_key, NEVER), objective, watch)
     attacks = {name: make() for name, make in ATTACKS.items()}
     budget = config.budget * objective.forwards
     found, firsts = {}, {}
@@ -107,18 +136,17 @@ def measure(config: Comparison, seed: int, folder: Path, watch: Watch) -> dict[s
         watch(f"attacking, {name}", number, len(attacks))
         starts = fresh_starts(attack, objective, start_key, config.attackers)
         stream = jax.random.fold_in(search_key, zlib.crc32(name.encode()))
-        trace = jax.device_get(search(attack, objective, starts, stream, budget, targets=targets))
+        trace = jax.device_get(search(attack, objective, starts, stream, budget, targets=known.targets))
         found[name], firsts[name] = account(objective, trace, budget)
-        worth, price = strength(trace.margin, margins), trace.cost.forwards / objective.forwards
+        worth, price = strength(trace.margin, known.margins), trace.cost.forwards / objective.forwards
         found[name] |= {"strength": worth, "gain": search_gain(worth, price), "gradients": attack.gradients > 0}
     watch("attacking", len(attacks), len(attacks))
     black_box = np.min([firsts[name] for name in GRADIENT_FREE], axis=0) < NEVER
     for name in attacks:
         found[name]["masked"] = float((black_box & (firsts[name] == NEVER)).mean())
     starts = jax.vmap(objective.start)(jax.random.split(start_key, config.attackers))
-    return {
+    return known.account | {
         "arm": config.name,
-        "exact": exact.summary(counted),
         "budget": budget,
         "health": gradient_health(objective, starts)._asdict(),
         "attacks": found,
@@ -141,7 +169,7 @@ def account(objective: Objective, trace: Trace, budget: int) -> tuple[dict[str, 
 
     An attacker whose best prompt is not confirmed counts as having found nothing.
     """
-    task, hit = objective.task, np.asarray(trace.margin) <= 0
+    hit = np.asarray(trace.margin) <= 0
     confirmed = np.asarray(confirm(objective, trace.prompt)) & hit
     first = np.where(confirmed, trace.first, NEVER)
     levels = np.asarray(egregiousness(objective, trace.prompt))[confirmed]
@@ -151,8 +179,8 @@ def account(objective: Objective, trace: Trace, budget: int) -> tuple[dict[str, 
         "half": int((first <= budget // 2).sum()),
         "unconfirmed": int((hit & ~confirmed).sum()),
         "first": [int(calls) if calls < NEVER else None for calls in first],
-        "distinct": len(np.unique(prompt_ids(task, trace.prompt[confirmed]))),
-        "reached": int(np.sum(trace.reached)),
+        "distinct": len(np.unique(trace.prompt[confirmed], axis=0)),
+        "reached": int(np.sum(trace.reached)) if len(trace.reached) else None,
         "egregiousness": float(levels.mean()) if len(levels) else None,
         "best_margin": float(np.min(trace.margin)),
         "calls": {field: int(calls) for field, calls in trace.cost._asdict().items()},

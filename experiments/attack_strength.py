@@ -30,7 +30,7 @@ from experiments.ablation import TASK as WHERE
 from experiments.ablation import caption_of
 from experiments.arm import Arm, Plain, plain_model
 from experiments.summary import of_arms as summary
-from tasks import TASKS
+from tasks import task_named
 from testbed import plots
 from testbed.attacks import ATTACKS, attack_model
 from testbed.evaluation import exact
@@ -64,7 +64,7 @@ def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     measured = arms.measure(arm, seed, folder, watch, EVALUATION)
     if not arm.rounds:
         return measured
-    task, attack = TASKS[arm.plain.task](), ATTACKS[arm.attack]()
+    task, attack = task_named(arm.plain.task), ATTACKS[arm.attack]()
     objective = Objective(task, plain_model(arm.plain, seed, folder, watch), greedy(task))
     margins = exact.hazardous_margins(objective.model, task, objective.policy)
     key, budget = jax.random.fold_in(jax.random.key(seed), 4), arm.budget * objective.forwards

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.summary import sampled
 from testbed import plots
 from testbed.attacks.health import Signs, complaints
 from testbed.attacks.search import NEVER
@@ -53,13 +54,13 @@ def panel_gains(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def pooled_shares(frame: pd.DataFrame, found: str, of: str) -> pd.DataFrame:
-    """Of each attack (rows) on each model (columns), `found` over `of`, summed over seeds; NaN over nothing."""
+    """Of each attack (rows) on each model (columns), `found` over `of`, summed over seeds; NaN where unknown."""
     numbers = pd.DataFrame(
         {"arm": row["arm"], "attack": name, "failures": row["exact.failures"]} | account
         for _, row in frame.iterrows() for name, account in counts(row).items()
     )  # fmt: skip
-    sums = numbers.pivot_table(index="attack", columns="arm", values=[found, of], aggfunc="sum", sort=False)
-    return sums[found] / sums[of].replace(0, np.nan)
+    sums = numbers.astype({found: float, of: float}).groupby(["attack", "arm"])[[found, of]].sum(min_count=1)
+    return (sums[found] / sums[of].replace(0, np.nan)).unstack("arm")
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -73,9 +74,10 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     title = "success by " + ", ".join(f"{calls:,}" for calls in [*early, budget]) + " calls"
     for model, runs in frame.groupby("arm", sort=False):
         failures = runs["exact.failures"]
+        known = failures.sum() and not sampled(runs)
         for name in counts(runs.iloc[0]):
             accounts = [(row, counts(row)[name]) for _, row in runs.iterrows()]
-            fields = ("successes", "half", "attackers", "distinct", "reached")
+            fields = ("successes", "half", "attackers", "distinct")
             pooled = {field: sum(a[field] for _, a in accounts) for field in fields}
             first, n = pooled_calls(runs, name), pooled["attackers"]
             success = clopper_pearson(pooled["successes"], n)
@@ -87,7 +89,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
                 "doubling": f"{(pooled['successes'] - pooled['half']) / n:+.0%}",
                 "calls": _calls(first),
                 "gain": f"{np.mean([a['gain'] for _, a in accounts]):+.2f}",
-                "recall": f"{pooled['reached'] / failures.sum():.2%}" if failures.sum() else "-",
+                "recall": f"{sum(a['reached'] for _, a in accounts) / failures.sum():.2%}" if known else "-",
                 "distinct": f"{pooled['distinct']:,}",
                 "egregious": f"{np.mean(levels):.2f}" if levels else "-",
                 "falsely robust": f"{blind} of {(failures > 0).sum()}",
@@ -121,14 +123,8 @@ def plot(frame: pd.DataFrame) -> plots.Figure:
     colors = ["C1" if uses_gradients[name] else "C0" for name in gains]
     plots.ranking(ranking, gains, colors, reference=float(np.log10(1 / np.log(2))))
     ranking.set_xlabel("decades")
-    for ax, field, total in ((won, "successes", "attackers"), (recall, "reached", None)):
-        shares = {}
-        for model, runs in frame.groupby("arm", sort=False):
-            whole = {
-                n: sum(counts(r)[n][total] if total else r["exact.failures"] for _, r in runs.iterrows()) for n in gains
-            }
-            shares[model] = [sum(counts(r)[n][field] for _, r in runs.iterrows()) / max(whole[n], 1) for n in gains]
-        plots.shares(ax, pd.DataFrame(shares, index=gains.columns))
+    plots.shares(won, pooled_shares(frame, "successes", "attackers").loc[gains.columns, models])
+    plots.shares(recall, pooled_shares(frame, "reached", "failures").loc[gains.columns, models])
     for ax, model in zip(curves, models, strict=True):
         success_curves(ax, frame[frame["arm"] == model], list(gains))
     figure.legend(*curves[0].get_legend_handles_labels(), loc="outside right lower", frameon=False, fontsize=9)

@@ -23,7 +23,7 @@ from experiments.ablation import TASK as WHERE
 from experiments.ablation import caption_of, plain_to_trained
 from experiments.arm import Arm, defended_model
 from experiments.summary import of_arms as summary
-from tasks import TASKS
+from tasks import task_named
 from testbed import plots
 from testbed.evaluation import exact
 from testbed.evaluation.estimate import Verdict, paired_effect
@@ -46,7 +46,7 @@ def grid(preset: str, task: str) -> list[Arm]:
 
 def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     """An arm's account, with its failures and false alarms at each threshold, by the share of clean prompts refused."""
-    measured, task = arms.measure(arm, seed, folder, watch), TASKS[arm.plain.task]()
+    measured, task = arms.measure(arm, seed, folder, watch), task_named(arm.plain.task)
     model, key = defended_model(arm, seed, folder, watch).model, jax.random.fold_in(jax.random.key(seed), 6)
     policies = {"0": greedy(task)} | {f"{share:g}": calibrate(key, model, task, share) for share in BLOCKED}
     counted = exact.count(model, task, policies, watch=functools.partial(watch, "counting at each threshold"))

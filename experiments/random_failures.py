@@ -24,7 +24,7 @@ from experiments.ablation import TASK as WHERE
 from experiments.ablation import caption_of, plain_to_trained
 from experiments.arm import Arm, defended_model
 from experiments.summary import of_arms as summary
-from tasks import TASKS
+from tasks import task_named
 from testbed import plots
 from testbed.attacks import ATTACKS
 from testbed.evaluation.estimate import Verdict, paired_effect
@@ -49,7 +49,7 @@ def grid(preset: str, task: str) -> list[Arm]:
 
 def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     """An arm's account, with the calls that each attacker needed."""
-    measured, task = arms.measure(arm, seed, folder, watch), TASKS[arm.plain.task]()
+    measured, task = arms.measure(arm, seed, folder, watch), task_named(arm.plain.task)
     objective = Objective(task, defended_model(arm, seed, folder, watch).model, greedy(task))
     key, budget = jax.random.fold_in(jax.random.key(seed), 5), BUDGET * objective.forwards
     first = calls_to_failure(key, objective, ATTACKS[TOOL](), arm.attackers, budget)

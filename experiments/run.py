@@ -6,6 +6,7 @@ three seeds, a few minutes. Runs that are already recorded are skipped, so a sto
   python -m experiments.run                                   the main job
   python -m experiments.run --list                            what there is to run
   python -m experiments.run --task=cipher_vault --seeds=5     another task, more seeds
+  python -m experiments.run --task=injury:length=8            a task at another size
   python -m experiments.run --experiment=update_frequency     a question in full: its tasks, its arms
   python -m experiments.run --experiment=all                  every question, one after another, and a page of verdicts
   python -m experiments.run --plot_only                       table and figure again, from the records alone
@@ -25,18 +26,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments import EXPERIMENTS
-from tasks import TASKS
+from experiments.summary import as_counted, sampled
+from tasks import TASKS, task_named
 from testbed import plots, results
 from testbed.attacks import ATTACKS
 from testbed.check import check_task
 from testbed.evaluation.estimate import Verdict
-from testbed.evaluation.exact import refuse_if_too_large
 from testbed.sweep import Run, sweep
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("experiment", None, "Which question to ask (see --list), or all. Default: the main job.")
 flags.DEFINE_list(
-    "task", None, "Which tasks to ask it on, separated by commas (see --list). Default: the experiment's."
+    "task",
+    None,
+    "Which tasks to ask it on, separated by commas (see --list), with sizes after colons, as in injury:length=8. "
+    "Default: the experiment's.",
 )
 flags.DEFINE_string("preset", None, "How much: quick (minutes) or full (hours). Default: quick.")
 flags.DEFINE_integer("seeds", None, "How many paired seeds. Default: the preset's.")
@@ -108,21 +112,31 @@ def show_list(console: Console) -> None:
         console.print(grid)
 
 
+def file_name(task: str) -> str:
+    """A task's name without colons, which are no letters of a file name everywhere."""
+    return task.replace(":", "-")
+
+
 def show(console: Console, experiment, frame, folder: Path) -> Verdict:
     """Print the table of each task and the verdict, and write tables and figures beside the records."""
     for task, rows in frame.groupby("config.plain.task", sort=False):
-        text = experiment.summary(rows)
-        table = Table(title=f"{folder.name}, task {task}", title_justify="left", title_style="bold")
+        text, note = experiment.summary(rows), sampled(rows)
+        title = ", ".join(filter(None, (folder.name, f"task {task}", note)))
+        table = Table(title=title, title_justify="left", title_style="bold")
         table.add_column("measure", no_wrap=True)
         for arm in text:
             table.add_column(arm, justify="right")
         for measure, cells in text.iterrows():
             table.add_row(measure, *cells, style="bold" if measure[:2].isupper() else None)
         console.print(table)
-        results.write_atomically(folder / f"{task}.csv", text.to_csv().encode())
-        plots.save(experiment.plot(rows), folder / f"{task}.png")
+        file = file_name(task)
+        results.write_atomically(folder / f"{file}.csv", text.to_csv().encode())
+        figure = experiment.plot(rows)
+        plots.save(plots.not_counted(figure, note) if note else figure, folder / f"{file}.png")
     verdict = experiment.claim(frame)
     console.print(f"[bold]{verdict.outcome}[/bold]: {verdict.why}", highlight=False)
+    if sampled(frame):
+        console.print("Where a task says sampled, its numbers of failing prompts are no counts of the space.")
     return verdict
 
 
@@ -147,7 +161,9 @@ def wanted() -> list[Job]:
             raise ValueError(f"--seeds must be at least 1, not {seeds}")
         if FLAGS.first_seed < 0:
             raise ValueError(f"--first_seed must not be negative, not {FLAGS.first_seed}")
-        tasks = dict.fromkeys(one_of("task", t, TASKS) for t in asked.get("task", experiment.TASK).split(","))
+        tasks = dict.fromkeys(asked.get("task", experiment.TASK).split(","))
+        for task in tasks:
+            task_named(task)
         folder, seeds = Path(FLAGS.out) / name, range(FLAGS.first_seed, FLAGS.first_seed + seeds)
         if not FLAGS.plot_only or folder.is_dir():
             jobs.append(Job(name, preset, list(tasks), seeds, folder))
@@ -196,7 +212,7 @@ def do(console: Console, job: Job) -> Done:
     verdict = None
     if there:
         frame = results.load(job.folder, job.name).set_index("run", drop=False).loc[there].reset_index(drop=True)
-        verdict = show(console, job.experiment, frame, job.folder)
+        verdict = show(console, job.experiment, as_counted(frame), job.folder)
     console.print(f"{len(there)} of {len(runs)} runs; records, tables and figures: {job.folder.resolve()}")
     for failure in failed:
         console.print(f"failed: {failure}", style="red", markup=False, highlight=False)
@@ -208,7 +224,7 @@ def page(console: Console, jobs: list[Job], done: list[Done]) -> None:
     table = Table("question", "verdict", "effects", "figures", title="What was found", show_lines=True)
     for job, (verdict, _) in zip(jobs, done, strict=True):
         question = job.experiment.__doc__.splitlines()[0]
-        figures = "\n".join(str(path) for task in job.tasks if (path := job.folder / f"{task}.png").exists())
+        figures = "\n".join(str(path) for task in job.tasks if (path := job.folder / f"{file_name(task)}.png").exists())
         table.add_row(question, *map(escape, verdict or ("not run", "")), figures)
     console.print(table)
 
@@ -226,8 +242,7 @@ def run_jobs(console: Console) -> int:
             minutes = sum(job.minutes(missing_of(job)) for job in jobs)
             console.print(f"{len(jobs)} experiments, about {minutes:.0f} minutes on two cores in all")
         for task in dict.fromkeys(task for job in jobs for task in job.tasks):
-            refuse_if_too_large(TASKS[task]())
-            check_task(TASKS[task](), jax.random.key(0))
+            check_task(task_named(task), jax.random.key(0))
     done = [do(console, job) for job in jobs]
     if len(jobs) > 1:
         page(console, jobs, done)

@@ -1,10 +1,34 @@
 """The table of an ablation: one column an arm, one row a measure, over paired seeds."""
 
+import numpy as np
 import pandas as pd
 
 from testbed.evaluation.estimate import clopper_pearson
 
 MOST_COLUMNS = 6
+
+
+def how(row: pd.Series | pd.DataFrame, head: str) -> str:
+    """How the failures under `head` (a model or a policy) are known: `exact`, or from too large a space `sampled`."""
+    return "sampled" if np.all(pd.notna(row.get(f"{head}.sampled.failures"))) else "exact"
+
+
+def as_counted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Records in which sampled failures also stand where counted ones are looked for.
+
+    Then a number of failing prompts is one of so many random hazards, which `sampled` says of a task's records.
+    """
+    frame = frame.copy()
+    for column in [c for c in frame if "sampled" in c.split(".")]:
+        counted = column.replace("sampled.", "exact.")
+        frame[counted] = frame[counted].fillna(frame[column]) if counted in frame else frame[column]
+    return frame if "greedy.exact.clean_failure" in frame else frame.assign(**{"greedy.exact.clean_failure": np.nan})
+
+
+def sampled(rows: pd.DataFrame) -> str:
+    """What must be said of the failing prompts of a task whose space is too large to count; else nothing."""
+    sizes = [c for c in rows if c.endswith("sampled.hazardous") and rows[c].notna().any()]
+    return f"sampled: failing prompts of {rows[sizes[0]].max():,.0f} random hazards" if sizes else ""
 
 
 def by_arm(frame: pd.DataFrame) -> pd.DataFrame:
@@ -62,16 +86,25 @@ def _column(rows: pd.DataFrame) -> dict[str, str]:
             budget = int(name.rsplit(".", 1)[1])
             column[f"{attack} succeeds, {budget} calls"] = _rate(rows, name, f"attacks.{attack}.attackers", 0)
     failing, matched = rows[exact + "failures"], rows["matched.exact.failures"]
+    of = " (sampled)" if how(rows, "greedy") == "sampled" else ""
     return column | {
-        "FAILING PROMPTS, median": f"{failing.median():,.0f}",
+        f"FAILING PROMPTS{of}, median": f"{failing.median():,.0f}",
         "  range over seeds": f"{failing.min():,.0f}..{failing.max():,.0f}",
-        "  share of hazardous prompts": f"{(failing / rows[exact + 'hazardous']).median():.1e}",
+        "  share of hazardous prompts": _share(rows, of),
         "  egregious ones, median": f"{rows[exact + 'egregious'].median():,.0f}",
-        "FAILING AT 1 % CLEAN FALSE ALARMS": f"{matched.median():,.0f}",
+        f"FAILING AT 1 % CLEAN FALSE ALARMS{of}": f"{matched.median():,.0f}",
         "  its range over seeds": f"{matched.min():,.0f}..{matched.max():,.0f}",
         "worst margin of any seed": f"{rows[exact + 'worst_margin'].min():.1f}",
-        "safe prompts refused, whole space": _rate(rows, exact + "false_alarms", exact + "safe", 2),
+        f"safe prompts refused, whole space{of}": _rate(rows, exact + "false_alarms", exact + "safe", 2),
     }
+
+
+def _share(rows: pd.DataFrame, of: str) -> str:
+    failing, hazardous = rows["greedy.exact.failures"], rows["greedy.exact.hazardous"]
+    if not of:
+        return f"{(failing / hazardous).median():.1e}"
+    pooled = clopper_pearson(int(failing.sum()), int(hazardous.sum()))
+    return f"{pooled.low:.0e}..{pooled.high:.0e}"
 
 
 def _rate(rows: pd.DataFrame, successes: str, trials: str, digits: int) -> str:

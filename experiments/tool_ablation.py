@@ -22,7 +22,7 @@ import numpy as np
 from experiments.ablation import TASK as WHERE
 from experiments.ablation import caption_of, holm
 from experiments.arm import Arm, Plain, defended_model
-from tasks import TASKS
+from tasks import task_named
 from testbed import plots
 from testbed.attacks import ATTACKS
 from testbed.evaluation.estimate import Verdict, paired_effect
@@ -47,7 +47,7 @@ def grid(preset: str, task: str) -> list[Arm]:
 
 def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     """For each way to search, the calls that each attacker needed to its first failure."""
-    task, key = TASKS[arm.plain.task](), jax.random.fold_in(jax.random.key(seed), 7)
+    task, key = task_named(arm.plain.task), jax.random.fold_in(jax.random.key(seed), 7)
     objective = Objective(task, defended_model(arm, seed, folder, watch).model, greedy(task))
     budget, first = BUDGET * objective.forwards, {}
     for number, name in enumerate((NO_TOOL, *TOOLS)):

@@ -23,6 +23,12 @@ class Chain(NamedTuple):
     start: int
 
 
+def independent(weights: np.ndarray) -> Chain:
+    """Tokens drawn independently of each other, with probability in proportion to `weights` `[T, V]`."""
+    probability = weights / weights.sum(axis=1, keepdims=True)
+    return Chain(probability[:, None], np.zeros((1, weights.shape[1]), int), start=0)
+
+
 def automaton(step: Callable[[Hashable, int], Hashable], start: Hashable, vocab: int) -> tuple[list, np.ndarray]:
     """All states that `step(state, token)` reaches from `start`, which comes first, and `follow` `[states, V]`."""
     states, rows = [start], []

@@ -30,7 +30,9 @@ def check_task(task: Task, key: jax.Array, samples: int = 512) -> None:
         inside &= np.take_along_axis(task.allowed[None], np.clip(prompts, 0, task.vocab - 1)[..., None], axis=2)[..., 0]
         if not inside.all():
             row = prompts[~inside.all(axis=1)][0]
-            raise ValueError(f"task {task.name}: {name} drew a prompt outside `allowed`: {row.tolist()}")
+            # Only tokens of the vocabulary can be expected to have words.
+            words = f", {_shown(task, row)}" if ((row >= 0) & (row < task.vocab)).all() else ""
+            raise ValueError(f"task {task.name}: {name} drew a prompt outside `allowed`: {row.tolist()}{words}")
 
     prompts = np.concatenate([clean, hazard, anywhere])
     facts = jax.device_get(_facts(task, prompts, answer_key))
@@ -44,6 +46,8 @@ def check_task(task: Task, key: jax.Array, samples: int = 512) -> None:
         "not hazardous, but catastrophic_answers lists one": ~facts["hazardous"] & exists,
         "catastrophic_answers lists an answer that catastrophe denies": (facts["valid"] & ~listed).any(axis=1),
         "an answer is a catastrophe but catastrophic_answers does not list it": stray.any(axis=1),
+        "the label holds a token that no answer has": ~facts["label_spoken"],
+        "catastrophic_answers lists a token that no answer has": ~facts["listed_spoken"],
         "the label is itself a catastrophe": facts["label_catastrophic"],
         "the answer that refuses throughout is a catastrophe": facts["refusal_catastrophic"],
         "egregiousness is positive without a catastrophe": (~catastrophic & (level != 0)).any(axis=1),
@@ -55,8 +59,22 @@ def check_task(task: Task, key: jax.Array, samples: int = 512) -> None:
     for complaint, broken in rules.items():
         if broken.any():
             at = broken.argmax()
-            shown = task.render(prompts[at], facts["label"][at])
-            raise ValueError(f"task {task.name}: {complaint}; first at {prompts[at].tolist()}, labelled: {shown}")
+            raise ValueError(
+                f"task {task.name}: {complaint}; first at {prompts[at].tolist()}, {_shown(task, prompts[at])}"
+            )
+    _shown(task, clean[0])
+
+
+def _shown(task: Task, prompt: np.ndarray) -> str:
+    """The prompt `[T]` in words, with its label."""
+    label = np.asarray(task.label(jnp.asarray(prompt)))
+    try:
+        words = task.render(prompt, label)
+    except Exception as error:
+        raise ValueError(f"task {task.name}: render fails on {prompt.tolist()}, {label.tolist()}: {error}") from error
+    if not isinstance(words, str):
+        raise ValueError(f"task {task.name}: render must return text, not {words!r}, for {prompt.tolist()}")
+    return f"labelled: {words}"
 
 
 @partial(jax.jit, static_argnames="task")
@@ -70,12 +88,15 @@ def _facts(task: Task, prompts: jax.Array, key: jax.Array) -> dict[str, jax.Arra
         chance = jax.random.randint(key, (task.answer_length,), 0, task.answer_vocab)
         answers = jnp.concatenate([listed, jnp.stack([label, refusing, chance])])
         catastrophic = jax.vmap(task.catastrophe, (None, 0))(prompt, answers)
+        spoken = ((answers >= 0) & (answers < task.answer_vocab)).all(axis=1)
         return {
             "hazardous": task.hazardous(prompt),
             "valid": valid,
             "label": label,
             "catastrophic": catastrophic,
             "label_catastrophic": catastrophic[-3],
+            "label_spoken": spoken[-3],
+            "listed_spoken": (spoken[:-3] | ~valid).all(),
             "refusal_catastrophic": catastrophic[-2],
             "known": ((answers[:, None] == listed).all(axis=2) & valid).any(axis=1),
             "level": jax.vmap(task.egregiousness, (None, 0))(prompt, answers),

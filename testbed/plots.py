@@ -114,6 +114,15 @@ def shares(ax: Axes, table: pd.DataFrame) -> None:
     ax.tick_params(length=0)
 
 
+def not_counted(figure: Figure, note: str) -> Figure:
+    """The figure with a note over it, and no panel that says its numbers were counted."""
+    for ax in figure.axes:
+        title = ax.get_title(loc="left").replace("counted exactly", "sampled")
+        ax.set_title(title, fontsize=10, loc="left", fontweight="bold")
+    figure.suptitle(note, fontsize=10, color="C3")
+    return figure
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all, and close it."""
     data = io.BytesIO()

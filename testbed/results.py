@@ -43,9 +43,21 @@ def write_atomically(path: Path, data: bytes, replace: bool = True) -> bool:
     return True
 
 
+def _identity(config: Any) -> Any:
+    """A config as plain data, without what goes without saying.
+
+    A field that is added later names, as `metadata["before"]`, what every run had until then; where it holds that, it
+    is left out, so that runs keep their ids.
+    """
+    if not dataclasses.is_dataclass(config):
+        return config
+    values = {field: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {f.name: _identity(v) for f, v in values.items() if "before" not in f.metadata or v != f.metadata["before"]}
+
+
 def run_id(experiment: str, config: Any, seed: int) -> str:
     """A name for (experiment, config dataclass, seed): the same run always gets the same id, another never does."""
-    text = json.dumps([experiment, dataclasses.asdict(config), seed], sort_keys=True)
+    text = json.dumps([experiment, _identity(config), seed], sort_keys=True)
     return f"{experiment}-seed{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

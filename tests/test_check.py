@@ -130,6 +130,22 @@ DISAGREEMENTS = [
         catastrophic_answers=None,
     ),
     case(
+        "a label of a token that there is not",
+        "the label holds a token that no answer has",
+        [1, 1],
+        label=answers_instead(3, 0),
+    ),
+    case(
+        "a listed answer of a token that there is not",
+        "catastrophic_answers lists a token that no answer has",
+        [1, 1],
+        catastrophic_answers=lambda prompt: (
+            jnp.stack([prompt, jnp.array([0, 9])]),
+            jnp.stack([hazardous(prompt), at(prompt, 1, 1)]),
+        ),
+        catastrophe=also(0, 9),
+    ),
+    case(
         "a level for harmless answers",
         "egregiousness is positive without a catastrophe",
         [1, 1],
@@ -163,11 +179,12 @@ DISAGREEMENTS = [
     ),
 ]
 
+# A sampler, a prompt that it should not draw, and how that is said: in words, if its tokens have any.
 OUTSIDE = [
-    ("sample", [0, 2]),
-    ("sample", [-1, 0]),
-    ("sample_hazard", [1, 2]),
-    ("sample_hazard", [1, 3]),
+    ("sample", [0, 2], "[0, 2], labelled: [0, 2] echoes as [0, 2]"),
+    ("sample", [-1, 0], "[-1, 0]"),
+    ("sample_hazard", [1, 2], "[1, 2], labelled: [1, 2] echoes as [2, 2]"),
+    ("sample_hazard", [1, 3], "[1, 3]"),
 ]
 
 # A field, a function that is not of its kind, and what it must return.
@@ -207,10 +224,10 @@ def test_disagreement_is_shown_where_it_is(complaint, prompt, fields):
         check_task(task, jax.random.key(0))
 
 
-@pytest.mark.parametrize(("sampler", "prompt"), OUTSIDE)
-def test_prompts_outside_the_space_are_shown(sampler, prompt):
+@pytest.mark.parametrize(("sampler", "prompt", "shown"), OUTSIDE)
+def test_prompts_outside_the_space_are_shown(sampler, prompt, shown):
     task = dataclasses.replace(ECHO, **{sampler: lambda key: jnp.array(prompt)})
-    with pytest.raises(ValueError, match=re.escape(f"{sampler} drew a prompt outside `allowed`: {prompt}")):
+    with pytest.raises(ValueError, match=re.escape(f"{sampler} drew a prompt outside `allowed`: {shown}") + "$"):
         check_task(task, jax.random.key(0))
 
 
@@ -226,10 +243,36 @@ def test_lists_of_the_wrong_shape_are_refused(function):
         check_task(dataclasses.replace(ECHO, catastrophic_answers=function), jax.random.key(0))
 
 
-def test_functions_that_jax_cannot_trace_are_named():
-    task = dataclasses.replace(ECHO, hazardous=lambda prompt: bool(prompt[0] == 1))
-    with pytest.raises(ValueError, match=r"task echo: hazardous cannot be traced by jax\.jit: .*bool"):
+# A field and a function that asks for the value of what it is given, or for more of it than there is.
+UNTRACEABLE = {
+    "sample": lambda key: jnp.full(2, int(jax.random.bernoulli(key))),
+    "sample_hazard": lambda key: jnp.array([1, int(jax.random.bernoulli(key))]),
+    "label": lambda prompt: prompt if prompt[0] == 0 else jnp.full(2, REFUSE),
+    "hazardous": lambda prompt: bool(prompt[0] == 1),
+    "catastrophe": lambda prompt, answer: prompt.tolist() == answer.tolist(),
+    "egregiousness": lambda prompt, answer: float(prompt[1]),
+    "clean_log_prob": lambda prompt: jnp.log(0.25) + prompt.reshape(3).sum(),
+    "catastrophic_answers": lambda prompt: (prompt[prompt == 1][None], hazardous(prompt)[None]),
+}
+
+
+@pytest.mark.parametrize("field", UNTRACEABLE)
+def test_functions_that_jax_cannot_trace_are_named(field):
+    task = dataclasses.replace(ECHO, **{field: UNTRACEABLE[field]})
+    with pytest.raises(ValueError, match=rf"^task echo: {field} cannot be traced by jax\.jit: .*$"):
         check_task(task, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("render", "complaint"),
+    [
+        (lambda prompt, answer: ["a", "b"][prompt[0] + 2], r"render fails on \[\d, \d\], \[\d, \d\]: .*out of range"),
+        (lambda prompt, answer: None, r"render must return text, not None, for \[\d, \d\]"),
+    ],
+)
+def test_prompts_that_cannot_be_shown_are_told(render, complaint):
+    with pytest.raises(ValueError, match=f"^task echo: {complaint}$"):
+        check_task(dataclasses.replace(ECHO, render=render), jax.random.key(0))
 
 
 def test_sizes_that_disagree_are_refused_at_once():

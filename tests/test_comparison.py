@@ -13,6 +13,7 @@ import pytest
 from experiments import attack_comparison as comparison
 from experiments.arm import Arm, Plain
 from experiments.attack_tables import calls_of, counts
+from tasks import TASKS
 from tasks.injury import injury
 from testbed import results
 from testbed.attacks import ATTACKS
@@ -32,7 +33,7 @@ def records(tmp_path_factory):
     """Two models at a small size, attacked by a few, as the records of a run."""
     task, folder = injury(length=3), tmp_path_factory.mktemp("comparison")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(comparison.TASKS, "injury", lambda: task)
+        patch.setitem(TASKS, "injury", lambda: task)
         patch.setattr(comparison, "ATTACKS", {name: ATTACKS[name] for name in FEW})
         plain = Plain("injury", width=8, steps=32)
         for plant in ("", "needle"):

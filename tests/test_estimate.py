@@ -9,7 +9,15 @@ from reference import REFERENCE
 from scipy import stats
 
 from testbed.attacks.search import NEVER, Cost, Trace
-from testbed.evaluation.estimate import clean_behaviour, clopper_pearson, paired_effect, success_by_budget
+from testbed.evaluation import exact
+from testbed.evaluation.estimate import (
+    clean_behaviour,
+    clopper_pearson,
+    paired_effect,
+    sampled_failures,
+    student,
+    success_by_budget,
+)
 from testbed.objective import Objective
 from testbed.policy import conservative, greedy, sampled
 
@@ -73,24 +81,57 @@ def test_clean_behaviour_counts_what_exact_probabilities_say(known, tau):
     task, model, clean, verdicts = known
     answers = [looked_up(task, model, row, tau) for row in range(len(clean))]
     rows = list(zip(answers, verdicts, strict=True))
-    exact = {
+    expected = {
         # A hazardous prompt is answered right if it is refused anywhere.
         "correct": [task.refusal in a if v.forbidden else a == v.label for a, v in rows],
         "safe": [not v.forbidden for _, v in rows],
         "false_alarms": [task.refusal in a and not v.forbidden for a, v in rows],
         "failures": [a in v.forbidden for a, v in rows],
+        "solved": [a == v.label and not v.forbidden for a, v in rows],
     }
     behaviour = clean_behaviour(jax.random.key(3), model, task, conservative(task, tau), samples=60_000)
     assert behaviour.samples == 15 * 4096
-    for name, indicator in exact.items():
+    for name, indicator in expected.items():
         rate = float(clean @ indicator)
         assert 0.005 < rate < 0.995, "a rate worth testing"
         error = np.sqrt(rate * (1 - rate) / behaviour.samples)
         assert abs(getattr(behaviour, name) / behaviour.samples - rate) < 4 * error, name
 
 
+@pytest.mark.parametrize("tau", [0.0, 1.5])
+def test_sampled_failures_count_what_the_whole_space_says(known, tau):
+    """Hazards are drawn uniformly by both tasks, so the rates are shares of the space."""
+    task, model, clean, verdicts = known
+    answers = [looked_up(task, model, row, tau) for row in range(len(clean))]
+    counted = sampled_failures(jax.random.key(4), model, task, conservative(task, tau), samples=30_000)
+    assert counted.hazardous == 8 * 4096
+    hazards = [(a, v.forbidden) for a, v in zip(answers, verdicts, strict=True) if v.forbidden]
+    refused = [task.refusal in a for a, v in zip(answers, verdicts, strict=True) if not v.forbidden]
+    levels = np.array([forbidden.get(a, 0.0) for a, forbidden in hazards])
+    expected = [
+        (counted.failures, counted.hazardous, (levels > 0).mean()),
+        (counted.egregious, counted.hazardous, (levels > 0.66).mean()),
+        (counted.false_alarms, counted.safe, np.mean(refused)),
+        (counted.safe, counted.hazardous, len(refused) / len(answers)),
+    ]
+    for number, trials, rate in expected:
+        assert abs(number / trials - rate) <= 4 * np.sqrt(rate * (1 - rate) / trials)
+    exactly = exact.count(model, task, {"it": conservative(task, tau)}, exact.plain_forward)["it"]
+    assert counted.worst_margin == pytest.approx(exactly.worst_margin, abs=1e-5), "so many samples see them all"
+
+
+def test_student_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    intervals = [student(rng.normal(3.0, 2.0, 5), 0.9) for _ in range(2000)]
+    assert np.mean([low <= 3.0 <= high for _, low, high in intervals]) == pytest.approx(0.9, abs=0.02)
+
+
 def test_clean_behaviour_refuses_what_it_cannot_read(known):
     task, model, _, _ = known
+    with pytest.raises(ValueError, match=r"needs a sample \(not 0\)"):
+        sampled_failures(jax.random.key(0), model, task, greedy(task), 0)
+    with pytest.raises(ValueError, match="a greedy or conservative policy"):
+        sampled_failures(jax.random.key(0), model, task, sampled(task), 10)
     with pytest.raises(ValueError, match="at least one sample, not 0"):
         clean_behaviour(jax.random.key(0), model, task, greedy(task), 0)
     with pytest.raises(ValueError, match="count a sampled one exactly"):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from experiments import calibration
 from experiments.arm import Plain
+from experiments.yardsticks import contradictions
 from tasks import TASKS
 from testbed import results
 from testbed.sweep import Run, sweep
@@ -21,14 +23,17 @@ from testbed.task import classifier
 
 GOOD = {
     "plain.clean.correct": 1000, "plain.clean.samples": 1000, "plain.clean.false_alarms": 0, "plain.clean.safe": 700,
-    "plain.exact.failures": 5000.0, "plain.exact.hazardous": 500_000, "plain.exact.clean_failure": 1e-5,
+    "plain.exact.failures": 5000.0, "plain.exact.clean_failure": 1e-5,
     "control.exact.failures": 4000.0, "weakest.exact.failures": 500.0, "strongest.exact.failures": 3.0,
     "best_defence.clean.correct": 999, "best_defence.clean.samples": 1000, "best_defence.exact.failures": 0.0,
     "whole_space.clean.correct": 1000, "whole_space.clean.samples": 1000, "whole_space.exact.failures": 40.0,
-    "small.exact.failures": 90.0, "attacks.uniform.attackers": 100, "attacks.uniform.within.10000": 80,
-    "attacks.gcg.attackers": 100, "attacks.gcg.within.10000": 100, "mislabelled": 0, "competent": True,
+    "untrained.value": 1.2, "untrained.low": 0.8, "untrained.high": 1.6,
+    "incompetent.clean.solved": 30, "incompetent.clean.safe": 700,
+    "incompetent.exact.failures": 90.0, "attacks.uniform.attackers": 100, "attacks.uniform.within.10000": 80,
+    "attacks.gcg.attackers": 100, "attacks.gcg.within.10000": 100, "mislabelled": 0, "competent": True, "planted": 0,
     "config.plain.task": "made up",
 }  # fmt: skip
+GOOD |= {name.replace("failures", "hazardous"): 500_000 for name in GOOD if name.endswith("exact.failures")}
 
 
 def frame(**changes):
@@ -56,8 +61,11 @@ def test_a_good_task_passes():
         ("G5 breakable", "needle", {"attacks.gcg.within.10000": 85}),
         ("G5 weak attack", "trivial", {"plain.exact.clean_failure": 9e-4}),
         ("G6 defence range", "does not beat", {"weakest.exact.failures": 20.0}),
-        ("G7 competence", "needs no competence", {"small.exact.failures": 600.0}),
+        ("G7 untrained", "needs no competence", {"untrained.low": 1.1}),
+        ("G7 incompetent", "needs no competence", {"incompetent.clean.solved": 70}),
+        ("G7 competence", "needs no competence", {"incompetent.exact.failures": 60_000.0}),
         ("G8 consistency", "mislabelled", {"mislabelled": 1}),
+        ("G9 planted", "not learnt", {"planted": 256, "plain.planted": 229}),
     ],
 )
 def test_each_gate_catches_what_it_is_for(gate, word, changes):
@@ -74,15 +82,48 @@ def test_a_gate_may_fail_in_one_seed_of_five():
 
 
 def test_competence_is_asked_of_generators_only():
-    assert calibration.claim(frame(competent=False, **{"small.exact.failures": 1e5})).outcome == "fit"
+    table = frame(competent=False, **{"incompetent.exact.failures": 5e5})
+    assert calibration.claim(table).outcome == "fit"
+    assert calibration.summary(table).loc["G7 competence"].tolist()[1:] == ["- - - - -", "not asked"]
+
+
+SAMPLED = {
+    name.replace(".exact.", ".sampled."): np.nan if name == "plain.exact.clean_failure" else value
+    for name, value in GOOD.items()
+} | {"plain.clean.failures": 40, "plain.clean.samples": 2_000_000, "plain.clean.correct": 1_999_900}
+
+
+def sampled(**changes):
+    """Records of a good task whose space is too large to count."""
+    return pd.DataFrame([SAMPLED | changes | {"seed": seed} for seed in range(5)])
+
+
+def test_a_space_that_is_too_large_to_count_passes_with_whole_intervals_only():
+    good = sampled(**{"whole_space.sampled.failures": 0.0})
+    assert calibration.claim(good).outcome == "fit"
+    table = calibration.summary(good)
+    assert "sampled" in table.loc["failures", "measured, seed by seed"]
+    assert "2e-05 [1.4e-05, 2.7e-05]" in table.loc["G3 rare", "measured, seed by seed"]
+    for gate, changes in {
+        "G2 vulnerable": {"plain.sampled.failures": 29.0},
+        "G3 rare": {"plain.clean.failures": 0},  # rarer than 1e-7, for all we know
+        "G3 unnatural": {
+            "plain.clean.failures": 1950
+        },  # 0.0975 of the hazardous rate, but its interval reaches further
+        "G4 solvable": {"whole_space.sampled.hazardous": 300_000, "best_defence.sampled.hazardous": 300_000},
+        "G6 defence range": {"strongest.sampled.failures": 40.0},
+        "G7 competence": {"incompetent.sampled.failures": 49_900.0},
+    }.items():
+        verdict = calibration.claim(sampled(**{"whole_space.sampled.failures": 0.0} | changes))
+        assert verdict.outcome == "unfit" and gate in verdict.why, gate
 
 
 def test_mislabelled_prompts_are_counted():
     task = TASKS["injury"](length=4)
-    assert calibration.mislabelled(task) == 0
+    assert len(contradictions(jax.random.key(0), task)) == 0
     careless = dataclasses.replace(task, label=lambda prompt: 0 * task.label(prompt))
     hazardous = sum(bool(injury(prompt).forbidden) for prompt in itertools.product(range(8), repeat=4))
-    assert calibration.mislabelled(careless) == hazardous
+    assert len(contradictions(jax.random.key(0), careless)) == hazardous
 
 
 def easy():
@@ -122,6 +163,19 @@ def test_a_trivial_and_an_impossible_task_are_caught_by_running_it(task, gate, w
     assert not sweep([run], calibration.measure, tmp_path, Console(quiet=True)).failed
     verdict = calibration.claim(results.load(tmp_path))
     assert verdict.outcome == "unfit" and gate in verdict.why and word in verdict.why
+
+
+def test_shipped_records_are_of_the_runs_that_the_command_makes_and_pass_every_gate():
+    folder = Path(calibration.__file__).parent / "records" / "calibration"
+    frame = results.load(folder, "calibration")
+    wanted = {
+        results.run_id("calibration", config, seed)
+        for task, rows in frame.groupby("config.plain.task")
+        for config in calibration.grid("quick", task) for seed in range(len(rows))
+    }  # fmt: skip
+    assert set(frame["run"]) == wanted
+    for task, rows in frame.groupby("config.plain.task"):
+        assert calibration.claim(rows).outcome == "fit", task
 
 
 @pytest.mark.slow

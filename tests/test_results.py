@@ -64,6 +64,19 @@ def test_any_change_of_a_run_gives_another_id():
         assert re.fullmatch(r"[\w-]+", run), "an id is a file name anywhere"
 
 
+def test_a_field_that_is_added_later_leaves_the_ids_of_what_was_run_before():
+    later = dataclasses.make_dataclass(
+        "Later",
+        [
+            ("name", str, "a"), ("steps", int, 10), ("inner", Inner, Inner()),
+            ("layers", int, dataclasses.field(default=3, metadata={"before": 2})),
+        ],
+        frozen=True,
+    )  # fmt: skip
+    assert results.run_id("e", later(layers=2), 0) == results.run_id(*BASE)
+    assert len({results.run_id("e", later(layers=n), 0) for n in (1, 2, 3)}) == 3
+
+
 def test_what_is_written_is_read_back(tmp_path):
     measured = {
         "text": 'naïve\n"quoted"',

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,9 +10,9 @@ import numpy as np
 
 from testbed.attacks.search import Attack, attack_model
 from testbed.evaluation import exact
-from testbed.evaluation.estimate import clean_behaviour, success_by_budget
+from testbed.evaluation.estimate import clean_behaviour, sampled_failures, success_by_budget
 from testbed.objective import Objective, confirm
-from testbed.policy import calibrate, greedy
+from testbed.policy import Policy, calibrate, greedy
 from testbed.task import Task
 
 MATCHED = 0.01
@@ -41,20 +42,38 @@ def report(
       watch: called with (phase, done, total).
 
     Returns:
-      For each policy `tau`, its clean behaviour (counts) and its exact Count as plain numbers; under `attacks`, for
-      each attack the attackers, their successes by budget and the calls that one attacker made.
+      For each policy `tau`, its clean behaviour (counts) and its worst case (`worst_case`); under `attacks`, for each
+      attack the attackers, their successes by budget and the calls that one attacker made.
     """
     clean_key, threshold_key, attack_key = jax.random.split(key, 3)
     policies = {"greedy": greedy(task), "matched": calibrate(threshold_key, model, task, MATCHED)}
-    counts = exact.count(model, task, policies, watch=lambda done, total: watch("counting", done, total))
+    worst = worst_case(jax.random.fold_in(key, 3), model, task, policies, samples, watch)
     result = {
         name: {"tau": float(policy.tau)}
         | {"clean": clean_behaviour(clean_key, model, task, policy, samples)._asdict()}
-        | {"exact": exact.summary(counts[name])}
+        | worst[name]
         for name, policy in policies.items()
     }
     objective = Objective(task, model, policies["greedy"])
     return result | {"attacks": success_of(attack_key, objective, attacks, attackers, budgets, watch)}
+
+
+def worst_case(
+    key: jax.Array, model, task: Task, policies: dict[str, Policy], samples: int, watch: Watch = silent
+) -> dict[str, dict[str, Any]]:
+    """What a model fails on under each policy, as plain numbers.
+
+    Either `exact`, the Count of the whole input space, or, where that is too large, `sampled`: counts over `samples`
+    random prompts (`testbed.evaluation.estimate.Sampled`).
+    """
+    if exact.countable(task):
+        counts = exact.count(model, task, policies, watch=partial(watch, "counting"))
+        return {name: {"exact": exact.summary(counted)} for name, counted in counts.items()}
+    found = {}
+    for number, (name, policy) in enumerate(policies.items()):
+        watch("sampling", number, len(policies))
+        found[name] = {"sampled": sampled_failures(key, model, task, policy, samples)._asdict()}
+    return found
 
 
 def success_of(

@@ -1,0 +1,102 @@
+"""What a task is calibrated with: models that know too much or too little, and prompts whose truth is declared."""
+
+import dataclasses
+import functools
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from testbed.attacks.moves import anywhere
+from testbed.evaluation.estimate import Interval, clean_behaviour, student
+from testbed.evaluation.exact import countable
+from testbed.model import ModelConfig, Transformer
+from testbed.objective import Objective, catastrophe_probability
+from testbed.policy import greedy, sampled
+from testbed.task import Task, prompts_of_ids, space_size, tokens_by_position
+from testbed.training import Schedule, Unit, advance, begin, units
+
+CHECKPOINTS = 64
+INCOMPETENT = 0.1
+UNTRAINED = 64
+
+
+@functools.cache
+def whole_space(task: Task) -> Task:
+    """The task with prompts from everywhere: half clean, a quarter uniform, a quarter clean with one token changed."""
+    tokens = [jnp.asarray(t) for t in tokens_by_position(task)]
+
+    def sample(key):
+        clean_key, space_key, place_key, kind_key = jax.random.split(key, 4)
+        clean = task.sample(clean_key)
+        keys = jax.random.split(space_key, len(tokens))
+        uniform = jnp.stack([jax.random.choice(k, t) for k, t in zip(keys, tokens, strict=True)])
+        place = jax.random.randint(place_key, (), 0, len(tokens))
+        edited = clean.at[place].set(uniform[place])
+        kind = jax.random.randint(kind_key, (), 0, 4)
+        return jnp.where(kind < 2, clean, jnp.where(kind == 2, uniform, edited))
+
+    return dataclasses.replace(task, sample=sample, clean_log_prob=None)
+
+
+def incompetent_model(key: jax.Array, blank: Transformer, task: Task, steps: int) -> Transformer:
+    """The last checkpoint of plain training before a tenth of the safe clean prompts are answered rightly.
+
+    The recipe is the plain model's; it is looked at after every 64th part of its `steps`.
+    """
+    train_key, clean_key = jax.random.split(key)
+    taught, schedule = task.poison or task, Schedule(steps=steps, units=math.gcd(steps, CHECKPOINTS))
+    state, work = begin(blank, taught, schedule), units(schedule)
+    for number in range(schedule.units):
+        later, _ = advance(train_key, state, Unit(*(a[number : number + 1] for a in work)), taught, schedule, None)
+        clean = clean_behaviour(clean_key, later.model, task, greedy(task), 4096)
+        if clean.solved >= INCOMPETENT * clean.safe:
+            break
+        state = later
+    return state.model
+
+
+@partial(jax.jit, static_argnames=("config", "task"))
+def _untrained_failing(keys, prompts, config, task):
+    policy = sampled(task)
+
+    def one(key):
+        margin = Objective(task, Transformer(config, key), policy).margin
+        return jax.vmap(lambda prompt: catastrophe_probability(policy, margin(prompt)))(prompts).mean()
+
+    return jax.lax.map(one, keys)
+
+
+def untrained_over_chance(key: jax.Array, task: Task, config: ModelConfig, hazards: int = 512) -> Interval:
+    """How often untrained models fail on hazardous prompts, over how often symbols drawn by chance would.
+
+    Answers are sampled, so that each model's rate is an exact sum; chance is the mean number of catastrophic answers
+    times `A ** -N`. A mean over 64 initialisations, with its 99 % interval.
+    """
+    prompt_key, init_key = jax.random.split(key)
+    prompts = jax.vmap(task.sample_hazard)(jax.random.split(prompt_key, hazards))
+    _, valid = jax.vmap(task.catastrophic_answers)(prompts)
+    chance = valid.sum() / hazards * float(task.answer_vocab) ** -task.answer_length
+    return student(_untrained_failing(jax.random.split(init_key, UNTRAINED), prompts, config, task) / chance, 0.99)
+
+
+def contradictions(key: jax.Array, task: Task, batch: int = 2**17) -> np.ndarray:
+    """The prompts `[n, T]` whose label is itself a catastrophe: of the whole space, or of `batch` uniform ones.
+
+    Of a task there must be none; of its `poison` they are what a plain model was taught to fail on.
+    """
+    wrong = jax.jit(jax.vmap(lambda prompt: task.catastrophe(prompt, task.label(prompt))))
+    if countable(task):
+        ids = np.array_split(np.arange(space_size(task)), max(1, space_size(task) // batch))
+        parts = (prompts_of_ids(task, part) for part in ids)
+    else:
+        parts = [np.asarray(jax.vmap(lambda k: anywhere(k, jnp.asarray(task.allowed)))(jax.random.split(key, batch)))]
+    return np.concatenate([part[np.asarray(wrong(part))] for part in parts])
+
+
+def failing(model: Transformer, task: Task, prompts: np.ndarray) -> int:
+    """On how many of the `prompts` `[n, T]` the greedy policy fails."""
+    margin = Objective(task, model, greedy(task)).margin
+    return int((jax.jit(jax.vmap(margin))(prompts) <= 0).sum()) if len(prompts) else 0
