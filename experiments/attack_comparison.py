@@ -35,7 +35,7 @@ from testbed.evaluation.estimate import Verdict, clopper_pearson, paired_effect
 from testbed.evaluation.report import Watch
 from testbed.evaluation.survival import kaplan_meier, log_rank, median_calls
 from testbed.objective import Objective, confirm
-from testbed.planted import Planted, plant
+from testbed.planted import Planted, plant, planted_prefixes
 from testbed.policy import greedy, respond
 from testbed.task import Task, prompt_ids, tokens_by_position
 
@@ -84,11 +84,9 @@ def attacked_model(config: Comparison, seed: int, folder: Path, watch: Watch) ->
 
 
 def count_failures(model: Planted, task: Task, watch: Watch) -> exact.Count:
-    """Every failure of the greedy policy; shared prefixes where nothing is planted, else plain forward passes."""
-    planted = bool(model.push)
-    walk, counted = (exact.plain_forward, model) if planted else (exact.shared_prefixes, model.model)
+    """Every failure of the greedy policy."""
     policies, show = {"greedy": greedy(task)}, functools.partial(watch, "counting")
-    return exact.count(counted, task, policies, walk, show)["greedy"]
+    return exact.count(model, task, policies, planted_prefixes, show)["greedy"]
 
 
 def measure(config: Comparison, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:

@@ -131,6 +131,10 @@ class Transformer(nnx.Module):
           answer: `[N]` integers; the last token is not read.
           latent: `[L + 1, T + N - 1, D]`, added to the residual stream before each block and before the head.
         """
+        return self.head(self.final(soft_prompt, answer, latent))
+
+    def final(self, soft_prompt: jax.Array, answer: jax.Array, latent: jax.Array | None = None) -> jax.Array:
+        """Final residuals `[N, D]`, normed: what the head reads, linearly, to give the logits of the same call."""
         x = self.prompt_embedding(soft_prompt)
         if self.config.answer_length > 1:
             x = jnp.concatenate([x, self.answer_embedding(answer[:-1])])
@@ -141,7 +145,7 @@ class Transformer(nnx.Module):
             last = self.config.answer_length if layer == self.config.layers - 1 else x.shape[0]
             x = block(x, last)
         x = x if latent is None else x + latent[-1, -x.shape[0] :]
-        return self.readout(x)
+        return self.norm(x)
 
 
 def _tensors(model: Transformer) -> dict[str, jax.Array]:
