@@ -29,7 +29,7 @@ from testbed import plots
 from testbed.attacks import ATTACKS
 from testbed.evaluation import exact
 from testbed.evaluation.estimate import Verdict, clopper_pearson, paired_effect
-from testbed.evaluation.rare import ESTIMATORS
+from testbed.evaluation.rare import ESTIMATORS, reads
 from testbed.evaluation.report import Watch
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective
@@ -117,8 +117,6 @@ def measure(config: Calibrated, seed: int, folder: Path, watch: Watch) -> dict[s
     if task.clean_log_prob is None:
         raise ValueError(f"task {task.name} gives no clean_log_prob, so the truth is not known exactly; choose another")
     asked = estimators(config.budget)
-    if task.answer_length > 1:
-        del asked["qld"]
     for number, (model, walk) in enumerate(models(config, seed, folder, watch)):
         show = functools.partial(watch, f"{config.stage} {number}: counting")
         counted = exact.count(model, task, {"greedy": greedy(task)}, walk, show)["greedy"]
@@ -127,7 +125,9 @@ def measure(config: Calibrated, seed: int, folder: Path, watch: Watch) -> dict[s
             watch(f"{config.stage} {number}: {name}", at, len(asked))
             # A stream of its own for each estimator and model.
             stream = jax.random.fold_in(jax.random.fold_in(key, number), at)
-            said[name] = ask(stream, Objective(task, model, greedy(task)))._asdict()
+            objective = Objective(task, model, greedy(task))
+            if reads(name, objective):
+                said[name] = ask(stream, objective)._asdict()
         found.append({"truth": counted.clean_failure, "failures": counted.failures, "said": said})
     return {"arm": config.stage, "models": found}
 

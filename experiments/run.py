@@ -7,6 +7,7 @@ three seeds, a few minutes. Runs that are already recorded are skipped, so a sto
   python -m experiments.run --list                            what there is to run
   python -m experiments.run --task=cipher_vault --seeds=5     another task, more seeds
   python -m experiments.run --plot_only                       table and figure again, from the records alone
+  python -m experiments.run --evaluate=PATH                   everything that can be measured about a saved model
 """
 
 import logging
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import EXPERIMENTS
+from experiments.evaluation import evaluate_saved
 from tasks import TASKS
 from testbed import plots, results
 from testbed.attacks import ATTACKS
@@ -37,6 +39,9 @@ flags.DEFINE_string("preset", "quick", "How much: quick (minutes) or full (hours
 flags.DEFINE_integer("seeds", None, "How many paired seeds, 0 to seeds - 1. Default: the preset's.")
 flags.DEFINE_string("out", "results", "Folder for records, models, tables and figures; made if it is not there.")
 flags.DEFINE_bool("plot_only", False, "Train nothing: rebuild table, figure and verdict from the records in --out.")
+flags.DEFINE_list(
+    "evaluate", None, "Measure saved models instead: paths without suffix, separated by commas; --task says on what."
+)
 flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.")
 
 
@@ -95,6 +100,10 @@ def job(console: Console) -> int:
     if FLAGS.list:
         show_list(console)
         return 0
+    if FLAGS.evaluate:
+        task = one_of("task", FLAGS.task[0], TASKS) if FLAGS.task else None
+        writable(Path(FLAGS.out))
+        return evaluate_saved(FLAGS.evaluate, task, Path(FLAGS.out) / "evaluate", console)
     name = one_of("experiment", FLAGS.experiment, EXPERIMENTS)
     experiment = EXPERIMENTS[name]
     preset = one_of("preset", FLAGS.preset, experiment.SEEDS)

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +176,19 @@ def load_or_make(path: str | Path, make: Callable[[], Transformer], **notes) -> 
         if not path.with_name(path.name + ".json").exists():
             save(path, make(), **notes)
     return load(path)
+
+
+def notes(path: str | Path) -> dict[str, Any]:
+    """The notes that `save(path, model, **notes)` wrote beside the model.
+
+    Raises:
+      ValueError: the file is missing or unreadable.
+    """
+    path = Path(path)
+    try:
+        return dict(json.loads(path.with_name(path.name + ".json").read_text())["notes"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a saved model (no notes in {path.name}.json): {error}") from error
 
 
 def load(path: str | Path) -> Transformer:
