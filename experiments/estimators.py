@@ -36,14 +36,14 @@ from testbed.objective import Objective
 from testbed.planted import plant, planted_prefixes
 from testbed.policy import greedy
 from testbed.task import Task
-from testbed.training import Schedule, advance, begin, units
+from testbed.training import UNITS_A_CALL, Schedule, Unit, advance, begin, units
 
 TASK = "injury"
 SEEDS = {"quick": 2, "full": 5}
 MINUTES = {"quick": 8, "full": 90}
 FLOOR = 1e-9
 RARE_HASH = 99_991
-CHECKPOINTS = 4
+MARKS = (2, 4, 8, 16)
 IMPORTANCE, EXTRAPOLATION = ("mhis", "itgis"), ("qld", "gld")
 DEFENCE = Schedule(steps=768, rounds=16, finds=512, budget=190, learning_rate=DEFENCE_RATE, units=16)
 
@@ -78,14 +78,16 @@ def estimators(budget: int) -> dict[str, Callable]:
 
 
 def checkpoints(key: jax.Array, model: Transformer, task: Task, schedule: Schedule, attack=None) -> Iterator:
-    """The model at `CHECKPOINTS` equally distant points of its training, the last at the end."""
+    """The model after each of `MARKS` units of its training."""
     state, work = begin(model, task, schedule), units(schedule)
-    program = dataclasses.replace(schedule, rounds=0)
-    for part in np.split(np.arange(len(work.number)), CHECKPOINTS):
-        state, _ = advance(
-            key, state, work._replace(attacks=work.attacks[part], number=work.number[part]), task, program, attack
-        )
-        yield state.model
+    program, done = dataclasses.replace(schedule, rounds=0), 0
+    trained = (~work.attacks).cumsum()
+    for first in range(0, len(work.number), UNITS_A_CALL):
+        part = Unit(*(column[first : first + UNITS_A_CALL] for column in work))
+        state, _ = advance(key, state, part, task, program, attack)
+        if trained[first + len(part.number) - 1] in MARKS[done : done + 1]:
+            done += 1
+            yield state.model
 
 
 def models(config: Calibrated, seed: int, folder: Path, watch: Watch) -> Iterator[tuple[Any, Callable]]:

@@ -62,7 +62,7 @@ def test_nothing_to_compare_is_undecided():
 @pytest.mark.parametrize("stage", ["training", "defence", "hash"])
 def test_a_stage_is_counted_and_asked(stage, tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "injury", functools.partial(injury, length=4))
-    monkeypatch.setattr(estimators, "DEFENCE", Schedule(steps=16, rounds=4, finds=16, budget=30, units=4))
+    monkeypatch.setattr(estimators, "DEFENCE", Schedule(steps=16, rounds=16, finds=16, budget=30))
     monkeypatch.setattr(
         estimators, "Arm", lambda plain, rounds: arm.Arm(plain, steps=16, rounds=1, finds=16, budget=30)
     )
