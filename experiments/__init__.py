@@ -5,11 +5,12 @@ preset), `grid(preset, task)` (configs, as data), `measure(config, seed, folder,
 `summary(frame) -> DataFrame`, `plot(frame) -> Figure` and `claim(frame) -> Verdict`. The last three read records only.
 """
 
-from experiments import attack_comparison, calibration, estimators, update_frequency
+from experiments import attack_comparison, calibration, estimators, filtered_system, update_frequency
 
 EXPERIMENTS = {
     "update_frequency": update_frequency,
     "attack_comparison": attack_comparison,
     "calibration": calibration,
     "estimators": estimators,
+    "filtered_system": filtered_system,
 }

@@ -1,15 +1,20 @@
 """A filtered generator against brute force over every pair, and the language model that writes for it."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
+from experiments import filtered_system
+from experiments.arm import Arm, Plain
 from tasks import TASKS
-from testbed.evaluation.system import completions, most_conservative, system
+from testbed.evaluation.report import silent
+from testbed.evaluation.system import System, completions, most_conservative, system
 from testbed.language import completion_log_probs, language_model, next_token_loss, train_language
 from testbed.policy import conservative, greedy, unrefused
 from testbed.training import Schedule
@@ -122,3 +127,32 @@ def test_nothing_to_complete_is_refused(writer, written):
         completion_log_probs(writer[0], 4)
     with pytest.raises(ValueError, match="at least one try, not 0"):
         system(written, greedy(TASK), 0)
+
+
+def record(seed, arm, at_zero, conservative):
+    fields = dict.fromkeys(System._fields, 0.1)
+    row = {f"zero.{f}": v for f, v in (fields | {"failure": at_zero}).items()}
+    row |= {f"conservative.{f}": v for f, v in (fields | {"failure": conservative}).items()}
+    return row | {"arm": arm, "seed": seed, "config.plain.task": "made up", "config.given": 4}
+
+
+@pytest.mark.parametrize(("after", "outcome"), [(1e-8, "supported"), (5e-5, "refuted"), (0.0, "supported")])
+def test_the_verdict_is_the_declared_contrast(after, outcome):
+    rows = [record(s, arm, 1e-4 * (1 + s), after) for s in range(3) for arm in ("plain", "16 rounds")]
+    frame = pd.DataFrame(rows)
+    assert filtered_system.claim(frame).outcome == outcome
+    text = filtered_system.summary(frame)
+    assert list(text) == ["plain, zero", "plain, conservative", "16 rounds, zero", "16 rounds, conservative"]
+    assert text.loc["SYSTEM FAILS, mean over clean beginnings", "plain, zero"] == "0.0002"
+    assert filtered_system.plot(frame).axes
+
+
+@pytest.mark.slow
+def test_a_filter_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, "injury", functools.cache(functools.partial(TASKS["injury"], length=4)))
+    plain = Plain("injury", width=8, steps=16)
+    config = filtered_system.Filtered(plain, Arm(plain, steps=0), given=2, steps=16)
+    measured = filtered_system.measure(config, 0, tmp_path, silent)
+    assert measured["arm"] == "plain"
+    assert 0 <= measured["zero"]["failure"] <= measured["zero"]["worst"] <= 1
+    assert measured["conservative"]["distance"] <= measured["zero"]["distance"] + 0.02

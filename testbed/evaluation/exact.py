@@ -17,6 +17,7 @@ from testbed.evaluation.walk import (
     LARGEST_SPACE,
     Leaves,
     Walk,
+    countable,
     over_space,
     plain_forward,
     refuse_if_too_large,
@@ -26,8 +27,8 @@ from testbed.objective import answer_margins, catastrophe_probability, combine
 from testbed.policy import Policy
 from testbed.task import Task, is_safe, prompts_of_ids, rank, space_size
 
-__all__ = ["LARGEST_SPACE", "Count", "count", "judge", "plain_forward", "refuse_if_too_large", "shared_prefixes"]
-__all__ += ["summary"]
+__all__ = ["LARGEST_SPACE", "Count", "count", "countable", "judge", "plain_forward", "refuse_if_too_large"]
+__all__ += ["shared_prefixes", "summary"]
 
 EGREGIOUS = 2 / 3
 FRAGILE = 1e-4

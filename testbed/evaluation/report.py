@@ -17,7 +17,7 @@ from testbed.evaluation.telltale import Telltale, telltale
 from testbed.evaluation.walk import refuse_if_unfit
 from testbed.objective import Objective, confirm
 from testbed.policy import Policy, calibrate, greedy, sampled
-from testbed.task import Task, space_size
+from testbed.task import Task
 
 MATCHED = 0.01
 
@@ -154,7 +154,7 @@ def evaluate(
     clean_key, threshold_key, attack_key, rare_key, tell_key = jax.random.split(key, 5)
     policies = {"greedy": greedy(task), "matched": calibrate(threshold_key, model, task, MATCHED)}
     counts = {}
-    if space_size(task) <= exact.LARGEST_SPACE:
+    if exact.countable(task):
         asked = policies | {"sampled": sampled(task)}
         counts = exact.count(model, task, asked, watch=partial(watch, "counting"), checkpoint=checkpoint)
     goals = {name: Objective(task, model, policy) for name, policy in policies.items()}

@@ -147,13 +147,18 @@ def plain_forward(model, task: Task, prefix: jax.Array) -> Leaves:
     return jax.vmap(one)(prompts)
 
 
+def countable(task: Task) -> bool:
+    """Whether the input space is small enough to be counted: at most `LARGEST_SPACE` prompts."""
+    return space_size(task) <= LARGEST_SPACE
+
+
 def refuse_if_too_large(task: Task) -> None:
     """Say in one line that an input space cannot be counted.
 
     Raises:
       ValueError: it has more than `LARGEST_SPACE` prompts.
     """
-    if space_size(task) > LARGEST_SPACE:
+    if not countable(task):
         raise ValueError(
             f"task {task.name} has {space_size(task):,} prompts, more than the {LARGEST_SPACE:,} that can be counted; "
             "make it smaller (length, vocab) or estimate instead (testbed.evaluation.estimate)"
