@@ -42,7 +42,7 @@ TASK = "injury"
 SEEDS = {"quick": 2, "full": 5}
 MINUTES = {"quick": 8, "full": 90}
 FLOOR = 1e-9
-RARE_HASH = 99_991
+RARE_HASH = 20_011  # some thirty hazardous prompts of two million: far below what samples see, above FLOOR
 MARKS = (2, 4, 8, 16)
 IMPORTANCE, EXTRAPOLATION = ("mhis", "itgis"), ("qld", "gld")
 DEFENCE = Schedule(steps=768, rounds=16, finds=512, budget=190, learning_rate=DEFENCE_RATE, units=16)
