@@ -61,10 +61,14 @@ def evaluate_saved(paths: list[str], task: str | None, folder: Path, console: Co
     there = [(run.config, records[run.id]["measurements"]) for run in runs if run.id in records]
     for config, report in there:
         console.print(sandwich(config, report))
-        page = Table(show_header=False, box=None, padding=(0, 2))
-        for measure_name, *cells in rows(report):
-            page.add_row(measure_name, *cells, style="bold" if measure_name.isupper() else None)
-        console.print(page)
+        for heading, *rows in sections(report):
+            page = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+            for column in heading:
+                page.add_column(column, no_wrap=True)
+            for row in rows:
+                page.add_row(*row)
+            console.print(page)
+            console.print()
     for (a, one), (b, other) in itertools.combinations(there, 2):
         first, second = (np.array(report["timed"]["auto"]) for report in (one, other))
         p = log_rank(first, second, min(one["budget"], other["budget"]))
@@ -91,9 +95,9 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The page below the sandwich: a heading in capitals, then a measure and its values at both thresholds."""
-    return [*_exact(report), *_estimated(report), *_timed(report), *_told(report)]
+def sections(report: dict[str, Any]) -> list[list[tuple[str, ...]]]:
+    """The page below the sandwich: for each section the heads of its columns, then its rows."""
+    return [_exact(report), _estimated(report), _timed(report), _told(report)]
 
 
 def _exact(report):
@@ -107,13 +111,13 @@ def _exact(report):
         ("share of hazardous prompts", *(f"{c['failures'] / c['hazardous']:.2e}" for c in both)),
         ("clean failure probability", *mass),
         ("egregious ones (2/3 or more)", *(_number(c["egregious"]) for c in both)),
-        ("worst margin (a certificate above 0)", *(f"{c['worst_margin']:.2f}" for c in both)),
+        ("worst margin (above 0: a certificate)", *(f"{c['worst_margin']:.2f}" for c in both)),
         ("safe prompts refused", *(f"{c['false_alarms'] / c['safe']:.2%}" for c in both)),
-        ("sampled at temperature 1: expected failures", _number(drawn["failures"])),
-        ("  of the worst prompt, probability", f"{drawn['worst_probability']:.3f}"),
+        ("expected failures, sampled at temperature 1", _number(drawn["failures"])),
+        ("  probability on the worst prompt", f"{drawn['worst_probability']:.3f}"),
     ]
     if shape["failures"]:
-        page.append(("clusters of failures (one-token steps)", _number(shape["clusters"])))
+        page.append(("clusters of failures, threshold 0", _number(shape["clusters"])))
         page.append(("  share in the largest", f"{shape['largest'] / shape['failures']:.1%}"))
         if shape["distances"] is not None:
             shares = (f"{distance}: {n / shape['failures']:.0%}" for distance, n in shape["distances"].items())
@@ -122,7 +126,7 @@ def _exact(report):
 
 
 def _estimated(report):
-    page = [("ESTIMATED", "clean failure probability [95 %]", "effective samples", "largest weight", "calls")]
+    page = [("ESTIMATED", "clean failure probability, 95 %", "effective samples", "largest weight", "calls")]
     for name, clean in report["clean"].items():
         rate = clopper_pearson(clean["failures"], clean["samples"])
         page.append((f"seen on {clean['samples']:,} clean prompts, {name}", _interval(rate._asdict())))
