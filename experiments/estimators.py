@@ -42,6 +42,7 @@ TASK = "injury"
 SEEDS = {"quick": 2, "full": 5}
 MINUTES = {"quick": 8, "full": 90}
 FLOOR = 1e-9
+HEALTHY = 10  # effective samples
 RARE_HASH = 20_011  # some thirty hazardous prompts of two million: far below what samples see, above FLOOR
 MARKS = (2, 4, 8, 16)
 IMPORTANCE, EXTRAPOLATION = ("mhis", "itgis"), ("qld", "gld")
@@ -156,7 +157,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     order = natural.assign(size=natural["error"].abs()).groupby("estimator")["size"].mean().sort_values()
     for name in order.index:
         mine, planted = natural[natural["estimator"] == name], hashed[hashed["estimator"] == name]
-        cover = clopper_pearson(int(mine["covers"].sum()), len(mine))
+        cover, healthy = clopper_pearson(int(mine["covers"].sum()), len(mine)), mine["effective"] >= HEALTHY
         rows[name] = {
             "models": str(len(mine)),
             "mean |decades off|": f"{order[name]:.2f}",
@@ -164,6 +165,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
             "worst": f"{mine.loc[mine['error'].abs().idxmax(), 'error']:+.2f}",
             "covers": f"{cover.value:.0%} [{cover.low:.0%}, {cover.high:.0%}]",
             "zero": f"{(mine['value'] == 0).mean():.0%}",
+            f"with ESS >= {HEALTHY}": f"{mine['covers'][healthy].sum()} of {healthy.sum()}",
             "ESS, median": f"{mine['effective'].median():,.0f}",
             "calls": f"{mine['calls'].mean():,.0f}",
             "HASH: decades off": " ".join(f"{error:+.1f}" for error in planted["error"]) or "-",

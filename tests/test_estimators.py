@@ -50,6 +50,7 @@ def test_models_that_never_fail_and_the_planted_hash_do_not_count():
     assert text.index[0] == "splitting", "best first"
     assert text.loc["mhis", "HASH: decades off"] == "-5.0"
     assert text.loc["naive", "covers"].startswith("100%")
+    assert text.loc["naive", "with ESS >= 10"] == "0 of 0", "the made-up estimates have nine"
     assert estimators.plot(frame) is not None
 
 
