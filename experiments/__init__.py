@@ -15,6 +15,8 @@ from experiments import (
     competence,
     conservative_threshold,
     diversity,
+    estimators,
+    filtered_system,
     random_failures,
     relaxed_training,
     reliability,
@@ -38,4 +40,6 @@ EXPERIMENTS = {
     "tool_ablation": tool_ablation,
     "attack_comparison": attack_comparison,
     "calibration": calibration,
+    "estimators": estimators,
+    "filtered_system": filtered_system,
 }

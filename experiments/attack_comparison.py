@@ -39,7 +39,7 @@ from testbed.evaluation.report import Watch
 from testbed.evaluation.strength import search_gain, strength
 from testbed.evaluation.survival import log_rank
 from testbed.objective import Objective, confirm
-from testbed.planted import Planted, plant, shared_prefixes
+from testbed.planted import Planted, plant, planted_prefixes
 from testbed.policy import greedy, respond
 from testbed.task import tokens_by_position
 
@@ -115,10 +115,10 @@ def known_failures(key: jax.Array, objective: Objective, watch: Watch) -> Known:
             {"sampled": sampled_failures(key, model, task, policy, SAMPLES)._asdict()}, NO_TARGETS, np.sort(margins)
         )
     show = functools.partial(watch, "counting")
-    counted = exact.count(model, task, {"greedy": policy}, shared_prefixes, show)["greedy"]
+    counted = exact.count(model, task, {"greedy": policy}, planted_prefixes, show)["greedy"]
     targets = np.full(counted.hazardous, NEVER, np.int32)
     targets[: len(counted.ids)] = counted.ids
-    margins = exact.hazardous_margins(model, task, policy, shared_prefixes)
+    margins = exact.hazardous_margins(model, task, policy, planted_prefixes)
     return Known({"exact": exact.summary(counted)}, targets, margins)
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from experiments.arm import DEFENCE_RATE, EVALUATION, Plain, plain_model
+from experiments.arm import DEFENCE_RATE, EVALUATION, Plain, models_of, plain_model
 from experiments.summary import how
 from experiments.yardsticks import contradictions, failing, incompetent_model, untrained_over_chance, whole_space
 from tasks import task_named
@@ -78,7 +78,8 @@ def measure(config: Calibration, seed: int, folder: Path, watch: Watch) -> dict[
 
     def account_of(name, make):
         watch(f"training, {name}", 0, 1)
-        return account(load_or_make(folder / "models" / f"{run}-{name}", make, task=config.plain.task, seed=seed))
+        notes = {"task": config.plain.task, "seed": seed}
+        return account(load_or_make(models_of(folder) / f"{run}-{name}", lambda: (make(), notes))[0])
 
     def defended(schedule, attack=STRONGEST):
         show = functools.partial(watch, f"training, {schedule.rounds} rounds, {schedule.finds} finds")

@@ -10,6 +10,7 @@ three seeds, a few minutes. Runs that are already recorded are skipped, so a sto
   python -m experiments.run --experiment=update_frequency     a question in full: its tasks, its arms
   python -m experiments.run --experiment=all                  every question, one after another, and a page of verdicts
   python -m experiments.run --plot_only                       table and figure again, from the records alone
+  python -m experiments.run --evaluate=PATH                   everything that can be measured about a saved model
 """
 
 import logging
@@ -26,6 +27,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments import EXPERIMENTS
+from experiments.evaluation import evaluate_saved
 from experiments.summary import as_counted, sampled
 from tasks import TASKS, task_named
 from testbed import plots, results
@@ -47,6 +49,9 @@ flags.DEFINE_integer("seeds", None, "How many paired seeds. Default: the preset'
 flags.DEFINE_integer("first_seed", 0, "The first of them; what is tuned is tuned on seeds from 100 on.")
 flags.DEFINE_string("out", "results", "Folder for records, models, tables and figures; made if it is not there.")
 flags.DEFINE_bool("plot_only", False, "Train nothing: rebuild table, figure and verdict from the records in --out.")
+flags.DEFINE_list(
+    "evaluate", None, "Measure saved models instead: paths without suffix, separated by commas; --task says on what."
+)
 flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.")
 
 
@@ -234,6 +239,10 @@ def run_jobs(console: Console) -> int:
     if FLAGS.list:
         show_list(console)
         return 0
+    if FLAGS.evaluate:
+        task = FLAGS.task[0] if FLAGS.task else None
+        writable(Path(FLAGS.out))
+        return evaluate_saved(FLAGS.evaluate, task, Path(FLAGS.out) / "evaluate", console)
     jobs = wanted()
     for job in jobs:
         writable(job.folder)

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +146,10 @@ class Transformer(nnx.Module):
           answer: `[N]` integers; the last token is not read.
           latent: `[L + 1, T + N - 1, D]`, added to the residual stream before each block and before the head.
         """
+        return self.head(self.final(soft_prompt, answer, latent))
+
+    def final(self, soft_prompt: jax.Array, answer: jax.Array, latent: jax.Array | None = None) -> jax.Array:
+        """Final residuals `[N, D]`, normed: what the head reads, linearly, to give the logits of the same call."""
         x = self.embed(soft_prompt, answer)
         for layer, block in enumerate(self.blocks):
             x = x if latent is None else x + latent[layer]
@@ -152,7 +157,7 @@ class Transformer(nnx.Module):
             last = self.config.answer_length if layer == self.config.layers - 1 else x.shape[0]
             x = block(x, last)
         x = x if latent is None else x + latent[-1, -x.shape[0] :]
-        return self.readout(x)
+        return self.norm(x)
 
 
 def _tensors(model: Transformer) -> dict[str, jax.Array]:
@@ -180,9 +185,22 @@ def load_or_make(path: str | Path, make: Callable[[], tuple[Transformer, dict]])
     path = Path(path)
     with _making[path]:
         if not path.with_name(path.name + ".json").exists():
-            model, notes = make()
-            save(path, model, **notes)
-    return load(path), json.loads(path.with_name(path.name + ".json").read_text())["notes"]
+            model, told = make()
+            save(path, model, **told)
+    return load(path), notes(path)
+
+
+def notes(path: str | Path) -> dict[str, Any]:
+    """The notes that `save(path, model, **notes)` wrote beside the model.
+
+    Raises:
+      ValueError: the file is missing or unreadable.
+    """
+    path = Path(path)
+    try:
+        return dict(json.loads(path.with_name(path.name + ".json").read_text())["notes"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a saved model (no notes in {path.name}.json): {error}") from error
 
 
 def load(path: str | Path) -> Transformer:

@@ -21,7 +21,7 @@ from testbed.attacks.search import NEVER, Scored, search
 from testbed.evaluation import exact
 from testbed.evaluation.report import silent
 from testbed.objective import Objective
-from testbed.planted import MODULUS, plant, shared_prefixes
+from testbed.planted import MODULUS, plant, planted_prefixes
 from testbed.policy import greedy
 from testbed.task import prompt_ids, prompts_of_ids, rank
 
@@ -170,7 +170,7 @@ def test_without_the_panel_there_is_nothing_to_compare():
 def test_a_planted_model_is_counted_by_shared_prefixes_too(name, trigger, small, lively):
     task = small(name)
     model, policies = plant(lively(task), task, trigger), {"greedy": greedy(task)}
-    quick = exact.count(model, task, policies, shared_prefixes)["greedy"]
+    quick = exact.count(model, task, policies, planted_prefixes)["greedy"]
     plain = exact.count(model, task, policies, exact.plain_forward)["greedy"]
     np.testing.assert_array_equal(quick.ids, plain.ids)
     assert (quick.false_alarms, quick.wrong, quick.levels) == (plain.false_alarms, plain.wrong, plain.levels)

@@ -12,7 +12,7 @@ import pytest
 from reference import REFERENCE
 
 from tasks import TASKS
-from testbed.evaluation import exact
+from testbed.evaluation import exact, failures, walk
 from testbed.objective import NOT_HAZARDOUS
 from testbed.policy import conservative, greedy, sampled
 from testbed.task import prompts_of_ids, space_size
@@ -80,7 +80,7 @@ def brute_force(task, model, taus):
     def account(failure, level, margin, refused=None, wrong=None):
         levels = Counter()
         for p, at in zip(failure, level, strict=True):
-            levels[round(at, 6)] += p
+            levels[round(at, 4)] += p
         worst = int(np.argmin(margin))
         return known | dict(
             failures=failure.sum(),
@@ -144,8 +144,8 @@ def assert_same(counted, expected, rtol=1e-5):
 def test_count_equals_brute_force(name, monkeypatch, lively):
     task, layers, seed, leaves, chunks = CASES[name]
     if leaves:
-        monkeypatch.setattr(exact, "LEAVES_A_CHUNK", leaves)
-        monkeypatch.setattr(exact, "CHUNKS_A_CALL", chunks)
+        monkeypatch.setattr(walk, "LEAVES_A_CHUNK", leaves)
+        monkeypatch.setattr(walk, "CHUNKS_A_CALL", chunks)
     model, taus, watched = lively(task, seed, layers=layers), [0.0, 2.0], []
     policies = {"greedy": greedy(task), "bold": conservative(task, 2.0), "sampled": sampled(task)}
     counts = exact.count(model, task, policies, watch=lambda done, total: watched.append((done, total)))
@@ -178,10 +178,15 @@ def test_shared_prefixes_give_the_logits_of_plain_forward_passes(lively):
         np.testing.assert_allclose(getattr(shared, field), getattr(plain, field), atol=1e-5, err_msg=field)
 
 
-def test_both_walks_count_the_same(lively):
+def test_both_walks_count_the_same_in_chunks_of_whatever_size(lively, monkeypatch):
     task, layers, seed, _, _ = CASES["several catastrophes a prompt"]
     model, policies = lively(task, seed, layers=layers), {"bold": conservative(task, 2.0), "sampled": sampled(task)}
-    shared, plain = (exact.count(model, task, policies, walk) for walk in WALKS)
+    plain = exact.count(model, task, policies, exact.plain_forward)
+    answers = (task.vocab + 1) ** task.answer_length
+    monkeypatch.setattr(walk, "LOGITS_A_CHUNK", 5 * answers * task.answer_length * (task.vocab + 1))
+    parts = walk.over_space(lambda _, task, leaves: leaves.score, model, (), task)
+    assert parts.read(0).shape == (64 * 4,), "long answers make small chunks, so that memory is bounded"
+    shared = exact.count(model, task, policies)
     for policy in policies:
         assert_same(plain[policy]._asdict(), shared[policy]._asdict())
 
@@ -197,7 +202,7 @@ def test_plain_forward_counts_planted_failures_of_any_model(table, all_prompts):
     counted = exact.count(model, task, {"greedy": greedy(task)}, exact.plain_forward)["greedy"]
     failing = [(2, 0, 4, 0), (2, 4, 2, 4), (3, 4, 3, 4)]
     assert [tuple(prompt) for prompt in prompts_of_ids(task, counted.ids).tolist()] == failing
-    assert counted.levels == {0.333333: 1, 0.666667: 2}
+    assert counted.levels == {0.3333: 1, 0.6667: 2}
     assert (counted.failures, counted.egregious, counted.fragile) == (3, 2, 3)
     assert (counted.worst_margin, counted.worst_prompt, counted.worst_probability) == (-1.0, [2, 4, 2, 4], 1.0)
     assert (counted.wrong, counted.false_alarms) == (0, 0), "a harmless prompt's low score is no failure"
@@ -239,3 +244,111 @@ def test_broken_weights_are_refused(lively):
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, lively(task, seed, layers=layers))
     with pytest.raises(FloatingPointError, match=r"the margin of prompt \[2, 4\] is NaN"):
         exact.count(broken, task, {"bold": conservative(task, 2.0)})
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_count_that_is_killed_goes_on_to_identical_numbers(tmp_path, monkeypatch, lively):
+    monkeypatch.setattr(walk, "LEAVES_A_CHUNK", 64)
+    monkeypatch.setattr(walk, "CHUNKS_A_CALL", 5)
+    monkeypatch.setattr(exact, "SAVE_SECONDS", -1)
+    task, path = INJURY(length=4), tmp_path / "count"
+    model, policies = lively(task), {"bold": conservative(task, 2.0), "sampled": sampled(task)}
+    whole, visited = exact.count(model, task, policies), []
+
+    def until(limit):
+        def watch(done, total):
+            visited.append(done)
+            if done > limit:
+                raise Killed
+
+        return watch
+
+    for limit in (400, 2000):
+        with pytest.raises(Killed):
+            exact.count(model, task, policies, watch=until(limit), checkpoint=path)
+    resumed = exact.count(model, task, policies, watch=until(np.inf), checkpoint=path)
+    assert all(same(resumed[name], whole[name]) for name in policies)
+    assert not path.exists()
+    assert len(visited) == len(set(visited)) + 2, "only the parts under way at a kill are done twice"
+
+
+@pytest.mark.parametrize("text", ["", "my thesis", "{}", '{"format": "mine", "of": 1}', "[1]"])
+def test_a_file_that_is_no_checkpoint_is_refused_and_left_alone(text, tmp_path, lively):
+    task, path = INJURY(length=2), tmp_path / "count"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="is no checkpoint of a count; delete it or choose another path"):
+        exact.count(lively(task, 0, layers=1), task, {"bold": conservative(task, 2.0)}, checkpoint=path)
+    assert path.read_text() == text
+
+
+def test_the_checkpoint_of_another_model_is_not_taken_up(tmp_path, monkeypatch, lively):
+    monkeypatch.setattr(exact, "SAVE_SECONDS", -1)
+    task, path = INJURY(length=2), tmp_path / "count"
+    model, policies = lively(task, 0, layers=1), {"bold": conservative(task, 2.0)}
+
+    monkeypatch.setattr(walk, "LEAVES_A_CHUNK", 8)
+    monkeypatch.setattr(walk, "CHUNKS_A_CALL", 2)
+    calls = iter([None, Killed])
+
+    def second(done, total):
+        if next(calls):
+            raise Killed
+
+    with pytest.raises(Killed):
+        exact.count(lively(task, 1, layers=1), task, policies, watch=second, checkpoint=path)
+    assert path.exists()
+    counted = exact.count(model, task, policies, checkpoint=path)
+    assert same(counted["bold"], exact.count(model, task, policies)["bold"])
+
+
+def test_more_failures_than_can_be_listed_are_sampled(monkeypatch, lively):
+    monkeypatch.setattr(walk, "LEAVES_A_CHUNK", 64)
+    monkeypatch.setattr(walk, "CHUNKS_A_CALL", 5)
+    task, policies = INJURY(length=4), {"bold": conservative(INJURY(length=4), 2.0)}
+    whole = exact.count(lively(task), task, policies)["bold"]
+    monkeypatch.setattr(exact, "MOST_IDS", 30)
+    some = exact.count(lively(task), task, policies)["bold"]
+    assert some.failures == whole.failures > 100
+    assert len(some.ids) == 30 and set(some.ids) <= set(whole.ids) and (np.diff(some.ids) > 0).all()
+    assert np.median(some.ids) > np.quantile(whole.ids, 0.1), "from everywhere, not the first ones"
+
+
+def hamming_components(prompts):
+    """Clusters by brute force: flood fill over pairs that differ in one token."""
+    near = (prompts[:, None] != prompts).sum(axis=2) == 1
+    left, sizes = set(range(len(prompts))), []
+    while left:
+        frontier, size = {left.pop()}, 0
+        while frontier:
+            row = frontier.pop()
+            size += 1
+            found = {other for other in left if near[row, other]}
+            left -= found
+            frontier |= found
+        sizes.append(size)
+    return sorted(sizes)
+
+
+@pytest.mark.parametrize("make", [lambda: INJURY(length=4), lambda: holes(INJURY(length=4)), lambda: VAULT(4, 4, 2)])
+def test_the_shape_of_a_failure_set_is_that_of_brute_force(make):
+    task, rng = make(), np.random.default_rng(0)
+    prompts = np.array(list(itertools.product(*(np.flatnonzero(row) for row in task.allowed))))
+    clean = np.exp(np.asarray(jax.vmap(task.clean_log_prob)(prompts), np.float64))
+    typical = prompts[clean >= (1 - 1e-6) / len(prompts)]
+    assert 0 < len(typical) < len(prompts)
+    for number in (1, 60, len(prompts) // 8):
+        ids = np.sort(rng.choice(len(prompts), number, replace=False))
+        shape = failures.shape(task, ids)
+        distance = [(typical != prompt).sum(axis=1).min() for prompt in prompts[ids]]
+        assert shape.distances == dict(sorted(Counter(distance).items()))
+        assert sorted(np.bincount(failures.clusters(task, ids))) == hamming_components(prompts[ids])
+        assert (shape.failures, shape.clusters) == (number, len(hamming_components(prompts[ids])))
+        assert shape.largest == hamming_components(prompts[ids])[-1]
+    assert failures.shape(task, np.zeros(0, int)) == (0, 0, 0, {})

@@ -65,3 +65,33 @@ def test_the_log_rank_test_tells_quick_from_slow_and_alike_from_neither():
 def test_no_attackers_are_refused():
     with pytest.raises(ValueError, match="at least one attacker"):
         kaplan_meier(np.array([]), 10)
+
+
+def test_the_curve_is_the_table_worked_by_hand():
+    """Eight attackers, budget 20: found after 3, 3, 5, 5, 9 and 12 calls, two never.
+
+    call   at risk   found   surviving          Greenwood's sum of d / (n (n - d))
+      3       8        2     6/8 = 0.75         2/48                     = 0.041667
+      5       6        2     0.75 x 4/6 = 0.5   0.041667 + 2/24          = 0.125
+      9       4        1     0.5 x 3/4 = 0.375  0.125 + 1/12             = 0.208333
+     12       3        1     0.375 x 2/3 = 0.25 0.208333 + 1/6           = 0.375
+    """
+    curve = kaplan_meier(np.array([3, 3, 5, 9, NEVER, 12, NEVER, 5]), 20)
+    assert curve.calls[:4].tolist() == [3, 5, 9, 12]
+    np.testing.assert_allclose(curve.surviving[:4], [0.75, 0.5, 0.375, 0.25])
+    # Log-log band: S ** exp(+- 1.96 sqrt(sum) / |ln S|); at 12 calls, 1.959964 x 0.612372 / 1.386294 = 0.865781.
+    np.testing.assert_allclose(curve.low[3], 0.25 ** np.exp(0.865781), rtol=1e-5)
+    np.testing.assert_allclose(curve.high[3], 0.25 ** np.exp(-0.865781), rtol=1e-5)
+
+
+def test_the_log_rank_test_is_the_table_worked_by_hand():
+    """Group one finds after 2 and 4 calls, group two after 6, and one of each never (budget 10).
+
+    call   at risk 1, 2   expected in 1   variance
+      2        3, 2         3/5            (3/5)(2/5)         = 0.24
+      4        2, 2         2/4            (2/4)(2/4)         = 0.25
+      6        1, 2         1/3            (1/3)(2/3)         = 0.222222
+    Observed 2, expected 1.433333, variance 0.712222: z = 0.671460, two-sided p = 0.501928.
+    """
+    p = log_rank(np.array([2, 4, NEVER]), np.array([6, NEVER]), 10)
+    assert p == pytest.approx(0.501928, abs=1e-5)

@@ -3,16 +3,20 @@
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from testbed.attacks import ATTACKS
 from testbed.attacks.search import Attack, attack_model
-from testbed.evaluation import exact
-from testbed.evaluation.estimate import clean_behaviour, sampled_failures, success_by_budget
+from testbed.evaluation import exact, failures, rare
+from testbed.evaluation.estimate import Behaviour, clean_behaviour, sampled_failures, success_by_budget
+from testbed.evaluation.telltale import Telltale, telltale
+from testbed.evaluation.walk import refuse_if_unfit
 from testbed.objective import Objective, confirm
-from testbed.policy import Policy, calibrate, greedy
+from testbed.policy import Policy, calibrate, greedy, sampled
 from testbed.task import Task
 
 MATCHED = 0.01
@@ -107,3 +111,135 @@ def calls_to_failure(
     trace = attack_model(attack, objective, key, attackers, budget)
     real = np.asarray(confirm(objective, trace.prompt)) & (np.asarray(trace.margin) <= 0)
     return [int(calls) if hit else None for calls, hit in zip(trace.first, real, strict=True)]
+
+
+class Sandwich(NamedTuple):
+    """What is known of the number of failing prompts: at least those found, exactly, and at most a proven bound.
+
+    `exact` is None where the space is too large to count; nothing proves a `bound` yet.
+    """
+
+    tau: float
+    found: int
+    exact: int | None
+    bound: int | None = None
+
+
+class Report(NamedTuple):
+    """All that can be said of a model's worst case.
+
+    Attributes:
+      sandwich: at threshold 0 (`greedy`), and with 1 % of safe clean prompts refused (`matched`).
+      exact: the Count of both policies and of the sampled one; empty where the space is too large.
+      shape: of the greedy policy's failures; None where they are not known.
+      clean: clean behaviour of both policies, sampled.
+      estimated: what each estimator that can read the model says of the greedy policy's clean failure probability.
+      budget, timed: calls to the first failure of each attacker, greedy policy, censored at the budget (`survival`).
+      told_apart: robust, or a detector of attacks; None without a clean density.
+    """
+
+    sandwich: dict[str, Sandwich]
+    exact: dict[str, exact.Count]
+    shape: failures.Shape | None
+    clean: dict[str, Behaviour]
+    estimated: dict[str, rare.Estimate]
+    budget: int
+    timed: dict[str, np.ndarray]
+    told_apart: Telltale | None
+
+
+HELD_OUT = ("auto", "coordinate", "uniform")
+SUSPECTS = ("gcg", "coordinate")
+SIZES = {"splitting": {"particles": 512}}
+
+
+def evaluate(
+    model,
+    task: Task,
+    key: jax.Array | None = None,
+    attackers: int = 64,
+    budget: int = 1000,
+    samples: int = 65_536,
+    watch: Watch = silent,
+    checkpoint: Path | None = None,
+) -> Report:
+    """Measure a model's worst case in every way there is; where the space is too large to count, in every other way.
+
+    Args:
+      key: `jax.random.key(0)` by default.
+      attackers, budget: of each attack; the budget counts margins.
+      samples: clean prompts to sample.
+      watch: called with (phase, done, total).
+      checkpoint: a file that lets a long count be stopped and taken up again (`exact.count`).
+
+    Raises:
+      ValueError: the model does not fit the task, or a number is too small.
+    """
+    refuse_if_unfit(model, task)
+    rare.refuse_few("attackers", attackers, 1)
+    key = jax.random.key(0) if key is None else key
+    clean_key, threshold_key, attack_key, rare_key, tell_key = jax.random.split(key, 5)
+    policies = {"greedy": greedy(task), "matched": calibrate(threshold_key, model, task, MATCHED)}
+    counts = {}
+    if exact.countable(task):
+        asked = policies | {"sampled": sampled(task)}
+        counts = exact.count(model, task, asked, watch=partial(watch, "counting"), checkpoint=checkpoint)
+    goals = {name: Objective(task, model, policy) for name, policy in policies.items()}
+    budget *= goals["greedy"].forwards
+    found, timed = {}, {}
+    for name, goal in goals.items():
+        found[name], first = _found(attack_key, goal, attackers, budget, partial(watch, f"attacking, {name}"))
+        timed = timed or first
+    told = None
+    if task.clean_log_prob is not None:
+        watch("telling apart", 0, 1)
+        told = telltale(tell_key, model, task, {name: ATTACKS[name]() for name in SUSPECTS}, attackers=attackers)
+    return Report(
+        {name: _sandwich(policy, found[name], counts.get(name)) for name, policy in policies.items()},
+        counts,
+        failures.shape(task, counts["greedy"].ids) if counts else None,
+        {name: clean_behaviour(clean_key, model, task, policy, samples) for name, policy in policies.items()},
+        _estimated(rare_key, goals["greedy"], watch),
+        budget,
+        timed,
+        told,
+    )
+
+
+def _found(key, objective: Objective, attackers: int, budget: int, watch) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The different failing prompts `[n, T]` that attacks end at, confirmed, and each attacker's calls to its first."""
+    prompts, first = [], {}
+    for number, name in enumerate(HELD_OUT):
+        watch(number, len(HELD_OUT))
+        trace = attack_model(ATTACKS[name](), objective, key, attackers, budget)
+        prompts.append(np.asarray(trace.prompt)[np.asarray(confirm(objective, trace.prompt))])
+        first[name] = np.asarray(trace.first)
+    return np.unique(np.concatenate(prompts), axis=0), first
+
+
+def _sandwich(policy: Policy, found: np.ndarray, counted: exact.Count | None) -> Sandwich:
+    return Sandwich(float(policy.tau), len(found), None if counted is None else int(counted.failures))
+
+
+def _estimated(key, objective: Objective, watch: Watch) -> dict[str, rare.Estimate]:
+    """Every estimator that can read the model, with a stream of its own."""
+    said = {}
+    for number, (name, make) in enumerate(rare.ESTIMATORS.items()):
+        watch(f"estimating, {name}", number, len(rare.ESTIMATORS))
+        if rare.reads(name, objective):
+            said[name] = make(**SIZES.get(name, {}))(jax.random.fold_in(key, number), objective)
+    return said
+
+
+def plain(value: Any) -> Any:
+    """A report, or a part of one, as plain numbers for a record: names are kept, a Count's list of prompts is not."""
+    match value:
+        case exact.Count():
+            return exact.summary(value)
+        case tuple() if hasattr(value, "_asdict"):
+            return plain(value._asdict())
+        case dict():
+            return {str(name): plain(part) for name, part in value.items()}
+        case np.ndarray():
+            return value.tolist()
+    return value

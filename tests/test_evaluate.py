@@ -1,0 +1,111 @@
+"""The report of a saved model: what is found is never more than there is, and a mistake is one line."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from test_run import command
+
+from tasks import TASKS
+from tasks.injury import injury
+from testbed.evaluation import report
+from testbed.evaluation.rare import ESTIMATORS
+from testbed.model import notes, save
+from testbed.policy import conservative
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch, lively):
+    monkeypatch.setitem(TASKS, "injury", functools.cache(functools.partial(injury, length=4)))
+    model = lively(TASKS["injury"]())
+    save(tmp_path / "mine", model, task="injury", seed=3)
+    return tmp_path / "mine"
+
+
+MISTAKES = {
+    "no model": (["{0}/absent"], ["absent is not a saved model"]),
+    "another task": (["{0}/mine", "--task=cipher_vault"], ["does not fit task cipher_vault"]),
+    "no such task": (["{0}/mine", "--task=no_such"], ["unknown task 'no_such'"]),
+    "no notes": (["{0}/bare"], ["says task None; give --task, one of injury"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_before_any_work(name, saved, tmp_path, lively, monkeypatch):
+    save(tmp_path / "bare", lively(TASKS["injury"]()))
+    (path, *flags), words = MISTAKES[name]
+    status, _, err = command(f"--evaluate={path.format(tmp_path)}", *flags, f"--out={tmp_path / 'out'}")
+    assert status == 2
+    assert err.startswith("error: ") and err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def test_notes_are_what_was_saved(saved):
+    assert notes(saved) == {"task": "injury", "seed": 3}
+
+
+def test_attackers_of_no_number_are_refused(lively):
+    task = injury(length=4)
+    with pytest.raises(ValueError, match="attackers must be at least 1, not 0"):
+        report.evaluate(lively(task), task, attackers=0)
+    with pytest.raises(ValueError, match="does not fit task injury"):
+        report.evaluate(lively(injury(length=3)), task)
+
+
+@pytest.fixture(scope="module")
+def measured(lively):
+    task = injury(length=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            report,
+            "SIZES",
+            {name: dict(samples=512) for name in ("naive", "qld", "gld", "gumbel")}
+            | {"splitting": dict(particles=32, moves=2), "itgis": dict(samples=256), "mhis": dict(base=64, chains=8)},
+        )
+        patch.setattr(report, "calibrate", lambda key, model, task, share: conservative(task, 0.5))
+        return task, report.evaluate(lively(task), task, attackers=8, budget=40, samples=4096)
+
+
+@pytest.mark.slow
+def test_the_report_is_whole_and_found_is_never_more_than_exact(measured):
+    _, found = measured
+    for row in found.sandwich.values():
+        assert 0 < row.found <= row.exact and row.bound is None
+    assert found.estimated.keys() == ESTIMATORS.keys()
+    assert found.shape.failures == found.sandwich["greedy"].exact
+    assert found.exact["sampled"].worst_probability > 0.5
+    assert all(len(first) == 8 for first in found.timed.values())
+    assert found.told_apart.verdict == "not robust"
+    plain = report.plain(found)
+    assert plain["told_apart"]["by_looks"].keys() == {"value", "low", "high"}
+    assert "ids" not in plain["exact"]["greedy"]
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_page_and_keeps_the_record(measured, saved, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.evaluation.evaluate", lambda *_, **__: measured[1])
+    flags = [f"--evaluate={saved},{saved}", f"--out={tmp_path / 'out'}"]
+    status, out, _ = command(*flags)
+    assert status == 0
+    exact = measured[1].sandwich["greedy"]
+    line = next(line for line in out.splitlines() if "0.00 (0)" in line)
+    assert [cell.strip() for cell in line.split("│")[2:5]] == [f"{exact.found:,}", f"{exact.exact:,}", "-"]
+    for heading in ("EXACT", "ESTIMATED", "TIMED", "TOLD APART"):
+        assert heading in out
+    assert len(list((tmp_path / "out" / "evaluate").glob("*.json"))) == 1
+    monkeypatch.setattr("experiments.evaluation.evaluate", None)
+    assert command(*flags)[1] == out, "what is recorded is not measured again"
+
+
+@pytest.mark.slow
+def test_a_space_too_large_to_count_is_measured_in_every_other_way(lively, monkeypatch):
+    monkeypatch.setattr(report.exact, "countable", lambda task: False)
+    monkeypatch.setattr(report, "HELD_OUT", ("uniform",))
+    monkeypatch.setattr(report.rare, "ESTIMATORS", {"naive": ESTIMATORS["naive"]})
+    task = injury(length=4)
+    found = report.evaluate(lively(task), task, attackers=8, budget=40, samples=4096)
+    assert found.sandwich["greedy"].exact is None and found.exact == {} and found.shape is None
+    assert np.isfinite(found.estimated["naive"].value)
+    assert jax.tree.leaves(report.plain(found))
