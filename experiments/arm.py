@@ -14,6 +14,7 @@ from testbed.model import Transformer, load_or_make, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.results import run_id
+from testbed.sweep import kept
 from testbed.training import Schedule, attack_cost, train
 
 DEFENCE_RATE = 1e-3  # half the plain peak: fine-tuning, not training anew
@@ -66,10 +67,11 @@ def plain_model(plain: Plain, seed: int, folder: Path, watch: Watch) -> Transfor
 
     def make():
         blank = Transformer(model_config(task, width=plain.width), init_key)
-        schedule = Schedule(steps=plain.steps)
-        return train(train_key, blank, task, schedule, watch=lambda *at: watch("training the plain model", *at))[0]
+        schedule, show = Schedule(steps=plain.steps), functools.partial(watch, "training the plain model")
+        return train(train_key, blank, task, schedule, watch=show, kept=kept(folder, name))[0]
 
-    return load_or_make(folder / "models" / run_id("plain", plain, seed), make, task=plain.task, seed=seed)
+    name, waiting = run_id("plain", plain, seed), functools.partial(watch, "waiting for the plain model", 0, 1)
+    return load_or_make(folder / "models" / name, make, waiting, task=plain.task, seed=seed)
 
 
 class Defended(NamedTuple):
@@ -93,7 +95,8 @@ def defended_model(arm: Arm, seed: int, folder: Path, watch: Watch) -> Defended:
     schedule = Schedule(arm.steps, arm.rounds, arm.finds, budget, learning_rate=DEFENCE_RATE, units=arm.units)
     calls = {f"{field}_calls": int(n) for field, n in attack_cost(schedule, attack, objective)._asdict().items()}
     show = functools.partial(watch, f"adversarial training, {arm.name}")
-    model, history = train(defence_key, plain, task, schedule, attack, show)
+    file = kept(folder, run_id("arm", arm, seed))
+    model, history = train(defence_key, plain, task, schedule, attack, show, file)
     spent |= {"gradient_steps": arm.steps, "finds": arm.finds if arm.rounds else 0} | calls
     return Defended(model, spent, [round(float(share), 4) for share in history.found])
 

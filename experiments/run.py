@@ -7,6 +7,8 @@ three seeds, a few minutes. Runs that are already recorded are skipped, so a sto
   python -m experiments.run --list                            what there is to run
   python -m experiments.run --task=cipher_vault --seeds=5     another task, more seeds
   python -m experiments.run --plot_only                       table and figure again, from the records alone
+  python -m experiments.run --status                          what the folder holds: done, running, failed, missing
+  python -m experiments.run --rerun=RECORD.json               one run anew, compared number by number
 """
 
 import logging
@@ -21,12 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import EXPERIMENTS
+from experiments.rerun import rerun
 from tasks import TASKS
 from testbed import plots, results
 from testbed.attacks import ATTACKS
 from testbed.check import check_task
 from testbed.evaluation.exact import refuse_if_too_large
-from testbed.sweep import Run, sweep
+from testbed.launchers import LAUNCHERS
+from testbed.sweep import Run, status, sweep
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("experiment", "update_frequency", "Which question to ask (see --list).")
@@ -37,6 +41,12 @@ flags.DEFINE_string("preset", "quick", "How much: quick (minutes) or full (hours
 flags.DEFINE_integer("seeds", None, "How many paired seeds, 0 to seeds - 1. Default: the preset's.")
 flags.DEFINE_string("out", "results", "Folder for records, models, tables and figures; made if it is not there.")
 flags.DEFINE_bool("plot_only", False, "Train nothing: rebuild table, figure and verdict from the records in --out.")
+flags.DEFINE_bool("status", False, "Say what --out holds of these runs (done, running, failed, missing), and stop.")
+flags.DEFINE_string("rerun", None, "Do the run of this record again, compare its numbers, and stop.")
+flags.DEFINE_string("launcher", "threads", "Where runs are done: threads, processes, ray (a cluster) or slurm.")
+flags.DEFINE_integer("workers", None, "Runs at a time. Default: one a core; with slurm, 64 jobs.")
+flags.DEFINE_integer("cores", None, "Cores of each run (not with threads, which share them). Default: an equal part.")
+flags.DEFINE_list("slurm", [], "More for submitit, NAME=VALUE: timeout_min=60,mem_gb=8,slurm_partition=long")
 flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.")
 
 
@@ -90,11 +100,44 @@ def show(console: Console, experiment, frame, folder: Path) -> None:
     console.print(f"[bold]{verdict.outcome}[/bold]: {verdict.why}", highlight=False)
 
 
+def place_of(folder: Path):
+    """Where the flags say that runs are done.
+
+    Raises:
+      ValueError: a flag is wrong.
+    """
+    launcher = LAUNCHERS[one_of("launcher", FLAGS.launcher, LAUNCHERS)]
+    for name in ("workers", "cores"):
+        if (value := FLAGS[name].value) is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, not {value}")
+    if FLAGS.slurm and FLAGS.launcher != "slurm":
+        raise ValueError(f"--slurm={','.join(FLAGS.slurm)} needs --launcher=slurm")
+    more = {}
+    for setting in FLAGS.slurm:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--slurm={setting} must be NAME=VALUE")
+        more[name] = int(value) if value.isdigit() else value
+    return launcher(FLAGS.workers, FLAGS.cores, folder / "slurm", **more)
+
+
+def show_status(console: Console, runs: list[Run], folder: Path) -> int:
+    """Print what the folder holds; returns 0 if every run is done."""
+    held = status(runs, folder)
+    for kind, lines in held.items():
+        console.print(f"[bold]{len(lines):4} {kind}[/bold]", highlight=False)
+        for line in lines if kind != "done" else []:
+            console.print(f"       {line}", markup=False, highlight=False)
+    return 0 if len(held["done"]) == len({run.id for run in runs}) else 1
+
+
 def job(console: Console) -> int:
     """Do what the flags say; returns the exit status."""
     if FLAGS.list:
         show_list(console)
         return 0
+    if FLAGS.rerun:
+        return rerun(Path(FLAGS.rerun), console)
     name = one_of("experiment", FLAGS.experiment, EXPERIMENTS)
     experiment = EXPERIMENTS[name]
     preset = one_of("preset", FLAGS.preset, experiment.SEEDS)
@@ -103,13 +146,16 @@ def job(console: Console) -> int:
         raise ValueError(f"--seeds must be at least 1, not {seeds}")
     tasks = [one_of("task", task, TASKS) for task in dict.fromkeys(FLAGS.task or [experiment.TASK])]
     folder = Path(FLAGS.out) / name
-    if FLAGS.plot_only and not folder.is_dir():
-        raise ValueError(f"{folder} does not exist; give the --out of a finished run, or leave out --plot_only")
-    writable(folder)
+    place = place_of(folder)
     runs = [
         Run(name, config, seed)
         for task in tasks for config in experiment.grid(preset, task) for seed in range(seeds)
     ]  # fmt: skip
+    if (FLAGS.plot_only or FLAGS.status) and not folder.is_dir():
+        raise ValueError(f"{folder} does not exist; give the --out of a sweep, or leave out --plot_only and --status")
+    if FLAGS.status:
+        return show_status(console, runs, folder)
+    writable(folder)
     records, problems = results.read(folder)
     for problem in problems:
         console.print(problem, style="yellow", markup=False, highlight=False)
@@ -125,7 +171,7 @@ def job(console: Console) -> int:
         for task in tasks:
             refuse_if_too_large(TASKS[task]())
             check_task(TASKS[task](), jax.random.key(0))
-        failed = sweep(runs, experiment.measure, folder, console).failed
+        failed = sweep(runs, experiment.measure, folder, console, place).failed
         records, _ = results.read(folder)
     there = [run.id for run in runs if run.id in records]
     if not there and not failed:

@@ -1,9 +1,8 @@
 """A small causal transformer as a plain pytree, and its file format."""
 
-import collections
 import dataclasses
 import json
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
+from testbed.claim import claim
 from testbed.results import write_atomically
 from testbed.task import Task
 
@@ -161,15 +161,23 @@ def save(path: str | Path, model: Transformer, **notes) -> None:
     write_atomically(path.with_name(path.name + ".json"), text.encode())
 
 
-_making = collections.defaultdict(threading.Lock)  # threads that want the same model wait for the first
+def load_or_make(
+    path: str | Path, make: Callable[[], Transformer], waiting: Callable[[], None] = lambda: None, **notes
+) -> Transformer:
+    """The model saved at `path`; if there is none, the one that `make` returns, saved there for the next caller.
 
-
-def load_or_make(path: str | Path, make: Callable[[], Transformer], **notes) -> Transformer:
-    """The model saved at `path`; if there is none, the one that `make` returns, saved there for the next caller."""
+    Of callers that want the same model at once, in any threads and processes, one makes it; the others wait, and call
+    `waiting` while they do.
+    """
     path = Path(path)
-    with _making[path]:
-        if not path.with_name(path.name + ".json").exists():
-            save(path, make(), **notes)
+    there = path.with_name(path.name + ".json")
+    while not there.exists():
+        with claim(path) as ours:
+            if ours and not there.exists():
+                save(path, make(), **notes)
+        if not ours:
+            waiting()
+            time.sleep(0.1)
     return load(path)
 
 

@@ -92,21 +92,36 @@ def write(folder: Path, run: str, record: dict[str, Any]) -> bool:
     return write_atomically(folder / f"{run}.json", text.encode(), replace=False)
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """The record that a file holds.
+
+    Raises:
+      ValueError: it holds none (truncated, foreign, renamed); says so in one line.
+      FileNotFoundError: it is not there.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); delete it to have its run repeated") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a record of this testbed")
+    if record.get("run") != path.stem:
+        raise ValueError(f"{path}: it holds run {record.get('run')!r}; give it its own name back")
+    return record
+
+
 def read(folder: Path) -> tuple[dict[str, dict], list[str]]:
-    """The records of a folder by run id, and a line for each file that is not one (truncated, foreign, renamed)."""
+    """The records of a folder by run id, and a line for each file that is skipped because it is none."""
     records, problems = {}, []
     for path in sorted(folder.glob("*.json")):
         try:
-            record = json.loads(path.read_text())
-        except (OSError, ValueError, RecursionError) as error:
-            problems.append(f"{path}: skipped, not readable as JSON ({error}); delete it to have its run repeated")
+            records[path.stem] = read_record(path)
+        except ValueError as error:
+            problems.append(f"skipped {error}")
+        except FileNotFoundError:  # removed meanwhile
             continue
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            problems.append(f"{path}: skipped, not a record of this testbed")
-        elif record.get("run") != path.stem:
-            problems.append(f"{path}: skipped, it holds run {record.get('run')!r}; give it its own name back")
-        else:
-            records[path.stem] = record
     return records, problems
 
 

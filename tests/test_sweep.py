@@ -20,6 +20,7 @@ import pytest
 from rich.console import Console
 
 from testbed import results
+from testbed.launchers import threads
 from testbed.sweep import Outcome, Run, sweep
 
 ROOT = Path(__file__).parents[1]
@@ -93,7 +94,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 @pytest.mark.parametrize("workers", [None, 1, 2, 8])
 def test_every_run_is_done_once_and_recorded_alike_by_any_number_of_workers(tmp_path, workers):
     runs, counting = worklist(), Counting()
-    assert sweep(runs, counting, tmp_path, quiet(), workers) == Outcome(6, 0, [])
+    assert sweep(runs, counting, tmp_path, quiet(), threads(workers)) == Outcome(6, 0, [])
     assert sorted(counting.asked) == [(size, seed) for size in range(3) for seed in range(2)]
     assert facts(tmp_path) == expected(runs)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{run.id}.json" for run in runs)
@@ -127,7 +128,7 @@ def test_what_is_there_is_skipped_and_left_alone(tmp_path):
 
 def test_a_run_that_is_listed_twice_is_done_once(tmp_path):
     counting = Counting(lambda *_: time.sleep(0.05))
-    sweep(worklist() + worklist(), counting, tmp_path, quiet(), workers=4)
+    sweep(worklist() + worklist(), counting, tmp_path, quiet(), threads(4))
     assert sorted(counting.asked) == [(size, seed) for size in range(3) for seed in range(2)]
     assert facts(tmp_path) == expected(worklist())
 
@@ -172,7 +173,7 @@ def test_a_run_that_fails_is_told_and_tried_again_while_the_others_go_on(tmp_pat
 
     runs = worklist()
     bad = runs[2].id
-    outcome = sweep(runs, Counting(trouble), tmp_path, quiet(), workers)
+    outcome = sweep(runs, Counting(trouble), tmp_path, quiet(), threads(workers))
     assert (outcome.done, outcome.skipped) == (5, 0)
     assert len(outcome.failed) == 1
     assert outcome.failed[0].startswith(f"{bad}: ")
@@ -186,7 +187,7 @@ def test_a_run_that_fails_is_told_and_tried_again_while_the_others_go_on(tmp_pat
     assert facts(tmp_path) == expected([run for run in runs if run.id != bad])
 
     before, counting = contents(tmp_path), Counting()
-    assert sweep(runs, counting, tmp_path, quiet(), workers) == Outcome(1, 5, [])
+    assert sweep(runs, counting, tmp_path, quiet(), threads(workers)) == Outcome(1, 5, [])
     assert counting.asked == [(1, 0)]
     assert not list(tmp_path.glob("*.error")), "the error is over"
     assert facts(tmp_path) == expected(runs)
@@ -228,7 +229,7 @@ def test_ctrl_c_stops_soon_and_the_rerun_completes(tmp_path, workers):
     counting = Counting(slow_after_three)
     started = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        sweep(runs, counting, tmp_path, quiet(), workers)
+        sweep(runs, counting, tmp_path, quiet(), threads(workers))
     assert time.perf_counter() - started < 5, "it waits no longer than to the next `watch`"
     assert late == []
     assert len(counting.asked) <= 3 + workers, "runs that had not begun are not begun"
@@ -236,7 +237,8 @@ def test_ctrl_c_stops_soon_and_the_rerun_completes(tmp_path, workers):
     assert 3 - workers <= len(finished) <= 3
     assert not list(tmp_path.glob("*.error")), "being stopped is not a failure"
     before = contents(tmp_path)
-    assert sweep(runs, measure, tmp_path, quiet(), workers) == Outcome(len(runs) - len(finished), len(finished), [])
+    outcome = sweep(runs, measure, tmp_path, quiet(), threads(workers))
+    assert outcome == Outcome(len(runs) - len(finished), len(finished), [])
     assert facts(tmp_path) == expected(runs)
     after = contents(tmp_path)
     assert {name: after[name] for name in before} == before
@@ -255,7 +257,7 @@ def test_a_run_cannot_swallow_the_stop(tmp_path):
                 ignored.append(tick)
 
     with pytest.raises(KeyboardInterrupt):
-        sweep(worklist(1, 1), Counting(stubborn), tmp_path, quiet(), 1)
+        sweep(worklist(1, 1), Counting(stubborn), tmp_path, quiet(), threads(1))
     assert ignored == []
     assert facts(tmp_path) == {}
 
@@ -278,7 +280,7 @@ def test_watch_may_be_called_from_many_threads_while_runs_come_and_go(tmp_path):
             thread.join()
 
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    assert sweep(worklist(4), Counting(crowd), tmp_path, console, workers=4) == Outcome(8, 0, [])
+    assert sweep(worklist(4), Counting(crowd), tmp_path, console, threads(4)) == Outcome(8, 0, [])
     assert errors == []
     assert facts(tmp_path) == expected(worklist(4))
 
@@ -304,7 +306,7 @@ def test_a_terminal_shows_a_live_bar_with_the_phase_a_rate_and_the_time_left(tmp
 
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     sweep(worklist(1), measure, tmp_path, quiet())
-    sweep(worklist(2), Counting(ticking), tmp_path, console, workers=1)
+    sweep(worklist(2), Counting(ticking), tmp_path, console, threads(1))
     shown = console.file.getvalue()
     assert "\x1b[" in shown
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
@@ -344,7 +346,7 @@ def killed_sweep(folder: Path, runs: list[Run], fatal_line: int, workers: int) -
 
     threading.settrace(trace)
     sys.settrace(trace)
-    sweep(runs, measure, folder, quiet(), workers)
+    sweep(runs, measure, folder, quiet(), threads(workers))
 
 
 def kill_everywhere(base: Path, runs: list[Run], workers: int, stride: int) -> dict:
@@ -358,7 +360,7 @@ def kill_everywhere(base: Path, runs: list[Run], workers: int, stride: int) -> d
         if status not in (0, -signal.SIGKILL) or problems or not all(whole.values()):
             wrong.append(f"killed at line {line}: status {status}, {problems}, whole: {whole}")
         recorded.append(len(there))
-        outcome = sweep(runs, measure, folder, quiet(), workers)
+        outcome = sweep(runs, measure, folder, quiet(), threads(workers))
         if outcome != Outcome(len(runs) - len(there), len(there), []) or facts(folder) != truth:
             wrong.append(f"rerun after line {line}: {outcome}")
         if list(folder.glob("*.error")):
@@ -377,7 +379,7 @@ def together(folder: Path, runs: list[Run], sweeps: int = 3) -> list[int]:
         if not child:
             os.close(opener)
             os.read(gate, 1)  # returns when the parent closes its end
-            outcome = sweep(runs, Counting(lambda *_: time.sleep(0.002)), folder, quiet(), 2)
+            outcome = sweep(runs, Counting(lambda *_: time.sleep(0.002)), folder, quiet(), threads(2))
             os._exit(0 if not outcome.failed and outcome.done + outcome.skipped == len(runs) else 1)
         children.append(child)
     os.close(gate)
@@ -396,7 +398,7 @@ def interrupted(folder: Path, runs: list[Run]) -> dict:
     def work():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            sweep(runs, Counting(slow), folder, quiet(), 2)
+            sweep(runs, Counting(slow), folder, quiet(), threads(2))
         except KeyboardInterrupt:
             os._exit(42)
 
