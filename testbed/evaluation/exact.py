@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.devices import spread
 from testbed.model import PRECISION, Transformer
 from testbed.objective import answer_margins, catastrophe_probability, combine, forced_logits
 from testbed.policy import Policy, best_unrefused, refusal_gap, unrefused
@@ -226,7 +227,7 @@ def judge(policy: Policy, task: Task, leaves: Leaves) -> Judged:
 def _judge_chunks(model, policies: tuple[Policy, ...], prefixes: jax.Array, task: Task, walk: Walk):
     """Verdicts a policy, (hazardous, safe), clean log-probability, rank, each `[chunks, n]`; prefixes `[chunks, s]`."""
 
-    def one(prefix):
+    def one(model, policies, prefix):
         leaves = walk(model, task, prefix)
         hazardous = jax.vmap(task.hazardous)(leaves.prompts)
         log_prob = None if task.clean_log_prob is None else jax.vmap(task.clean_log_prob)(leaves.prompts)
@@ -237,7 +238,7 @@ def _judge_chunks(model, policies: tuple[Policy, ...], prefixes: jax.Array, task
             jax.vmap(partial(rank, task))(leaves.prompts),
         )
 
-    return jax.lax.map(one, prefixes)
+    return spread(lambda shared, mine: jax.lax.map(partial(one, *shared), mine), (model, policies), prefixes)
 
 
 def _account(task: Task, policy: Policy, judged: Judged, kinds, clean, ids) -> Count:

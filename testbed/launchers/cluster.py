@@ -48,7 +48,10 @@ def on_ray(workers: int | None = None, cores: int | None = None, logs: Path | No
         except BaseException:
             ray.cancel(promise, force=True)
             raise
-        return ray.get(promise)
+        try:
+            return ray.get(promise)
+        except ray.exceptions.RayError as error:
+            raise RuntimeError(f"on the cluster: {str(error).strip().splitlines()[-1]}") from error
 
     try:
         yield Place(workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // (cores or 1)), do)
