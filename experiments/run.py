@@ -29,7 +29,7 @@ from testbed import plots, results
 from testbed.attacks import ATTACKS
 from testbed.check import check_task
 from testbed.evaluation.exact import refuse_if_too_large
-from testbed.launchers import LAUNCHERS
+from testbed.launchers import LAUNCHERS, best_here
 from testbed.sweep import Run, status, sweep
 
 FLAGS = flags.FLAGS
@@ -43,7 +43,11 @@ flags.DEFINE_string("out", "results", "Folder for records, models, tables and fi
 flags.DEFINE_bool("plot_only", False, "Train nothing: rebuild table, figure and verdict from the records in --out.")
 flags.DEFINE_bool("status", False, "Say what --out holds of these runs (done, running, failed, missing), and stop.")
 flags.DEFINE_string("rerun", None, "Do the run of this record again, compare its numbers, and stop.")
-flags.DEFINE_string("launcher", "threads", "Where runs are done: threads, processes, ray (a cluster) or slurm.")
+flags.DEFINE_string(
+    "launcher",
+    None,
+    "Where runs are done: threads, processes, ray, slurm. Default: threads; processes on many cores.",
+)
 flags.DEFINE_integer("workers", None, "Runs at a time. Default: one a core; with slurm, 64 jobs.")
 flags.DEFINE_integer("cores", None, "Cores of each run (not with threads, which share them). Default: an equal part.")
 flags.DEFINE_list("slurm", [], "More for submitit, NAME=VALUE: timeout_min=60,mem_gb=8,slurm_partition=long")
@@ -106,7 +110,7 @@ def place_of(folder: Path):
     Raises:
       ValueError: a flag is wrong.
     """
-    launcher = LAUNCHERS[one_of("launcher", FLAGS.launcher, LAUNCHERS)]
+    launcher = LAUNCHERS[one_of("launcher", FLAGS.launcher or best_here(), LAUNCHERS)]
     for name in ("workers", "cores"):
         if (value := FLAGS[name].value) is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, not {value}")

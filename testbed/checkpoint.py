@@ -55,7 +55,7 @@ def _leaf(array: np.ndarray, like: Any) -> Any:
         return _from_bits(array, like)
     if isinstance(like, jax.Array):
         return jax.numpy.asarray(array)
-    return array if isinstance(like, np.ndarray) else array.item()
+    return array.item() if isinstance(like, bool | int | float) else array[()]
 
 
 def save(path: Path, name: str, tree: Any) -> None:
@@ -76,7 +76,7 @@ def load(path: Path, name: str, like: Any) -> Any | None:
     """
     leaves, structure = jax.tree.flatten(like)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             if str(file["identity"]) != name:
                 return None
             saved = [file[f"leaf{i}"] for i in range(len(leaves))]

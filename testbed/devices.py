@@ -46,12 +46,13 @@ def population(function: Callable[..., Any], *members: Any, together: int = 1) -
       together: members that a device takes at a time, vmapped. A CPU does small models best one by one; an accelerator
         wants many. It may change the rounding of a sum, so it is the caller's choice, and not the machine's.
     """
-    return spread(
-        lambda _, *mine: jax.lax.map(lambda one: function(*one), mine, batch_size=together),
-        (),
-        *members,
-        multiple=together,
-    )
+
+    def part(_, *mine):
+        groups = jax.tree.map(lambda a: a.reshape(len(a) // together, together, *a.shape[1:]), mine)
+        done = jax.lax.map(lambda group: jax.vmap(function)(*group), groups)
+        return jax.tree.map(lambda a: a.reshape(len(a) * together, *a.shape[2:]), done)
+
+    return spread(part, (), *members, multiple=together)
 
 
 def over_devices(array: jax.Array) -> jax.Array:

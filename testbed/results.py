@@ -50,7 +50,7 @@ def run_id(experiment: str, config: Any, seed: int) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """What a run depends on besides its config: code revision, library versions, Python, device."""
+    """What a run depends on besides its config: code revision, library versions, Python, device, threads."""
     here = Path(__file__).parent
     try:
         git = ["git", "-C", str(here)]
@@ -67,6 +67,7 @@ def provenance() -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in LIBRARIES},
         "device": jax.devices()[0].device_kind,
         "machine": platform.machine(),
+        "threads": os.environ.get("NPROC"),  # into so many parts does XLA cut a sum
     }
 
 

@@ -4,6 +4,7 @@ Run as a program, this file is the child of its own tests: it forks sweeps that 
 """
 
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -14,14 +15,19 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import jax
 import pytest
 from rich.console import Console
 
-from testbed import results
+from testbed import checkpoint, results
+from testbed.claim import claim
 from testbed.launchers import threads
-from testbed.sweep import Outcome, Run, sweep
+from testbed.launchers.place import Place
+from testbed.sweep import Outcome, Run, kept, status, sweep
+from testbed.training import Schedule, train
 
 ROOT = Path(__file__).parents[1]
 
@@ -317,6 +323,147 @@ def test_a_terminal_shows_a_live_bar_with_the_phase_a_rate_and_the_time_left(tmp
     assert re.search(r" 4/4 ", runs[-1])
 
 
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("no")])
+def test_an_error_file_that_cannot_be_written_or_removed_stops_nothing(tmp_path, monkeypatch, error):
+    runs, write = worklist(), results.write_atomically
+
+    def cannot(path, *rest, **named):
+        if path.suffix == ".error":
+            raise error
+        return write(path, *rest, **named)
+
+    def trouble(config, seed, watch):
+        if (config.size, seed) == (1, 0):
+            raise ValueError("the reason")
+
+    monkeypatch.setattr(results, "write_atomically", cannot)
+    outcome = sweep(runs, Counting(trouble), tmp_path, quiet())
+    assert outcome == Outcome(
+        5, 0, [f"{runs[2].id}: ValueError: the reason (its traceback could not be written: {error})"]
+    )
+    (tmp_path / f"{runs[2].id}.error").mkdir()  # neither can it be removed
+    assert sweep(runs, measure, tmp_path, quiet()) == Outcome(1, 5, [])
+    assert facts(tmp_path) == expected(runs)
+
+
+def test_a_full_disk_fails_the_runs_that_need_room_and_the_rerun_completes(tmp_path, monkeypatch):
+    runs, fsync, synced = worklist(), os.fsync, []
+
+    def full_from_the_third(handle):
+        synced.append(handle)
+        if len(synced) > 2:
+            full_disk()
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full_from_the_third)
+    outcome = sweep(runs, measure, tmp_path, quiet(), threads(1))
+    assert (outcome.done, len(outcome.failed)) == (2, 4)
+    assert all("No space left" in line for line in outcome.failed)
+    monkeypatch.undo()
+    assert sweep(runs, measure, tmp_path, quiet()) == Outcome(4, 2, [])
+    assert facts(tmp_path) == expected(runs)
+    assert len(list(tmp_path.iterdir())) == len(runs), "nothing half written is left"
+
+
+def test_a_small_disk_that_fills_up(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this user cannot mount a small disk; ENOSPC is tried by the test above all the same")
+    try:
+        runs, room = worklist(), disk / "somebody's"
+        room.write_bytes(bytes(48 * 1024))
+        outcome = sweep(runs, measure, disk / "sweep", quiet(), threads(2))
+        assert 0 < outcome.done < 6 and all("No space left" in line for line in outcome.failed)
+        assert len(facts(disk / "sweep")) == outcome.done
+        room.unlink()
+        assert sweep(runs, measure, disk / "sweep", quiet()).failed == []
+        assert facts(disk / "sweep") == expected(runs)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_folder_that_cannot_be_written_any_more_is_told_run_by_run(tmp_path):
+    folder = tmp_path / "sweep"
+    folder.write_text("a file in the way")
+    outcome = sweep(worklist(), measure, folder, quiet())
+    assert (outcome.done, len(outcome.failed)) == (0, 6)
+    assert all("could not be written" in line for line in outcome.failed)
+    assert folder.read_text() == "a file in the way"
+
+
+def test_a_loss_that_is_nan_fails_its_run_and_says_where(tmp_path, small, lively):
+    task = small("injury")
+    model, key = lively(task, layers=1), jax.random.key(0)
+
+    def diverging(config, seed, folder, watch):
+        rate = (2e-3, 1e30)[config.size]
+        schedule = Schedule(steps=4, batch=8, units=2, learning_rate=rate)
+        return {"loss": train(key, model, task, schedule, kept=kept(folder, "a"))[1].loss}
+
+    runs = worklist(2, 1)
+    outcome = sweep(runs, diverging, tmp_path, quiet(), threads(1))
+    assert outcome.done == 1
+    assert outcome.failed[0].startswith(f"{runs[1].id}: FloatingPointError: the loss became nan at step")
+    assert [path.name for path in tmp_path.glob("*.json")] == [f"{runs[0].id}.json"]
+
+
+def test_what_only_unfinished_work_needs_is_removed_at_the_end_unless_somebody_is_at_work(tmp_path):
+    runs = worklist()
+    file = kept(tmp_path, "arm")
+
+    def keeping(config, seed, folder, watch):
+        checkpoint.save(file, "me", [seed])
+        if (config.size, seed) == (2, 1) and not failed:
+            failed.append(seed)
+            raise ValueError("later")
+        return measure(config, seed, folder, watch)
+
+    failed = []
+    sweep(runs, keeping, tmp_path, quiet(), threads(1))
+    assert file.exists(), "a run is missing, and may want it"
+    (tmp_path / f"{runs[0].id}.lock").touch()  # what a kill leaves
+    with claim(tmp_path / "another"):
+        sweep(runs, keeping, tmp_path, quiet())
+        assert file.exists(), "another sweep may want it"
+    sweep(runs, keeping, tmp_path, quiet())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{run.id}.json" for run in runs)
+
+
+def test_the_status_of_a_folder(tmp_path):
+    def trouble(config, seed, watch):
+        if (config.size, seed) == (1, 0):
+            raise ValueError("first line\nlast line")
+
+    runs, other = worklist(), Run("fake", Config(9), 0)
+    sweep([*runs[:3], other], Counting(trouble), tmp_path, quiet())
+    (tmp_path / "notes.json").write_text("{}")
+    with claim(tmp_path / runs[3].id):
+        before = contents(tmp_path)
+        held = status(runs, tmp_path)
+        assert contents(tmp_path) == before
+    assert held == {
+        "done": [run.id for run in runs[:2]],
+        "running": [runs[3].id],
+        "failed": [f"{runs[2].id}: last line"],
+        "missing": [run.id for run in runs[4:]],
+        "of other worklists": [other.id],
+        "foreign": [f"skipped {tmp_path / 'notes.json'}: not a record of this testbed"],
+    }
+    assert status(runs, tmp_path / "nowhere")["missing"] == [run.id for run in runs]
+
+
+def test_a_record_from_a_machine_with_another_disk_is_written_here(tmp_path):
+    runs = worklist(2, 1)
+    far = Place(2, lambda work, watch: work.func(*work.args[:2], tmp_path / "far", watch))
+    assert sweep(runs, measure, tmp_path / "near", quiet(), nullcontext(far)) == Outcome(2, 0, [])
+    assert facts(tmp_path / "near") == facts(tmp_path / "far") == expected(runs)
+
+
 def forked(work) -> int:
     """Run `work` in a fork of this process; returns its exit status, or minus the signal that ended it."""
     child = os.fork()
@@ -363,8 +510,8 @@ def kill_everywhere(base: Path, runs: list[Run], workers: int, stride: int) -> d
         outcome = sweep(runs, measure, folder, quiet(), threads(workers))
         if outcome != Outcome(len(runs) - len(there), len(there), []) or facts(folder) != truth:
             wrong.append(f"rerun after line {line}: {outcome}")
-        if list(folder.glob("*.error")):
-            wrong.append(f"rerun after line {line}: an error file is left")
+        if list(folder.glob("*.error")) or list(folder.glob("*.lock")):
+            wrong.append(f"rerun after line {line}: an error or a lock is left")
         if status == 0:
             return {"kills": len(recorded) - 1, "recorded": sorted(set(recorded)), "wrong": wrong}
         line += stride
