@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import subprocess
 from importlib import metadata
@@ -50,7 +51,7 @@ def run_id(experiment: str, config: Any, seed: int) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """What a run depends on besides its config: code revision, library versions, Python, device, threads."""
+    """What a run depends on besides its config: code revision, library versions, Python, device, processor, threads."""
     here = Path(__file__).parent
     try:
         git = ["git", "-C", str(here)]
@@ -67,8 +68,19 @@ def provenance() -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in LIBRARIES},
         "device": jax.devices()[0].device_kind,
         "machine": platform.machine(),
+        "processor": processor(),
         "threads": os.environ.get("NPROC"),  # into so many parts does XLA cut a sum
     }
+
+
+def processor() -> str:
+    """The processor, and its vector instructions: another rounds otherwise, and a training magnifies that."""
+    try:
+        told = dict(re.findall(r"^([^\t:]+?)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+    except OSError:
+        return platform.processor()
+    vectors = re.findall(r"\b(?:avx|fma|amx|sve|asimd)\w*", told.get("flags", told.get("Features", "")))
+    return " ".join([told.get("model name", platform.machine()), *sorted(set(vectors))])
 
 
 def now() -> dict[str, str]:

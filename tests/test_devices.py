@@ -9,17 +9,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
 
 def child(devices: int) -> dict:
-    """What a process with so many simulated devices computes."""
+    """What a process with so many simulated devices computes.
+
+    XLA has at least a thread a device, and cuts sums into as many parts: both processes get eight.
+    """
     flags = f"--xla_force_host_platform_device_count={devices}"
     done = subprocess.run(
         [sys.executable, __file__, str(devices)], capture_output=True, text=True, timeout=300,
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"XLA_FLAGS": flags, "NPROC": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -40,11 +44,14 @@ def test_eight_devices_give_what_one_gives(computed, what):
     assert computed[8][what] == computed[1][what]
 
 
+def test_margins_of_attacks_differ_by_no_more_than_the_rounding_of_another_batch(computed):
+    np.testing.assert_allclose(computed[8]["margins"], computed[1]["margins"], rtol=0, atol=1e-5)
+
+
 def compute() -> dict:
     """Numbers of everything that is divided, as text that is equal only where every bit is."""
     import jax
     import jax.numpy as jnp
-    import numpy as np
 
     from tasks import TASKS
     from testbed import devices, training
@@ -77,9 +84,10 @@ def compute() -> dict:
     states, losses = devices.population(trained, jax.random.split(jax.random.key(1), 10))
     radii = devices.population(moved, jax.random.split(jax.random.key(3), 11), jnp.linspace(0, 1, 11))
     counted = exact.count(model, task, {"greedy": greedy(task)})["greedy"]
-    trace = search.search(attack, Objective(task, model, greedy(task)), starts, jax.random.key(4), 60)
+    over = devices.over_devices
+    objective, key = Objective(task, model, greedy(task)), jax.random.key(4)
+    trace = jax.device_get(search.search(attack, objective, over(starts), key, 60))
     robust, history = training.train(jax.random.key(5), model, task, hostile, attack)
-    over = jax.jit(devices.over_devices)
     return {
         "devices": jax.device_count(),
         "population on": len(states.step.sharding.device_set),
@@ -88,8 +96,10 @@ def compute() -> dict:
         "population": bits((states, losses)),
         "radii": bits(radii),
         "count": exact.summary(counted) | {"ids": counted.ids.tolist()},
-        "attack": bits(trace),
+        "attack": bits(trace._replace(margin=0, curve=0)),
+        "margins": np.concatenate([trace.margin, trace.curve.ravel()]).tolist(),
         "adversarial training": bits((robust, history)),
+        "traced": len(jax.jit(over)(jnp.arange(16)).sharding.device_set),
     }
 
 

@@ -438,7 +438,6 @@ def test_arms_of_a_seed_share_one_plain_model(job):
     assert any((a != b).any() for a, b in zip(*leaves, strict=True)), "another seed, another model"
 
 
-@pytest.mark.parametrize("lost", ["plain", "16 rounds"])
 def test_the_status_tells_what_is_done_and_what_is_not(job):
     before = job.contents()
     status, out, err = job.again("--status")
@@ -484,6 +483,7 @@ def test_a_record_is_done_again_and_compared_number_by_number(job, tmp_path):
     assert "there are" in again(record | {"experiment": "no_such"})[2]
 
 
+@pytest.mark.parametrize("lost", ["plain", "16 rounds"])
 def test_a_lost_record_comes_back_the_same(job, lost):
     before, measured, trained = job.contents(), job.measurements(), list(job.trained)
     gone = job.run_of(lost, 1)
