@@ -29,11 +29,11 @@ def spread(function: Callable[..., Any], shared: Any, *members: Any, multiple: i
     part = devices * multiple
     filled = jnp.arange(-(-n // part) * part) % n
     members = jax.tree.map(lambda a: jnp.asarray(a)[filled], members)
-    specs = (PartitionSpec(), *(PartitionSpec(AXIS) for _ in members))
-    apart = jax.shard_map(
-        function, mesh=_mesh(devices), in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
-    )  # fmt: skip
-    return jax.tree.map(lambda a: a[:n], apart(shared, *members))
+    if devices > 1:
+        specs = (PartitionSpec(), *(PartitionSpec(AXIS) for _ in members))
+        every = PartitionSpec(AXIS)
+        function = jax.shard_map(function, mesh=_mesh(devices), in_specs=specs, out_specs=every, check_vma=False)
+    return jax.tree.map(lambda a: a[:n], function(shared, *members))
 
 
 @partial(jax.jit, static_argnames=("function", "together"))

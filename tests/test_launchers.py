@@ -174,6 +174,32 @@ def test_what_is_not_installed_or_not_running_is_one_line(tmp_path, monkeypatch)
             sweep(worklist(), measure, tmp_path, quiet(), LAUNCHERS[name]())
 
 
+ROUNDING = """
+import os; os.sched_setaffinity(0, set({cores}))
+import jax, numpy as np
+from tasks import TASKS
+from testbed import model, training
+task = TASKS["injury"]()
+net = model.Transformer(model.model_config(task), jax.random.key(0))
+net, history = training.train(jax.random.key(1), net, task, training.Schedule(steps=16))
+print(*(np.asarray(leaf).tobytes().hex() for leaf in jax.tree.leaves((net, history))))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(available_cores()) < 2, reason="there is only one core")
+def test_a_process_bound_to_one_core_rounds_as_one_with_more():
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", ROUNDING.format(cores=cores)], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        for cores in (available_cores()[:1], available_cores())
+    ]  # fmt: skip
+    one, more = (child.communicate()[0] for child in children)
+    assert one == more and len(one) > 1000
+
+
 @pytest.mark.slow
 def test_the_queue_of_submitit_leaves_the_same_records(tmp_path, monkeypatch):
     pytest.importorskip("submitit", reason="python -m pip install -e '.[slurm]'")
