@@ -117,7 +117,8 @@ def read_record(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); delete it to have its run repeated") from error
+        told = f"{path}: not readable as JSON ({error}); if it was a record, delete it and run again"
+        raise ValueError(told) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(f"{path}: not a record of this testbed")
     if record.get("run") != path.stem:

@@ -23,7 +23,10 @@ def child(devices: int) -> dict:
     flags = f"--xla_force_host_platform_device_count={devices}"
     done = subprocess.run(
         [sys.executable, __file__, str(devices)], capture_output=True, text=True, timeout=300,
-        env=os.environ | {"XLA_FLAGS": flags, "NPROC": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {
+            "XLA_FLAGS": flags, "NPROC": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        },
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -36,10 +39,16 @@ def computed():
 
 def test_the_work_is_divided(computed):
     assert computed[1]["devices"] == 1
-    assert computed[8] == computed[8] | {"devices": 8, "population on": 8, "attackers on": 8, "of nine, on": 1}
+    assert computed[8] == computed[8] | {
+        "devices": 8,
+        "population on": 8,
+        "attackers on": 8,
+        "of nine, on": 1,
+        "traced": 1,
+    }
 
 
-@pytest.mark.parametrize("what", ["population", "radii", "count", "attack", "adversarial training"])
+@pytest.mark.parametrize("what", ["population", "radii", "count", "attack"])
 def test_eight_devices_give_what_one_gives(computed, what):
     assert computed[8][what] == computed[1][what]
 
@@ -64,9 +73,8 @@ def compute() -> dict:
     def bits(tree):
         return [np.asarray(leaf).tobytes().hex() for leaf in jax.tree.leaves(tree)]
 
-    task, attack = TASKS["injury"](length=5), ATTACKS["coordinate"]()
-    schedule = training.Schedule(steps=8, batch=16, units=2)
-    hostile = training.Schedule(steps=4, rounds=1, finds=16, budget=20, batch=16, units=2)
+    task, attack = TASKS["injury"](length=5), ATTACKS["uniform"]()
+    schedule = training.Schedule(steps=4, batch=8, units=1)
     config = model_config(task, width=8, heads=2, layers=1)
     part = training.units(schedule)
 
@@ -87,7 +95,6 @@ def compute() -> dict:
     over = devices.over_devices
     objective, key = Objective(task, model, greedy(task)), jax.random.key(4)
     trace = jax.device_get(search.search(attack, objective, over(starts), key, 60))
-    robust, history = training.train(jax.random.key(5), model, task, hostile, attack)
     return {
         "devices": jax.device_count(),
         "population on": len(states.step.sharding.device_set),
@@ -98,7 +105,6 @@ def compute() -> dict:
         "count": exact.summary(counted) | {"ids": counted.ids.tolist()},
         "attack": bits(trace._replace(margin=0, curve=0)),
         "margins": np.concatenate([trace.margin, trace.curve.ravel()]).tolist(),
-        "adversarial training": bits((robust, history)),
         "traced": len(jax.jit(over)(jnp.arange(16)).sharding.device_set),
     }
 

@@ -15,7 +15,7 @@ LOOK = 0.2  # seconds between two looks at work that is done elsewhere
 class Place(NamedTuple):
     """`width` slots, and `do(work, watch) -> result`, which fills one, and may be called from as many threads.
 
-    `do` calls `watch` about every `LOOK` seconds while it waits, so that raising there stops the work.
+    The work calls `watch`, or where it is done elsewhere, `do` does every `LOOK` seconds: raising there stops it.
     """
 
     width: int
