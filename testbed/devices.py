@@ -38,7 +38,7 @@ def spread(function: Callable[..., Any], shared: Any, *members: Any, multiple: i
 
 @partial(jax.jit, static_argnames=("function", "together"))
 def population(function: Callable[..., Any], *members: Any, together: int = 1) -> Any:
-    """`function` of every member, divided over the devices; the results do not depend on how many there are.
+    """`function` of every member, divided over the devices; how many there are changes no more than a last bit.
 
     Args:
       function: pure and unbatched, of one member: a key, a radius, a model, or several of them.
