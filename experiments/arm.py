@@ -18,6 +18,7 @@ from testbed.policy import greedy
 from testbed.relaxed import LOSSES
 from testbed.results import run_id
 from testbed.selection import ORDERS, REPLAYS
+from testbed.sweep import kept
 from testbed.training import Schedule, train
 
 DEFENCE_RATE = 1e-3  # half the plain peak: fine-tuning, not training anew
@@ -111,11 +112,12 @@ def plain_model(plain: Plain, seed: int, folder: Path, watch: Watch) -> Transfor
 
     def make():
         blank = Transformer(model_config(task, width=plain.width, layers=plain.layers), init_key)
-        schedule = Schedule(steps=plain.steps)
-        show = functools.partial(watch, "training the plain model")
-        return train(train_key, blank, task.poison or task, schedule, watch=show)[0], {"task": plain.task, "seed": seed}
+        schedule, show = Schedule(steps=plain.steps), functools.partial(watch, "training the plain model")
+        model, _ = train(train_key, blank, task.poison or task, schedule, watch=show, kept=kept(folder, name))
+        return model, {"task": plain.task, "seed": seed}
 
-    return load_or_make(models_of(folder) / run_id("plain", plain, seed), make)[0]
+    name, waiting = run_id("plain", plain, seed), functools.partial(watch, "waiting for the plain model", 0, 1)
+    return load_or_make(models_of(folder) / name, make, waiting)[0]
 
 
 class Defended(NamedTuple):
@@ -166,7 +168,7 @@ def defended_model(arm: Arm, seed: int, folder: Path, watch: Watch) -> Defended:
     def make():
         show = functools.partial(watch, f"adversarial training, {arm.name}")
         found_by = attack if arm.rounds else None  # without rounds there is less to compile
-        model, history = train(defence_key, plain, task, schedule, found_by, show, defence)
+        model, history = train(defence_key, plain, task, schedule, found_by, show, defence, kept(folder, name))
         found = [round(float(share), 4) for share in history.found]
         fails = confirm(Objective(task, model, greedy(task)), history.pool) if arm.rounds else None
         fit = None if fails is None else float(1 - fails.mean())
@@ -174,7 +176,8 @@ def defended_model(arm: Arm, seed: int, folder: Path, watch: Watch) -> Defended:
 
     # How many evaluate a model, and what it is called, changes nothing of it.
     name = run_id("defended", dataclasses.replace(arm, attackers=0, label=""), seed)
-    model, notes = load_or_make(models_of(folder) / name, make)
+    waiting = functools.partial(watch, "waiting for the defended model", 0, 1)
+    model, notes = load_or_make(models_of(folder) / name, make, waiting)
     compute = compute_of(schedule, attacks, trains, arm.recipe.candidates)
     return Defended(model, compute, notes["found"], notes["fit"])
 

@@ -11,12 +11,15 @@ three seeds, a few minutes. Runs that are already recorded are skipped, so a sto
   python -m experiments.run --experiment=all                  every question, one after another, and a page of verdicts
   python -m experiments.run --plot_only                       table and figure again, from the records alone
   python -m experiments.run --evaluate=PATH                   everything that can be measured about a saved model
+  python -m experiments.run --status                          what the folder holds: done, running, failed, missing
+  python -m experiments.run --rerun=RECORD.json               one run anew, compared number by number
 """
 
 import logging
 import os
 import sys
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,13 +31,15 @@ from rich.table import Table
 
 from experiments import EXPERIMENTS
 from experiments.evaluation import evaluate_saved
+from experiments.rerun import rerun
 from experiments.summary import as_counted, sampled
 from tasks import TASKS, task_named
 from testbed import plots, results
 from testbed.attacks import ATTACKS
 from testbed.check import check_task
 from testbed.evaluation.estimate import Verdict
-from testbed.sweep import Run, sweep
+from testbed.launchers import LAUNCHERS, best_here
+from testbed.sweep import Run, status, sweep
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("experiment", None, "Which question to ask (see --list), or all. Default: the main job.")
@@ -52,6 +57,16 @@ flags.DEFINE_bool("plot_only", False, "Train nothing: rebuild table, figure and 
 flags.DEFINE_list(
     "evaluate", None, "Measure saved models instead: paths without suffix, separated by commas; --task says on what."
 )
+flags.DEFINE_bool("status", False, "Say what --out holds of these runs (done, running, failed, missing), and stop.")
+flags.DEFINE_string("rerun", None, "Do the run of this record again, compare its numbers, and stop.")
+flags.DEFINE_string(
+    "launcher",
+    None,
+    "Where runs are done: threads, processes, ray, slurm. Default: threads; processes on many cores.",
+)
+flags.DEFINE_integer("workers", None, "Runs at a time. Default: one a core; with slurm, 64 jobs.")
+flags.DEFINE_integer("cores", None, "Cores of each run (not with threads, which share them). Default: an equal part.")
+flags.DEFINE_list("slurm", [], "More for submitit, NAME=VALUE: timeout_min=60,mem_gb=8,slurm_partition=long")
 flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.")
 
 
@@ -170,12 +185,16 @@ def wanted() -> list[Job]:
         for task in tasks:
             task_named(task)
         folder, seeds = Path(FLAGS.out) / name, range(FLAGS.first_seed, FLAGS.first_seed + seeds)
-        if not FLAGS.plot_only or folder.is_dir():
+        if not (FLAGS.plot_only or FLAGS.status) or folder.is_dir():
             jobs.append(Job(name, preset, list(tasks), seeds, folder))
         elif not every:
-            raise ValueError(f"{folder} does not exist; give the --out of a finished run, or leave out --plot_only")
+            raise ValueError(
+                f"{folder} does not exist; give the --out of a sweep, or leave out --plot_only and --status"
+            )
     if not jobs:
-        raise ValueError(f"{FLAGS.out} holds no records; give the --out of a finished run, or leave out --plot_only")
+        raise ValueError(
+            f"{FLAGS.out} holds no records; give the --out of a sweep, or leave out --plot_only and --status"
+        )
     return jobs
 
 
@@ -201,15 +220,15 @@ class Done(NamedTuple):
     failed: list[str]
 
 
-def do(console: Console, job: Job) -> Done:
-    """Run what is missing of a job, then show all of it."""
+def do(console: Console, job: Job, place: AbstractContextManager) -> Done:
+    """Run what is missing of a job, in its place, then show all of it."""
     runs = job.runs
     for problem in results.read(job.folder)[1]:
         console.print(problem, style="yellow", markup=False, highlight=False)
     failed = []
     if not FLAGS.plot_only:
         announce(console, job, missing_of(job))
-        failed = sweep(runs, job.experiment.measure, job.folder, console).failed
+        failed = sweep(runs, job.experiment.measure, job.folder, console, place).failed
     records, _ = results.read(job.folder)
     there = [run.id for run in runs if run.id in records]
     if not there and not failed:
@@ -234,16 +253,53 @@ def page(console: Console, jobs: list[Job], done: list[Done]) -> None:
     console.print(table)
 
 
+def place_of(folder: Path):
+    """Where the flags say that runs are done.
+
+    Raises:
+      ValueError: a flag is wrong.
+    """
+    launcher = LAUNCHERS[one_of("launcher", FLAGS.launcher or best_here(), LAUNCHERS)]
+    for name in ("workers", "cores"):
+        if (value := FLAGS[name].value) is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, not {value}")
+    if FLAGS.slurm and FLAGS.launcher != "slurm":
+        raise ValueError(f"--slurm={','.join(FLAGS.slurm)} needs --launcher=slurm")
+    more = {}
+    for setting in FLAGS.slurm:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--slurm={setting} must be NAME=VALUE")
+        more[name] = int(value) if value.isdigit() else value
+    return launcher(FLAGS.workers, FLAGS.cores, folder / "slurm", **more)
+
+
+def show_status(console: Console, job: Job) -> int:
+    """Print what a job's folder holds; returns 0 if every run is done."""
+    runs, held = job.runs, status(job.runs, job.folder)
+    console.print(f"{job.name}, preset {job.preset}: {job.folder}", markup=False, highlight=False)
+    for kind, lines in held.items():
+        console.print(f"[bold]{len(lines):4} {kind}[/bold]", highlight=False)
+        for line in lines if kind != "done" else []:
+            console.print(f"       {line}", markup=False, highlight=False)
+    return 0 if len(held["done"]) == len({run.id for run in runs}) else 1
+
+
 def run_jobs(console: Console) -> int:
     """Do what the flags say; returns the exit status."""
     if FLAGS.list:
         show_list(console)
         return 0
+    if FLAGS.rerun:
+        return rerun(Path(FLAGS.rerun), console)
     if FLAGS.evaluate:
         task = FLAGS.task[0] if FLAGS.task else None
         writable(Path(FLAGS.out))
         return evaluate_saved(FLAGS.evaluate, task, Path(FLAGS.out) / "evaluate", console)
     jobs = wanted()
+    if FLAGS.status:
+        return max(show_status(console, job) for job in jobs)
+    places = [place_of(job.folder) for job in jobs]
     for job in jobs:
         writable(job.folder)
     if not FLAGS.plot_only:
@@ -252,7 +308,7 @@ def run_jobs(console: Console) -> int:
             console.print(f"{len(jobs)} experiments, about {minutes:.0f} minutes on two cores in all")
         for task in dict.fromkeys(task for job in jobs for task in job.tasks):
             check_task(task_named(task), jax.random.key(0))
-    done = [do(console, job) for job in jobs]
+    done = [do(console, job, place) for job, place in zip(jobs, places, strict=True)]
     if len(jobs) > 1:
         page(console, jobs, done)
     return 1 if any(one.failed for one in done) else 0

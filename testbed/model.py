@@ -1,9 +1,8 @@
 """A small causal transformer as a plain pytree, and its file format."""
 
-import collections
 import dataclasses
 import json
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
+from testbed.claim import claim
 from testbed.results import write_atomically
 from testbed.task import Task
 
@@ -177,16 +177,24 @@ def save(path: str | Path, model: Transformer, **notes) -> None:
     write_atomically(path.with_name(path.name + ".json"), text.encode())
 
 
-_making = collections.defaultdict(threading.Lock)  # threads that want the same model wait for the first
+def load_or_make(
+    path: str | Path, make: Callable[[], tuple[Transformer, dict]], waiting: Callable[[], None] = lambda: None
+) -> tuple[Transformer, dict]:
+    """The model saved at `path` with its notes; if there is none, what `make` returns, saved for the next caller.
 
-
-def load_or_make(path: str | Path, make: Callable[[], tuple[Transformer, dict]]) -> tuple[Transformer, dict]:
-    """The model saved at `path` with its notes; if there is none, what `make` returns, saved for the next caller."""
+    Of callers that want the same model at once, in any threads and processes, one makes it; the others wait, and call
+    `waiting` while they do.
+    """
     path = Path(path)
-    with _making[path]:
-        if not path.with_name(path.name + ".json").exists():
-            model, told = make()
-            save(path, model, **told)
+    there = path.with_name(path.name + ".json")
+    while not there.exists():
+        with claim(path) as ours:
+            if ours and not there.exists():
+                model, told = make()
+                save(path, model, **told)
+        if not ours:
+            waiting()
+            time.sleep(0.1)
     return load(path), notes(path)
 
 

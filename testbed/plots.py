@@ -123,6 +123,21 @@ def not_counted(figure: Figure, note: str) -> Figure:
     return figure
 
 
+def costs(ax: Axes, table: pd.DataFrame, base: int) -> None:
+    """Cost over that at size `base`, log-log, a line a work, its slope in the legend.
+
+    `table` has columns work, value (the size), cost.
+    """
+    for (work, rows), marker in zip(table.groupby("work", sort=False), "osD^v", strict=False):
+        relative = rows["cost"] / rows.loc[rows["value"] == base, "cost"].item()
+        slope = np.polyfit(np.log(rows["value"]), np.log(relative), 1)[0]
+        ax.loglog(rows["value"], relative, marker=marker, ms=5, label=f"{work} ({slope:.2f})")
+    ax.axhline(1, color="0.8", lw=0.8, zorder=0)
+    ax.set_xticks(table["value"].unique(), [str(value) for value in table["value"].unique()])
+    ax.minorticks_off()
+    ax.legend(frameon=False, fontsize=8)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all, and close it."""
     data = io.BytesIO()

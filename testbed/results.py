@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import subprocess
 from importlib import metadata
@@ -62,7 +63,7 @@ def run_id(experiment: str, config: Any, seed: int) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """What a run depends on besides its config: code revision, library versions, Python, device."""
+    """What a run depends on besides its config: code revision, library versions, Python, device, processor, threads."""
     here = Path(__file__).parent
     try:
         git = ["git", "-C", str(here)]
@@ -79,7 +80,19 @@ def provenance() -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in LIBRARIES},
         "device": jax.devices()[0].device_kind,
         "machine": platform.machine(),
+        "processor": processor(),
+        "threads": os.environ.get("NPROC"),  # into so many parts does XLA cut a sum
     }
+
+
+def processor() -> str:
+    """The processor, and its vector instructions: another rounds otherwise, and a training magnifies that."""
+    try:
+        told = dict(re.findall(r"^([^\t:]+?)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+    except OSError:
+        return platform.processor()
+    vectors = re.findall(r"\b(?:avx|fma|amx|sve|asimd)\w*", told.get("flags", told.get("Features", "")))
+    return " ".join([told.get("model name", platform.machine()), *sorted(set(vectors))])
 
 
 def now() -> dict[str, str]:
@@ -104,21 +117,37 @@ def write(folder: Path, run: str, record: dict[str, Any]) -> bool:
     return write_atomically(folder / f"{run}.json", text.encode(), replace=False)
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """The record that a file holds.
+
+    Raises:
+      ValueError: it holds none (truncated, foreign, renamed); says so in one line.
+      FileNotFoundError: it is not there.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        told = f"{path}: not readable as JSON ({error}); if it was a record, delete it and run again"
+        raise ValueError(told) from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a record of this testbed")
+    if record.get("run") != path.stem:
+        raise ValueError(f"{path}: it holds run {record.get('run')!r}; give it its own name back")
+    return record
+
+
 def read(folder: Path) -> tuple[dict[str, dict], list[str]]:
-    """The records of a folder by run id, and a line for each file that is not one (truncated, foreign, renamed)."""
+    """The records of a folder by run id, and a line for each file that is skipped because it is none."""
     records, problems = {}, []
     for path in sorted(folder.glob("*.json")):
         try:
-            record = json.loads(path.read_text())
-        except (OSError, ValueError, RecursionError) as error:
-            problems.append(f"{path}: skipped, not readable as JSON ({error}); delete it to have its run repeated")
+            records[path.stem] = read_record(path)
+        except ValueError as error:
+            problems.append(f"skipped {error}")
+        except FileNotFoundError:  # removed meanwhile
             continue
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            problems.append(f"{path}: skipped, not a record of this testbed")
-        elif record.get("run") != path.stem:
-            problems.append(f"{path}: skipped, it holds run {record.get('run')!r}; give it its own name back")
-        else:
-            records[path.stem] = record
     return records, problems
 
 

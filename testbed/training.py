@@ -8,7 +8,8 @@ loss sees (`testbed.defence`).
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from testbed import checkpoint
 from testbed.attacks.search import Attack, attack_model
 from testbed.defence import USUAL, Defence
 from testbed.objective import Objective
@@ -178,10 +180,12 @@ def train(
     attack: Attack | None = None,
     watch: Callable[[int, int], None] = lambda done, total: None,
     defence: Defence = USUAL,
+    kept: Path | None = None,
 ) -> tuple[Any, History]:
     """Train `model` on `task` under `schedule`; with rounds, adversarially against `attack`, in the way of `defence`.
 
-    `watch(units done, units in all)` is called from the host every few units; it changes no number.
+    `watch(units done, units in all)` is called from the host every few units; it changes no number. A long run keeps
+    its state in the file `kept` between units, and the same run goes on from there, with the same result bit for bit.
 
     Raises:
       ValueError: the schedule has rounds but no attack is given.
@@ -191,15 +195,21 @@ def train(
         raise ValueError(f"{schedule.rounds} rounds need an attack; choose one or set rounds to 0")
     work = units(schedule)
     program = dataclasses.replace(schedule, rounds=0)
-    state, rows, total = begin(model, task, schedule), [], len(work.number)
-    watch(0, total)
-    for first in range(0, total, UNITS_A_CALL):
-        part = Unit(*(a[first : first + UNITS_A_CALL] for a in work))
+    start, total = begin(model, task, schedule), len(work.number)
+    parts = [Unit(*(a[first : first + UNITS_A_CALL] for a in work)) for first in range(0, total, UNITS_A_CALL)]
+    lowered = lambda: advance.lower(key, start, parts[0], task, program, attack, defence)
+    resume, keep = checkpoint.keeper(kept, cache(lambda: checkpoint.identity(lowered(), key, model, work)))
+    nothing = np.full((total, schedule.steps // schedule.units), np.nan, np.float32), np.full(total, np.nan, np.float32)
+    done, state, losses, found = resume((0, start, *nothing))
+    watch(done, total)
+    for part in parts[done // UNITS_A_CALL :]:
         state, row = advance(key, state, part, task, program, attack, defence)
-        rows.append(jax.device_get(row))
-        _refuse_nan(rows[-1][0][~part.attacks], part.number[~part.attacks], schedule)
-        watch(first + len(part.number), total)
-    losses, found = (np.concatenate(column) for column in zip(*rows, strict=True))
+        now = slice(done, done + len(part.number))
+        losses[now], found[now] = jax.device_get(row)
+        _refuse_nan(losses[now][~part.attacks], part.number[~part.attacks], schedule)
+        done = now.stop
+        keep((done, state, losses, found))
+        watch(done, total)
     pool = np.asarray(state.pool)[: schedule.finds * bool(schedule.rounds)]
     return state.model, History(losses[~work.attacks].ravel(), found[work.attacks], pool)
 

@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from absl.testing import flagsaver
 
 from experiments import EXPERIMENTS, arm, run, update_frequency
 from experiments.arm import Arm, Plain
+from experiments.rerun import leaves
 from tasks import TASKS
 from tasks.injury import injury
 from testbed import results
@@ -74,6 +76,15 @@ MISTAKES = {
     "negative seeds": (["--seeds=-1"], ["--seeds", "at least 1", "not -1"]),
     "words for seeds": (["--seeds=abc"], ["--seeds", "abc", "int"]),
     "half a seed": (["--seeds=1.5"], ["--seeds", "1.5", "int"]),
+    "launcher": (["--launcher=no_such"], ["launcher", "'no_such'", "threads", "processes", "ray", "slurm"]),
+    "no workers": (["--workers=0"], ["--workers", "at least 1", "not 0"]),
+    "no cores": (["--launcher=processes", "--cores=0"], ["--cores", "at least 1", "not 0"]),
+    "a setting for no launcher": (["--slurm=mem_gb=8"], ["--slurm=mem_gb=8", "--launcher=slurm"]),
+    "a setting without a value": (["--launcher=slurm", "--slurm=mem_gb"], ["--slurm=mem_gb", "NAME=VALUE"]),
+    "a record that is not there": (["--rerun=no_such.json"], ["no_such.json does not exist"]),
+    "a record that is none": ([f"--rerun={ROOT / 'pyproject.toml'}"], ["pyproject.toml", "not readable as JSON"]),
+    "the status of nothing": (["--status"], ["does not exist", "--out"]),
+    "figures of nothing": (["--plot_only"], ["does not exist", "--out"]),
     "unknown flag": (["--sedes=3"], ["'sedes'", "Did you mean: seeds"]),
     "a flag without its dashes": (["seeds=5"], ["seeds=5"]),
     "a task without its flag": (["cipher_vault"], ["cipher_vault"]),
@@ -190,7 +201,7 @@ def asked(monkeypatch):
 def test_the_runs_are_the_grid_of_each_task_for_each_seed(tmp_path, asked, experiment, preset):
     flags = [f"--experiment={experiment}", "--task=cipher_vault,injury", f"--preset={preset}", "--seeds=2"]
     command(f"--out={tmp_path}", *flags)
-    [(runs, measure, folder, _)] = asked
+    [(runs, measure, folder, _, _)] = asked
     assert sorted(one.id for one in runs) == sorted(
         results.run_id(experiment, config, seed)
         for task in ("cipher_vault", "injury")
@@ -425,6 +436,51 @@ def test_arms_of_a_seed_share_one_plain_model(job):
     assert any((a != b).any() for a, b in zip(*leaves, strict=True)), "another seed, another model"
 
 
+def test_the_status_tells_what_is_done_and_what_is_not(job):
+    before = job.contents()
+    status, out, err = job.again("--status")
+    assert (status, err) == (0, "")
+    kinds = ["done", "running", "failed", "missing", "of other worklists", "foreign"]
+    assert re.findall(r"^ +(\d+) (.+)$", out, re.MULTILINE) == [("8" if k == "done" else "0", k) for k in kinds]
+    status, out, _ = job.again("--status", "--seeds=3")
+    assert status == 1
+    assert "   4 missing" in out
+    assert out.count("update_frequency-seed2-") == 4
+    assert job.contents() == before
+
+
+def test_a_record_is_done_again_and_compared_number_by_number(job, tmp_path):
+    before = job.contents()
+    record = json.loads((job.folder / f"{job.run_of('16 rounds', 1)}.json").read_text())
+    path = tmp_path / f"{record['run']}.json"
+
+    def again(changed):
+        path.write_text(json.dumps(changed))
+        return command(f"--rerun={path}")
+
+    count = len(list(leaves(record["measurements"])))
+    status, out, err = again(record)
+    assert (status, err) == (0, "")
+    assert f"{count} of {count} measurements are the same" in out
+    assert " then, " not in out, "nothing differs, the code's origin neither"
+
+    record["measurements"]["greedy"]["exact"]["fragile"] = -1
+    record["provenance"]["versions"]["jax"] = "0.0.1"
+    record["provenance"]["revision"] = "abc"
+    status, out, err = again(record)
+    assert (status, err) == (1, "")
+    assert re.search(r"greedy.exact.fragile: -1 then, \d+ now", out)
+    assert re.search(r"versions.jax: 0.0.1 then, [\d.]+ now", out)
+    assert "revision: abc then, " in out
+    assert f"{count - 1} of {count} measurements are the same" in out
+    assert job.contents() == before
+
+    for edited in ({"seed": 5}, {"config": record["config"] | {"steps": 32}}):
+        assert "it was edited" in again(record | edited)[2]
+    assert "has other fields" in again(record | {"config": {"steps": 32}})[2]
+    assert "there are" in again(record | {"experiment": "no_such"})[2]
+
+
 @pytest.mark.parametrize(("lost", "model_too"), [("plain", False), ("1 round", False), ("16 rounds", True)])
 def test_a_lost_record_comes_back_the_same(job, lost, model_too):
     """Also where the arm's model is lost with it, and has to be trained again."""
@@ -473,4 +529,4 @@ def test_a_damaged_record_is_told_in_one_line(job):
     status, out, _ = job.again()
     foreign.unlink()
     assert status == 0
-    assert "notes.json: skipped, not a record" in " ".join(out.split()).replace("/ ", "/")
+    assert "skipped" in out and "notes.json: not a record" in " ".join(out.split()).replace("/ ", "/")

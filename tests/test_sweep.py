@@ -4,6 +4,7 @@ Run as a program, this file is the child of its own tests: it forks sweeps that 
 """
 
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -14,13 +15,19 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import jax
 import pytest
 from rich.console import Console
 
-from testbed import results
-from testbed.sweep import Outcome, Run, sweep
+from testbed import checkpoint, results
+from testbed.claim import claim
+from testbed.launchers import threads
+from testbed.launchers.place import Place
+from testbed.sweep import Outcome, Run, kept, status, sweep
+from testbed.training import Schedule, train
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,7 +100,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 @pytest.mark.parametrize("workers", [None, 1, 2, 8])
 def test_every_run_is_done_once_and_recorded_alike_by_any_number_of_workers(tmp_path, workers):
     runs, counting = worklist(), Counting()
-    assert sweep(runs, counting, tmp_path, quiet(), workers) == Outcome(6, 0, [])
+    assert sweep(runs, counting, tmp_path, quiet(), threads(workers)) == Outcome(6, 0, [])
     assert sorted(counting.asked) == [(size, seed) for size in range(3) for seed in range(2)]
     assert facts(tmp_path) == expected(runs)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{run.id}.json" for run in runs)
@@ -127,7 +134,7 @@ def test_what_is_there_is_skipped_and_left_alone(tmp_path):
 
 def test_a_run_that_is_listed_twice_is_done_once(tmp_path):
     counting = Counting(lambda *_: time.sleep(0.05))
-    sweep(worklist() + worklist(), counting, tmp_path, quiet(), workers=4)
+    sweep(worklist() + worklist(), counting, tmp_path, quiet(), threads(4))
     assert sorted(counting.asked) == [(size, seed) for size in range(3) for seed in range(2)]
     assert facts(tmp_path) == expected(worklist())
 
@@ -172,7 +179,7 @@ def test_a_run_that_fails_is_told_and_tried_again_while_the_others_go_on(tmp_pat
 
     runs = worklist()
     bad = runs[2].id
-    outcome = sweep(runs, Counting(trouble), tmp_path, quiet(), workers)
+    outcome = sweep(runs, Counting(trouble), tmp_path, quiet(), threads(workers))
     assert (outcome.done, outcome.skipped) == (5, 0)
     assert len(outcome.failed) == 1
     assert outcome.failed[0].startswith(f"{bad}: ")
@@ -186,7 +193,7 @@ def test_a_run_that_fails_is_told_and_tried_again_while_the_others_go_on(tmp_pat
     assert facts(tmp_path) == expected([run for run in runs if run.id != bad])
 
     before, counting = contents(tmp_path), Counting()
-    assert sweep(runs, counting, tmp_path, quiet(), workers) == Outcome(1, 5, [])
+    assert sweep(runs, counting, tmp_path, quiet(), threads(workers)) == Outcome(1, 5, [])
     assert counting.asked == [(1, 0)]
     assert not list(tmp_path.glob("*.error")), "the error is over"
     assert facts(tmp_path) == expected(runs)
@@ -228,7 +235,7 @@ def test_ctrl_c_stops_soon_and_the_rerun_completes(tmp_path, workers):
     counting = Counting(slow_after_three)
     started = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        sweep(runs, counting, tmp_path, quiet(), workers)
+        sweep(runs, counting, tmp_path, quiet(), threads(workers))
     assert time.perf_counter() - started < 5, "it waits no longer than to the next `watch`"
     assert late == []
     assert len(counting.asked) <= 3 + workers, "runs that had not begun are not begun"
@@ -236,7 +243,8 @@ def test_ctrl_c_stops_soon_and_the_rerun_completes(tmp_path, workers):
     assert 3 - workers <= len(finished) <= 3
     assert not list(tmp_path.glob("*.error")), "being stopped is not a failure"
     before = contents(tmp_path)
-    assert sweep(runs, measure, tmp_path, quiet(), workers) == Outcome(len(runs) - len(finished), len(finished), [])
+    outcome = sweep(runs, measure, tmp_path, quiet(), threads(workers))
+    assert outcome == Outcome(len(runs) - len(finished), len(finished), [])
     assert facts(tmp_path) == expected(runs)
     after = contents(tmp_path)
     assert {name: after[name] for name in before} == before
@@ -255,7 +263,7 @@ def test_a_run_cannot_swallow_the_stop(tmp_path):
                 ignored.append(tick)
 
     with pytest.raises(KeyboardInterrupt):
-        sweep(worklist(1, 1), Counting(stubborn), tmp_path, quiet(), 1)
+        sweep(worklist(1, 1), Counting(stubborn), tmp_path, quiet(), threads(1))
     assert ignored == []
     assert facts(tmp_path) == {}
 
@@ -278,7 +286,7 @@ def test_watch_may_be_called_from_many_threads_while_runs_come_and_go(tmp_path):
             thread.join()
 
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    assert sweep(worklist(4), Counting(crowd), tmp_path, console, workers=4) == Outcome(8, 0, [])
+    assert sweep(worklist(4), Counting(crowd), tmp_path, console, threads(4)) == Outcome(8, 0, [])
     assert errors == []
     assert facts(tmp_path) == expected(worklist(4))
 
@@ -304,7 +312,7 @@ def test_a_terminal_shows_a_live_bar_with_the_phase_a_rate_and_the_time_left(tmp
 
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     sweep(worklist(1), measure, tmp_path, quiet())
-    sweep(worklist(2), Counting(ticking), tmp_path, console, workers=1)
+    sweep(worklist(2), Counting(ticking), tmp_path, console, threads(1))
     shown = console.file.getvalue()
     assert "\x1b[" in shown
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
@@ -313,6 +321,147 @@ def test_a_terminal_shows_a_live_bar_with_the_phase_a_rate_and_the_time_left(tmp
     runs = [line for line in lines if line.startswith("runs ")]
     assert re.search(r" 2/4 ", runs[0]), "runs that were there already count as done"
     assert re.search(r" 4/4 ", runs[-1])
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("no")])
+def test_an_error_file_that_cannot_be_written_or_removed_stops_nothing(tmp_path, monkeypatch, error):
+    runs, write = worklist(), results.write_atomically
+
+    def cannot(path, *rest, **named):
+        if path.suffix == ".error":
+            raise error
+        return write(path, *rest, **named)
+
+    def trouble(config, seed, watch):
+        if (config.size, seed) == (1, 0):
+            raise ValueError("the reason")
+
+    monkeypatch.setattr(results, "write_atomically", cannot)
+    outcome = sweep(runs, Counting(trouble), tmp_path, quiet())
+    assert outcome == Outcome(
+        5, 0, [f"{runs[2].id}: ValueError: the reason (its traceback could not be written: {error})"]
+    )
+    (tmp_path / f"{runs[2].id}.error").mkdir()  # neither can it be removed
+    assert sweep(runs, measure, tmp_path, quiet()) == Outcome(1, 5, [])
+    assert facts(tmp_path) == expected(runs)
+
+
+def test_a_full_disk_fails_the_runs_that_need_room_and_the_rerun_completes(tmp_path, monkeypatch):
+    runs, fsync, synced = worklist(), os.fsync, []
+
+    def full_from_the_third(handle):
+        synced.append(handle)
+        if len(synced) > 2:
+            full_disk()
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full_from_the_third)
+    outcome = sweep(runs, measure, tmp_path, quiet(), threads(1))
+    assert (outcome.done, len(outcome.failed)) == (2, 4)
+    assert all("No space left" in line for line in outcome.failed)
+    monkeypatch.undo()
+    assert sweep(runs, measure, tmp_path, quiet()) == Outcome(4, 2, [])
+    assert facts(tmp_path) == expected(runs)
+    assert len(list(tmp_path.iterdir())) == len(runs), "nothing half written is left"
+
+
+def test_a_small_disk_that_fills_up(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this user cannot mount a small disk; ENOSPC is tried by the test above all the same")
+    try:
+        runs, room = worklist(), disk / "somebody's"
+        room.write_bytes(bytes(48 * 1024))
+        outcome = sweep(runs, measure, disk / "sweep", quiet(), threads(2))
+        assert 0 < outcome.done < 6 and all("No space left" in line for line in outcome.failed)
+        assert len(facts(disk / "sweep")) == outcome.done
+        room.unlink()
+        assert sweep(runs, measure, disk / "sweep", quiet()).failed == []
+        assert facts(disk / "sweep") == expected(runs)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_folder_that_cannot_be_written_any_more_is_told_run_by_run(tmp_path):
+    folder = tmp_path / "sweep"
+    folder.write_text("a file in the way")
+    outcome = sweep(worklist(), measure, folder, quiet())
+    assert (outcome.done, len(outcome.failed)) == (0, 6)
+    assert all("could not be written" in line for line in outcome.failed)
+    assert folder.read_text() == "a file in the way"
+
+
+def test_a_loss_that_is_nan_fails_its_run_and_says_where(tmp_path, small, lively):
+    task = small("injury")
+    model, key = lively(task, layers=1), jax.random.key(0)
+
+    def diverging(config, seed, folder, watch):
+        rate = (2e-3, 1e30)[config.size]
+        schedule = Schedule(steps=4, batch=8, units=2, learning_rate=rate)
+        return {"loss": train(key, model, task, schedule, kept=kept(folder, "a"))[1].loss}
+
+    runs = worklist(2, 1)
+    outcome = sweep(runs, diverging, tmp_path, quiet(), threads(1))
+    assert outcome.done == 1
+    assert outcome.failed[0].startswith(f"{runs[1].id}: FloatingPointError: the loss became nan at step")
+    assert [path.name for path in tmp_path.glob("*.json")] == [f"{runs[0].id}.json"]
+
+
+def test_what_only_unfinished_work_needs_is_removed_at_the_end_unless_somebody_is_at_work(tmp_path):
+    runs = worklist()
+    file = kept(tmp_path, "arm")
+
+    def keeping(config, seed, folder, watch):
+        checkpoint.save(file, "me", [seed])
+        if (config.size, seed) == (2, 1) and not failed:
+            failed.append(seed)
+            raise ValueError("later")
+        return measure(config, seed, folder, watch)
+
+    failed = []
+    sweep(runs, keeping, tmp_path, quiet(), threads(1))
+    assert file.exists(), "a run is missing, and may want it"
+    (tmp_path / f"{runs[0].id}.lock").touch()  # what a kill leaves
+    with claim(tmp_path / "another"):
+        sweep(runs, keeping, tmp_path, quiet())
+        assert file.exists(), "another sweep may want it"
+    sweep(runs, keeping, tmp_path, quiet())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{run.id}.json" for run in runs)
+
+
+def test_the_status_of_a_folder(tmp_path):
+    def trouble(config, seed, watch):
+        if (config.size, seed) == (1, 0):
+            raise ValueError("first line\nlast line")
+
+    runs, other = worklist(), Run("fake", Config(9), 0)
+    sweep([*runs[:3], other], Counting(trouble), tmp_path, quiet())
+    (tmp_path / "notes.json").write_text("{}")
+    with claim(tmp_path / runs[3].id):
+        before = contents(tmp_path)
+        held = status(runs, tmp_path)
+        assert contents(tmp_path) == before
+    assert held == {
+        "done": [run.id for run in runs[:2]],
+        "running": [runs[3].id],
+        "failed": [f"{runs[2].id}: last line"],
+        "missing": [run.id for run in runs[4:]],
+        "of other worklists": [other.id],
+        "foreign": [f"skipped {tmp_path / 'notes.json'}: not a record of this testbed"],
+    }
+    assert status(runs, tmp_path / "nowhere")["missing"] == [run.id for run in runs]
+
+
+def test_a_record_from_a_machine_with_another_disk_is_written_here(tmp_path):
+    runs = worklist(2, 1)
+    far = Place(2, lambda work, watch: work.func(*work.args[:2], tmp_path / "far", watch))
+    assert sweep(runs, measure, tmp_path / "near", quiet(), nullcontext(far)) == Outcome(2, 0, [])
+    assert facts(tmp_path / "near") == facts(tmp_path / "far") == expected(runs)
 
 
 def forked(work) -> int:
@@ -344,7 +493,7 @@ def killed_sweep(folder: Path, runs: list[Run], fatal_line: int, workers: int) -
 
     threading.settrace(trace)
     sys.settrace(trace)
-    sweep(runs, measure, folder, quiet(), workers)
+    sweep(runs, measure, folder, quiet(), threads(workers))
 
 
 def kill_everywhere(base: Path, runs: list[Run], workers: int, stride: int) -> dict:
@@ -358,11 +507,11 @@ def kill_everywhere(base: Path, runs: list[Run], workers: int, stride: int) -> d
         if status not in (0, -signal.SIGKILL) or problems or not all(whole.values()):
             wrong.append(f"killed at line {line}: status {status}, {problems}, whole: {whole}")
         recorded.append(len(there))
-        outcome = sweep(runs, measure, folder, quiet(), workers)
+        outcome = sweep(runs, measure, folder, quiet(), threads(workers))
         if outcome != Outcome(len(runs) - len(there), len(there), []) or facts(folder) != truth:
             wrong.append(f"rerun after line {line}: {outcome}")
-        if list(folder.glob("*.error")):
-            wrong.append(f"rerun after line {line}: an error file is left")
+        if list(folder.glob("*.error")) or list(folder.glob("*.lock")):
+            wrong.append(f"rerun after line {line}: an error or a lock is left")
         if status == 0:
             return {"kills": len(recorded) - 1, "recorded": sorted(set(recorded)), "wrong": wrong}
         line += stride
@@ -377,7 +526,7 @@ def together(folder: Path, runs: list[Run], sweeps: int = 3) -> list[int]:
         if not child:
             os.close(opener)
             os.read(gate, 1)  # returns when the parent closes its end
-            outcome = sweep(runs, Counting(lambda *_: time.sleep(0.002)), folder, quiet(), 2)
+            outcome = sweep(runs, Counting(lambda *_: time.sleep(0.002)), folder, quiet(), threads(2))
             os._exit(0 if not outcome.failed and outcome.done + outcome.skipped == len(runs) else 1)
         children.append(child)
     os.close(gate)
@@ -396,7 +545,7 @@ def interrupted(folder: Path, runs: list[Run]) -> dict:
     def work():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            sweep(runs, Counting(slow), folder, quiet(), 2)
+            sweep(runs, Counting(slow), folder, quiet(), threads(2))
         except KeyboardInterrupt:
             os._exit(42)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.devices import over_devices
 from testbed.objective import Objective
 
 NEVER = np.iinfo(np.int32).max
@@ -175,7 +176,6 @@ def search(
     )
 
 
-@partial(jax.jit, static_argnames=("attack", "attackers", "budget"))
 def attack_model(attack: Attack, objective: Objective, key: jax.Array, attackers: int, budget: int) -> Trace:
     """`search` from `attackers` fresh starts of the attack's own."""
     start_key, search_key = jax.random.split(key)
@@ -183,5 +183,10 @@ def attack_model(attack: Attack, objective: Objective, key: jax.Array, attackers
 
 
 def fresh_starts(attack: Attack, objective: Objective, key: jax.Array, attackers: int) -> jax.Array:
-    """Where `attackers` of an attack begin: prompts `[P, T]`."""
-    return jax.vmap(partial(attack.start, objective))(jax.random.split(key, attackers))
+    """Where `attackers` of an attack begin: prompts `[P, T]`, laid over the devices, so that a search uses them all."""
+    return over_devices(_starts(attack, objective, jax.random.split(key, attackers)))
+
+
+@partial(jax.jit, static_argnames="attack")
+def _starts(attack, objective, keys):
+    return jax.vmap(partial(attack.start, objective))(keys)

@@ -1,0 +1,96 @@
+"""A record done again: are its numbers those that the code gives here and now?"""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments import EXPERIMENTS
+from testbed import results
+from testbed.sweep import Run, sweep
+
+ABSENT = "-"
+
+
+def rebuilt(like: Any, value: Any) -> Any:
+    """A config as JSON holds it, as the dataclass that it was; `like` is any config of its kind.
+
+    Raises:
+      ValueError: it has other fields.
+    """
+    if dataclasses.is_dataclass(like):
+        added = {f.name: f.metadata["before"] for f in dataclasses.fields(like) if "before" in f.metadata}
+        names = [field.name for field in dataclasses.fields(like)]
+        if not isinstance(value, dict) or sorted({**added, **value}) != sorted(names):
+            raise ValueError(
+                f"the record's config {value} has other fields than {type(like).__name__} has now: {names}"
+            )
+        known = {name: rebuilt(getattr(like, name), told) for name, told in value.items()}
+        return type(like)(**added | known)
+    return tuple(value) if isinstance(like, tuple) else value
+
+
+def run_of(record: dict[str, Any]) -> Run:
+    """The run that a record is of.
+
+    Raises:
+      ValueError: its experiment or config is not there any more.
+    """
+    name = record["experiment"]
+    if name not in EXPERIMENTS:
+        raise ValueError(f"the record is of experiment {name!r}; there are {', '.join(EXPERIMENTS)}")
+    experiment = EXPERIMENTS[name]
+    like = experiment.grid(next(iter(experiment.SEEDS)), experiment.TASK.split(",")[0])[0]
+    run = Run(name, rebuilt(like, record["config"]), record["seed"])
+    if run.id != record["run"]:
+        raise ValueError(f"the record's config and seed make run {run.id}, not {record['run']}: it was edited")
+    return run
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every number of nested measurements with its dotted name."""
+    if isinstance(value, dict | list) and value:
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in pairs:
+            yield from leaves(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def differences(then: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    """Name, old and new value of everything in which two nested values differ; a NaN equals a NaN."""
+    old, new = dict(leaves(then)), dict(leaves(now))
+    pairs = ((name, old.get(name, ABSENT), new.get(name, ABSENT)) for name in {**old, **new})
+    return [(name, a, b) for name, a, b in pairs if a != b and not (a != a and b != b)]
+
+
+def rerun(path: Path, console: Console) -> int:
+    """Do a record's run again from nothing, in a folder of its own, and say what differs; returns 0 if nothing does.
+
+    Raises:
+      ValueError: there is no such record, or its run is not there any more.
+    """
+    try:
+        then = results.read_record(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"--rerun: {path} does not exist") from error
+    run = run_of(then)
+    console.print(f"{run.id}: once more; it took {then['seconds']} s", markup=False, highlight=False)
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = sweep([run], EXPERIMENTS[run.experiment].measure, Path(folder), console)
+        if outcome.failed:
+            console.print(f"failed: {outcome.failed[0]}", style="red", markup=False, highlight=False)
+            return 1
+        now = results.read(Path(folder))[0][run.id]
+    numbers = dict(leaves(then["measurements"]))
+    changed = differences(then["measurements"], now["measurements"])
+    for name, old, new in changed:
+        console.print(f"  {name}: {old} then, {new} now", style="red", markup=False, highlight=False)
+    for name, old, new in differences(*({**r["provenance"], "finished": 0} for r in (then, now))):
+        console.print(f"  {name}: {old} then, {new} now", style="yellow", markup=False, highlight=False)
+    same = sum(name not in {c[0] for c in changed} for name in numbers)
+    console.print(f"{same} of {len(numbers)} measurements are the same", highlight=False)
+    return 1 if changed else 0

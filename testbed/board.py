@@ -1,0 +1,50 @@
+"""The live board of a sweep: runs done, running and failed, the time left, and a line for what each run is at."""
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+A_DAY = 24 * 3600
+
+
+class _Rate(ProgressColumn):
+    def render(self, task):
+        return Text("" if not task.speed else f"{task.speed:,.2g}/s" if task.speed < 10 else f"{task.speed:,.0f}/s")
+
+
+def live_board(console: Console) -> Progress:
+    """An empty board; where there is no terminal it shows nothing."""
+    return Progress(
+        TextColumn("{task.description:<36}"),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        speed_estimate_period=A_DAY,  # a run takes minutes: the time left follows from all runs, not the last seconds
+    )
+
+
+def show_phase(board: Progress, line: TaskID, phase: str, done: int, total: int) -> None:
+    """Show on a line that `done` of `total` steps of a phase are done; a new phase starts a new clock."""
+    if board.tasks[board.task_ids.index(line)].description != phase:
+        board.reset(line, description=phase, total=total)
+    board.update(line, completed=done, total=total)
+
+
+def show_tally(board: Progress, overall: TaskID, failed: int, elsewhere: int) -> None:
+    """Say on the first line how many runs are under way (a line each), failed, and done by others."""
+    parts = {"running": len(board.task_ids) - 1, "failed": failed, "elsewhere": elsewhere}
+    board.update(overall, description=", ".join(["runs", *(f"{n} {kind}" for kind, n in parts.items() if n)]))

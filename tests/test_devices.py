@@ -1,0 +1,120 @@
+"""One device or eight: the same numbers.
+
+Run as a program, this file is the child of its own tests.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def children(what: str) -> dict[int, dict]:
+    """What processes with one and with eight simulated devices compute.
+
+    XLA has at least a thread a device, and cuts sums into as many parts: both processes get eight.
+    """
+    started = {
+        devices: subprocess.Popen(
+            [sys.executable, __file__, what], stdout=subprocess.PIPE, text=True,
+            env=os.environ | {
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "NPROC": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
+            },
+        )
+        for devices in (1, 8)
+    }  # fmt: skip
+    told = {devices: process.communicate(timeout=600)[0] for devices, process in started.items()}
+    assert [process.returncode for process in started.values()] == [0, 0]
+    return {devices: json.loads(text) for devices, text in told.items()}
+
+
+def test_members_are_divided_over_all_devices_and_give_what_they_give_on_one():
+    one, eight = children("members").values()
+    assert one["devices"] == one["members on"] == one["array on"] == 1
+    assert eight == one | {"devices": 8, "members on": 8, "array on": 8}
+
+
+@pytest.mark.slow
+def test_training_counting_and_attacking_on_eight_devices_give_what_they_give_on_one():
+    one, eight = children("works").values()
+    assert eight["count"] == one["count"]
+    assert eight["attack"] == one["attack"], "prompts, first successes and calls"
+    # What is batched otherwise is rounded otherwise.
+    np.testing.assert_allclose(eight["margins"], one["margins"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(eight["losses"], one["losses"], rtol=0, atol=1e-6)
+
+
+def members() -> dict:
+    """Small models at several radii, five of eleven at a time or one by one; arrays as text, equal if every bit is."""
+    import jax
+    import jax.numpy as jnp
+
+    from tasks import TASKS
+    from testbed import devices
+    from testbed.model import Transformer, model_config
+
+    task = TASKS["injury"](length=4)
+    model = Transformer(model_config(task, width=8, heads=2, layers=1), jax.random.key(0))
+
+    def moved(key, radius):
+        noise = jax.random.normal(key, (task.prompt_length, task.vocab))
+        return {"logits": model(radius * noise, jnp.zeros(1, jnp.int32)), "none": jnp.zeros((0, 3))}
+
+    arguments = jax.random.split(jax.random.key(3), 11), jnp.linspace(0, 1, 11)
+    results = {together: devices.population(moved, *arguments, together=together) for together in (1, 5)}
+    alone = jax.jit(moved)
+    for number, argument in enumerate(zip(*arguments, strict=True)):
+        np.testing.assert_allclose(results[1]["logits"][number], alone(*argument)["logits"], atol=1e-6)
+    assert results[5]["none"].shape == (11, 0, 3)
+    over = devices.over_devices
+    assert len(over(jnp.arange(9)).sharding.device_set) == 1, "no device gets more than another"
+    assert len(jax.jit(over)(jnp.arange(16)).sharding.device_set) == 1, "a traced program is left alone"
+    return {
+        "devices": jax.device_count(),
+        "members on": len(results[1]["logits"].sharding.device_set),
+        "array on": len(over(jnp.arange(16)).sharding.device_set),
+        "logits": {together: np.asarray(result["logits"]).tobytes().hex() for together, result in results.items()},
+    }
+
+
+def works() -> dict:
+    """A population of trainings, an exact count, and an attack."""
+    import jax
+
+    from tasks import TASKS
+    from testbed import devices, training
+    from testbed.attacks import ATTACKS, attack_model
+    from testbed.evaluation import exact
+    from testbed.model import Transformer, model_config
+    from testbed.objective import Objective
+    from testbed.policy import greedy
+
+    task = TASKS["injury"](length=5)
+    schedule = training.Schedule(steps=8, batch=16, units=2)
+    config, order = model_config(task, width=8, heads=2, layers=1), training.units(schedule)
+
+    def trained(key):
+        state = training.begin(Transformer(config, key), task, schedule)
+        return training.advance(key, state, order, task, schedule, None)[1][0]
+
+    model = Transformer(config, jax.random.key(0))
+    counted = exact.count(model, task, {"greedy": greedy(task)})["greedy"]
+    objective = Objective(task, model, greedy(task))
+    trace = jax.device_get(attack_model(ATTACKS["coordinate"](), objective, jax.random.key(4), 16, 60))
+    return {
+        "losses": np.asarray(devices.population(trained, jax.random.split(jax.random.key(1), 10))).tolist(),
+        "count": exact.summary(counted) | {"ids": counted.ids.tolist()},
+        "attack": [np.asarray(leaf).tolist() for leaf in (trace.prompt, trace.first, trace.spent, trace.cost)],
+        "margins": [trace.margin.tolist(), *trace.curve.tolist()],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps({"members": members, "works": works}[sys.argv[1]]()))
