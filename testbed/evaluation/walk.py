@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.devices import spread
 from testbed.model import PRECISION, Transformer
 from testbed.objective import forced_logits
 from testbed.policy import best_unrefused, refusal_gap, unrefused
@@ -192,7 +193,12 @@ def _chunk(task: Task) -> tuple[int, int]:
 @partial(jax.jit, static_argnames=("task", "walk", "read"))
 def _read_chunks(model, arguments, prefixes: jax.Array, task: Task, walk: Walk, read: Read):
     """What `read` makes of the leaves below each prefix, `[chunks, n, ...]`; prefixes `[chunks, s]`."""
-    return jax.lax.map(lambda prefix: read(arguments, task, walk(model, task, prefix)), prefixes)
+
+    def mine(shared, prefixes):
+        model, arguments = shared
+        return jax.lax.map(lambda prefix: read(arguments, task, walk(model, task, prefix)), prefixes)
+
+    return spread(mine, (model, arguments), prefixes)
 
 
 def _ahead(function: Callable, arguments: Sequence, calls: int = 2) -> Iterator:
