@@ -132,12 +132,13 @@ def in_another_process(tmp_path: Path, folder: Path, place: str, seconds: float)
     return child
 
 
-def test_a_sweep_that_is_killed_leaves_no_process_and_no_claim_and_is_completed_by_another(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_that_is_ended_leaves_no_process_and_no_claim_and_is_completed_by_another(tmp_path, how):
     folder, runs = tmp_path / "a", worklist(4, seconds=0.3)
     child = in_another_process(tmp_path, folder, "processes(2)", 0.3)
     assert len(status(runs, folder)["running"]) >= 1
-    child.kill()
-    child.wait()
+    child.send_signal(how)
+    child.wait(timeout=30)
     deadline = time.monotonic() + 10
     while status(runs, folder)["running"] and time.monotonic() < deadline:
         time.sleep(0.05)
