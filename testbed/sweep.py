@@ -142,7 +142,8 @@ def sweep(
                 show_phase(board, line, phase, done, total)
 
             try:
-                ended = do_there(partial(do, run, measure, folder), watch)
+                # Elsewhere the working directory may be another.
+                ended = do_there(partial(do, run, measure, folder.absolute()), watch)
                 if ended.record and not path.exists():  # it was done on a machine with a disk of its own
                     results.write(folder, run.id, ended.record)
             except Exception as error:
