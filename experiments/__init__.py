@@ -4,6 +4,7 @@ A module has a docstring (the question and what was hypothesised), `TASK` (the d
 `SEEDS` and `MINUTES` (by preset; minutes a task), `grid(preset, task)` (configs, as data),
 `measure(config, seed, folder, watch) -> plain numbers`, `summary(frame) -> DataFrame`, `plot(frame) -> Figure` and
 `claim(frame) -> Verdict`. The last three read records only.
+A long training keeps its state in `testbed.sweep.kept(folder, name)`, so that a kill loses a minute of it.
 """
 
 from experiments import (

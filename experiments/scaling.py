@@ -176,6 +176,7 @@ def main(_) -> None:
     for ax, (axis, rows) in zip(axes, frame.groupby("axis", sort=False), strict=True):
         plots.costs(ax, rows.assign(cost=1 / rows["rate"]), BASE[axis])
         ax.set_xlabel(axis)
+    axes[0].set_ylabel("cost, relative")
     plots.save(figure, Path(OUT.value) / "scaling.png")
     console.print(f"figure: {(Path(OUT.value) / 'scaling.png').resolve()}")
 

@@ -74,19 +74,24 @@ def do(run: Run, measure: Callable[..., dict], folder: Path, watch: Watch) -> En
     path = folder / f"{run.id}.json"
     try:
         with claim(folder / run.id) as ours:
-            if not ours:
-                return Ended()
-            if path.exists():
-                return Ended(results.read_record(path))
-            source, started = _source(), time.perf_counter()
-            measurements = measure(run.config, run.seed, folder, watch)
-            seconds = round(time.perf_counter() - started, 2)
-            record = {"experiment": run.experiment, "config": asdict(run.config), "seed": run.seed}
-            record |= {"measurements": measurements, "seconds": seconds, "provenance": source | results.now()}
-            results.write(folder, run.id, record)
-            with contextlib.suppress(OSError):
-                path.with_suffix(".error").unlink(missing_ok=True)
+            return _claimed(run, measure, path, watch) if ours else Ended()
+    except OSError as error:  # of the claim itself
+        return _failed(path, error)
+
+
+def _claimed(run: Run, measure: Callable[..., dict], path: Path, watch: Watch) -> Ended:
+    try:
+        if path.exists():
             return Ended(results.read_record(path))
+        source, started = _source(), time.perf_counter()
+        measurements = measure(run.config, run.seed, path.parent, watch)
+        seconds = round(time.perf_counter() - started, 2)
+        record = {"experiment": run.experiment, "config": asdict(run.config), "seed": run.seed}
+        record |= {"measurements": measurements, "seconds": seconds, "provenance": source | results.now()}
+        results.write(path.parent, run.id, record)
+        with contextlib.suppress(OSError):
+            path.with_suffix(".error").unlink(missing_ok=True)
+        return Ended(results.read_record(path))
     except Exception as error:
         return _failed(path, error)
 
@@ -137,7 +142,8 @@ def sweep(
                 show_phase(board, line, phase, done, total)
 
             try:
-                ended = do_there(partial(do, run, measure, folder), watch)
+                # Elsewhere the working directory may be another.
+                ended = do_there(partial(do, run, measure, folder.absolute()), watch)
                 if ended.record and not path.exists():  # it was done on a machine with a disk of its own
                     results.write(folder, run.id, ended.record)
             except Exception as error:

@@ -114,6 +114,7 @@ import sys; sys.path[:0] = [{tests!r}, {root!r}]
 import test_launchers as t
 from pathlib import Path
 if __name__ == "__main__":
+    t.signal.signal(t.signal.SIGINT, t.signal.default_int_handler)
     t.sweep(t.worklist(4, seconds=float({seconds!r})), t.measure, Path({folder!r}), t.quiet(), t.{place})
 """
 
@@ -132,12 +133,13 @@ def in_another_process(tmp_path: Path, folder: Path, place: str, seconds: float)
     return child
 
 
-def test_a_sweep_that_is_killed_leaves_no_process_and_no_claim_and_is_completed_by_another(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_that_is_ended_leaves_no_process_and_no_claim_and_is_completed_by_another(tmp_path, how):
     folder, runs = tmp_path / "a", worklist(4, seconds=0.3)
     child = in_another_process(tmp_path, folder, "processes(2)", 0.3)
     assert len(status(runs, folder)["running"]) >= 1
-    child.kill()
-    child.wait()
+    child.send_signal(how)
+    assert child.wait(timeout=30) != 0
     deadline = time.monotonic() + 10
     while status(runs, folder)["running"] and time.monotonic() < deadline:
         time.sleep(0.05)

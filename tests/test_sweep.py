@@ -457,6 +457,16 @@ def test_the_status_of_a_folder(tmp_path):
     assert status(runs, tmp_path / "nowhere")["missing"] == [run.id for run in runs]
 
 
+def test_a_folder_is_the_same_wherever_the_work_is_done(tmp_path, monkeypatch):
+    def elsewhere(work, watch):
+        monkeypatch.chdir("/")  # as a cluster's workers begin
+        return work(watch)
+
+    monkeypatch.chdir(tmp_path)
+    assert sweep(worklist(1, 1), measure, Path("here"), quiet(), nullcontext(Place(1, elsewhere))).failed == []
+    assert len(facts(tmp_path / "here")) == 1
+
+
 def test_a_record_from_a_machine_with_another_disk_is_written_here(tmp_path):
     runs = worklist(2, 1)
     far = Place(2, lambda work, watch: work.func(*work.args[:2], tmp_path / "far", watch))
