@@ -16,7 +16,7 @@ from testbed.model import Transformer, load_or_make, model_config
 from testbed.objective import Objective, confirm
 from testbed.policy import greedy
 from testbed.relaxed import LOSSES
-from testbed.results import run_id
+from testbed.results import LATER, run_id
 from testbed.selection import ORDERS, REPLAYS
 from testbed.training import Schedule, train
 
@@ -31,7 +31,6 @@ class Plain:
     task: str = "injury"
     width: int = 32
     steps: int = 1536
-    layers: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +87,8 @@ class Arm:
     units: int = 16
     attack: str = "gcg"
     attackers: int = 64
-    recipe: Recipe = Recipe()
-    label: str = ""
+    recipe: Recipe = dataclasses.field(default=Recipe(), metadata=LATER)
+    label: str = dataclasses.field(default="", metadata=LATER)
 
     @property
     def name(self) -> str:
@@ -110,7 +109,7 @@ def plain_model(plain: Plain, seed: int, folder: Path, watch: Watch) -> Transfor
     task = TASKS[plain.task]()
 
     def make():
-        blank = Transformer(model_config(task, width=plain.width, layers=plain.layers), init_key)
+        blank = Transformer(model_config(task, width=plain.width), init_key)
         schedule = Schedule(steps=plain.steps)
         show = functools.partial(watch, "training the plain model")
         return train(train_key, blank, task, schedule, watch=show)[0], {"task": plain.task, "seed": seed}

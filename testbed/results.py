@@ -43,9 +43,26 @@ def write_atomically(path: Path, data: bytes, replace: bool = True) -> bool:
     return True
 
 
+LATER = {"later": True}
+"""Metadata of a config's field that was added after runs had been recorded; it needs a default."""
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """What tells a config dataclass apart: all fields, but those marked `LATER` only where they leave their default.
+
+    So a new option changes no id, and what was recorded before it existed is found again.
+    """
+    kept = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not field.metadata.get("later") or value != field.default:
+            kept[field.name] = identity(value) if dataclasses.is_dataclass(value) else value
+    return kept
+
+
 def run_id(experiment: str, config: Any, seed: int) -> str:
     """A name for (experiment, config dataclass, seed): the same run always gets the same id, another never does."""
-    text = json.dumps([experiment, dataclasses.asdict(config), seed], sort_keys=True)
+    text = json.dumps([experiment, identity(config), seed], sort_keys=True)
     return f"{experiment}-seed{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
