@@ -96,12 +96,12 @@ SCHEDULE = Schedule(steps=4, rounds=2, finds=8, budget=1, batch=400, units=4)
 POOL = np.array([[K, P, Q, i] for i in range(8)])
 
 
-def batch(defence, first=0, weight=None, schedule=SCHEDULE):
+def batch(defence, first=0, kept=None, schedule=SCHEDULE):
     """The batch of one step with a pool of eight marked finds and clean prompts that are all Q."""
     clean = dataclasses.replace(TASK, sample=lambda key: jnp.full(4, Q))
     state = begin(None, clean, schedule)
-    weight = jnp.ones(8) if weight is None else jnp.asarray(weight, float)
-    state = state._replace(pool=jnp.asarray(POOL), weight=weight, filled=jnp.asarray(8))
+    kept = jnp.ones(8, bool) if kept is None else jnp.asarray(kept, bool)
+    state = state._replace(pool=jnp.asarray(POOL), kept=kept, filled=jnp.asarray(8))
     return np.asarray(batch_of(KEY, state, clean, schedule, defence, jnp.asarray(first)))
 
 
@@ -128,9 +128,9 @@ def test_only_the_newest_round_is_replayed_if_so_asked():
     assert drawn(batch(Defence(replay=newest), first=0)) == (200, set(range(8)))
 
 
-def test_finds_without_weight_are_never_drawn():
-    assert drawn(batch(Defence(), weight=[0, 1, 0, 0, 1, 0, 0, 0])) == (200, {1, 4})
-    assert drawn(batch(Defence(), weight=np.zeros(8))) == (0, set())
+def test_finds_that_are_not_kept_are_never_drawn():
+    assert drawn(batch(Defence(), kept=[0, 1, 0, 0, 1, 0, 0, 0])) == (200, {1, 4})
+    assert drawn(batch(Defence(), kept=np.zeros(8))) == (0, set())
 
 
 def test_every_other_find_becomes_its_safe_twin():
@@ -141,7 +141,7 @@ def test_every_other_find_becomes_its_safe_twin():
 
 
 def found_by(defence, margins, monkeypatch):
-    """Margins of the pool, weights, and the share that failed, after a unit that finds prompts of these margins."""
+    """The pool's margins, what is kept, and the share that failed, after a unit that finds prompts of these margins."""
     marked = jnp.asarray([[K, P, Q, i] for i in range(8)])
 
     def attack_model(attack, objective, key, attackers, budget):
@@ -150,8 +150,8 @@ def found_by(defence, margins, monkeypatch):
 
     monkeypatch.setattr(training, "attack_model", attack_model)
     state, failed = attack_unit(KEY, begin(None, TASK, SCHEDULE), TASK, SCHEDULE, None, defence)
-    kept = np.asarray(state.pool)[: int(state.filled), 3]
-    return np.asarray(margins)[kept], np.asarray(state.weight), float(failed)
+    found = np.asarray(state.pool)[: int(state.filled), 3]
+    return np.asarray(margins)[found], state.kept.tolist(), float(failed)
 
 
 class Found(NamedTuple):
@@ -163,12 +163,12 @@ class Found(NamedTuple):
 
 def test_a_unit_keeps_its_room_of_the_candidates_and_marks_failures(monkeypatch):
     margins = [-4, -3, -2, -1, 1, 2, 3, 4]
-    kept, weight, _ = found_by(Defence(), margins, monkeypatch)
-    assert sorted(kept) == [-4, -3] and weight.tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
-    kept, _, failed = found_by(Defence(ORDERS["worst"], candidates=8), margins, monkeypatch)
-    assert kept.tolist() == [-4, -4], "two of sixteen candidates, the worst"
+    found, kept, _ = found_by(Defence(), margins, monkeypatch)
+    assert found.tolist() == [-4, -3] and kept == [True] * 2 + [False] * 6
+    found, _, failed = found_by(Defence(ORDERS["worst"], candidates=8), margins, monkeypatch)
+    assert found.tolist() == [-4, -4], "two of sixteen candidates, the worst"
     assert failed == 0.5
-    kept, weight, _ = found_by(Defence(candidates=8, failures_only=True), margins, monkeypatch)
-    assert (kept <= 0).all() and weight[:2].tolist() == [1, 1]
-    kept, weight, failed = found_by(Defence(failures_only=True), [1] * 8, monkeypatch)
-    assert failed == 0 and not weight.any()
+    found, kept, _ = found_by(Defence(candidates=8, failures_only=True), margins, monkeypatch)
+    assert (found <= 0).all() and kept[:2] == [True, True]
+    found, kept, failed = found_by(Defence(failures_only=True), [1] * 8, monkeypatch)
+    assert failed == 0 and not any(kept)
