@@ -67,7 +67,10 @@ def by_share(frame: pd.DataFrame) -> pd.DataFrame:
 
 def drops(rows: pd.DataFrame, arm: str) -> np.ndarray:
     """Decades by which failures fall from threshold 0 to the one at `ALLOWED`, a seed each."""
-    table = by_share(rows[rows["arm"] == arm])
+    rows = rows[rows["arm"] == arm]
+    if rows.empty:
+        return np.empty(0)
+    table = by_share(rows)
     wide = np.log10(table.pivot_table(index="seed", columns="share", values="failures") + 1)
     return (wide[0.0] - wide[ALLOWED]).dropna().to_numpy()
 

@@ -61,9 +61,9 @@ def ratios(rows):
     calls = rows.apply(lambda row: median_within(row["first"], row["budget"]), axis=1)
     rate = rows["greedy.exact.clean_failure"].astype(float).clip(lower=LEAST)
     table = rows[["seed", "arm"]].assign(calls=np.log10(calls), rate=np.log10(rate))
-    wide = table.pivot_table(index="seed", columns="arm", values=["calls", "rate"])
-    both = wide.reindex(columns=["control", "16 rounds"], level=1).dropna()
-    return [(both[kind, "16 rounds"] - both[kind, "control"]).to_numpy() for kind in ("calls", "rate")]
+    wide = (table.pivot_table(index="seed", columns="arm", values=kind) for kind in ("calls", "rate"))
+    both = (w.reindex(columns=["control", "16 rounds"]).dropna() for w in wide)
+    return [(pair["16 rounds"] - pair["control"]).to_numpy() for pair in both]
 
 
 def plot(frame) -> plots.Figure:

@@ -36,6 +36,7 @@ SEEDS = {"small": 3, "quick": 3, "full": 10}
 MINUTES = {"small": 3, "quick": 5, "full": 240}  # a task
 ROUNDS = {"small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64)}
 BASE = {"small": Arm(), "quick": Arm(), "full": Arm(steps=1536, finds=2048, units=64, attackers=256)}
+EQUAL = "equal exposures"
 ATTACKS = ("gcg", "uniform", "clean_rejection")
 CONTRASTS = {"rounds": Contrast("1 round", "16 rounds"), "finds": Contrast("1 round, 4x finds", "16 rounds")}
 
@@ -53,7 +54,7 @@ def grid(preset: str, task: str) -> list[Arm]:
         arms += finds(4, 1)
     if preset == "full":
         arms += [arm(rounds=r, attack=a, label=f"{_rounds(r)}, {a}") for a in ATTACKS[1:] for r in (1, 16)]
-        arms += [arm(rounds=16, recipe=Recipe(replay="newest"), label="16 rounds, equal exposures")]
+        arms += [arm(rounds=16, recipe=Recipe(replay="newest"), label=f"16 rounds, {EQUAL}")]
         arms += [*finds(0.25, 1, 16), *finds(2, 1), *finds(4, 16), *finds(8, 1)]
     return arms
 
@@ -63,31 +64,33 @@ def _rounds(number: int) -> str:
 
 
 def plot(frame: pd.DataFrame) -> plots.Figure:
-    """Failing prompts by rounds and attack, and by finds; and the price, from the records of one task."""
-    usual = frame["config.finds"] == frame[frame["arm"] == "1 round"]["config.finds"].max()
-    rounds = frame[(frame["config.rounds"] > 0) & usual & (frame["config.recipe.replay"] == "evenly")]
+    """Failing prompts by rounds and attack, the price, and failing prompts by finds, from the records of one task."""
+    left = "greedy.exact.failures"
+    control = 10 ** np.log10(frame[frame["arm"] == "control"][left] + 1).mean() - 1
+    frame = frame[~frame["arm"].str.endswith(EQUAL) & (frame["config.rounds"] > 0)]
+    usual = frame[frame["config.finds"] == frame[frame["arm"].isin(("1 round", "16 rounds"))]["config.finds"].max()]
+    gcg, strong = (rows[rows["config.attack"] == "gcg"] for rows in (frame, usual))
+    titles = ["Failing prompts by rounds", "Safe prompts refused, whole space", "Failing prompts by finds (gcg)"]
+    several = gcg["config.finds"].nunique() > 1
     figure, axes = plots.panels(
-        ["Failing prompts by rounds", "Failing prompts by finds (gcg)", "Safe prompts refused, whole space"],
-        caption_of(frame, "thick lines the mean, counted exactly. Same finds, attack calls and gradient steps along a "
+        titles if several else titles[:2],
+        caption_of(frame, "thick lines the mean; counted exactly.\nSame finds, attack calls and gradient steps along a "
                           "line on the left. Dashed: the same steps without attacks."),
     )  # fmt: skip
-    control = frame[frame["arm"] == "control"]["greedy.exact.failures"]
     for attack, color in zip(ATTACKS, ("C3", "C1", "C0"), strict=True):
-        rows = rounds[rounds["config.attack"] == attack]
-        plots.seeds_along(axes[0], rows, "config.rounds", "greedy.exact.failures", attack, color)
-    strong = rounds[rounds["config.attack"] == "gcg"]
+        plots.seeds_along(axes[0], usual[usual["config.attack"] == attack], "config.rounds", left, attack, color)
     at_matched = "gcg, at 1 % clean false alarms"
     plots.seeds_along(axes[0], strong, "config.rounds", "matched.exact.failures", at_matched, "C7", marker="s")
-    plots.seeds_along(axes[2], strong, "config.rounds", "greedy.exact.false_alarms", "gcg", "C3")
-    gcg = frame[(frame["config.attack"] == "gcg") & (frame["config.recipe.replay"] == "evenly")]
-    for number, color in ((1, "C4"), (16, "C2")):
-        rows = gcg[gcg["config.rounds"] == number]
-        plots.seeds_along(axes[1], rows, "config.finds", "greedy.exact.failures", _rounds(number), color)
-    for ax, label in zip(axes, ("rounds", "finds", "rounds"), strict=True):
+    plots.seeds_along(axes[1], strong, "config.rounds", "greedy.exact.false_alarms", "gcg", "C3")
+    if several:
+        for number, color in ((1, "C4"), (16, "C2")):
+            rows = gcg[gcg["config.rounds"] == number]
+            plots.seeds_along(axes[2], rows, "config.finds", left, _rounds(number), color)
+    for ax, label in zip(axes, ("rounds", "rounds", "finds"), strict=False):
         ax.set_xlabel(label)
         ax.set_ylabel("prompts (log above 1)")
-    for ax in axes[:2]:
-        ax.axhline(10 ** np.log10(control + 1).mean() - 1, color="0.4", ls="--", lw=1, label="no attacks")
+    for ax in axes[::2]:
+        plots.level(ax, control, "no attacks")
         ax.legend(frameon=False, fontsize=8)
     return figure
 

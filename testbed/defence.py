@@ -51,7 +51,7 @@ class Defence(NamedTuple):
       order: which candidates enter the pool first.
       candidates: finds to choose from, for each place in the pool.
       failures_only: whether only finds that failed are trained on, instead of all that an attack brings home.
-      replay: how often each find of the pool is drawn.
+      replay: which finds of the pool are drawn.
       twins: whether every other find drawn from the pool is replaced by its nearest safe edit.
       share: how much of a batch comes from the pool, once it holds any; the rest is clean.
       loss: what the steps descend.

@@ -58,6 +58,13 @@ def seeds_along(ax: Axes, table: pd.DataFrame, x: str, value: str, label: str, c
     ax.xaxis.set_major_formatter("{x:g}")
 
 
+def level(ax: Axes, value: float, label: str) -> None:
+    """A dashed line across, within the axes; none where the value is NaN."""
+    if np.isfinite(value):
+        ax.axhline(value, color="0.4", ls="--", lw=1, label=label)
+        ax.set_ylim(None, max(ax.get_ylim()[1], 3 * value))
+
+
 def arms_along(ax: Axes, table: pd.DataFrame, x: str, value: str, label: str, color: str) -> None:
     """Each run as a point at (column `x`, value), and a thick line through the means of the arms."""
     ax.plot(table[x], table[value], "o", color=color, ms=3, alpha=0.5)

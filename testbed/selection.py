@@ -1,4 +1,4 @@
-"""Selection: which of an attack's finds enter the pool, how often each is replayed, and its safe twin.
+"""Selection: which of an attack's finds enter the pool, which are replayed, and what a safe twin is.
 
 An `Order` ranks the candidates, first choice first; the pool takes as many as there is room for. `ORDERS` and `REPLAYS`
 are the tables: name -> function.
@@ -26,7 +26,7 @@ Order = Callable[[jax.Array, Candidates, jax.Array, jax.Array], jax.Array]
 """`(key, candidates, pool [F, T], held [F]) -> order [C]`; `held` says which places of the pool are taken."""
 
 Replay = Callable[[jax.Array, jax.Array], jax.Array]
-"""`(place [F], first) -> weight [F]`: how often a place of the pool is drawn, if the newest round began at `first`."""
+"""`(place [F], first) -> bool [F]`: which places of the pool are drawn, if the newest round began at `first`."""
 
 
 def potential(task: Task, prompt: jax.Array) -> jax.Array:
@@ -110,7 +110,7 @@ ORDERS: dict[str, Order] = {
 
 def evenly(place, first):
     """Every find of the pool alike: early finds are seen more often, since they are there longer."""
-    return jnp.ones_like(place)
+    return jnp.ones_like(place, bool)
 
 
 def newest(place, first):

@@ -34,14 +34,14 @@ class State(NamedTuple):
 
     Attributes:
       model, optimizer: what is trained, and the optimiser's state.
-      pool: `[finds, T]`; weight `[finds]`: 1 where a find may be trained on, 0 elsewhere; filled: places taken.
+      pool: `[finds, T]`; kept: bool `[finds]`, the places whose finds may be trained on; filled: places taken.
       step: gradient steps taken.
     """
 
     model: Any
     optimizer: Any
     pool: jax.Array
-    weight: jax.Array
+    kept: jax.Array
     filled: jax.Array
     step: jax.Array
 
@@ -72,7 +72,7 @@ def begin(model, task: Task, schedule: Schedule) -> State:
     """The state before the first unit, with a fresh optimiser and an empty pool."""
     pool = jnp.zeros((schedule.finds, task.prompt_length), jnp.int32)
     zero = jnp.zeros((), jnp.int32)
-    return State(model, optimizer(schedule).init(model), pool, jnp.zeros(schedule.finds), zero, zero)
+    return State(model, optimizer(schedule).init(model), pool, jnp.zeros(schedule.finds, bool), zero, zero)
 
 
 def batch_of(
@@ -83,15 +83,16 @@ def batch_of(
     prompts = jax.vmap(task.sample)(jax.random.split(clean_key, schedule.batch))
     if not schedule.finds:
         return prompts
-    row_key, twin_key = jax.random.split(pool_key)
-    weight = state.weight * defence.replay(jnp.arange(schedule.finds), first)
-    rows = jax.random.choice(row_key, schedule.finds, (schedule.batch,), p=weight)
+    drawable = (state.kept & defence.replay(jnp.arange(schedule.finds), first)).cumsum()
+    # The n-th of the places that may be drawn, n being uniform.
+    nth = jax.random.randint(pool_key, (schedule.batch,), 0, jnp.maximum(drawable[-1], 1))
+    rows = jnp.searchsorted(drawable, nth, side="right")
     found, number = state.pool[rows], jnp.arange(schedule.batch)
     if defence.twins:
-        keys = jax.random.split(twin_key, schedule.batch)
+        keys = jax.random.split(jax.random.fold_in(pool_key, 1), schedule.batch)
         twins = jax.vmap(lambda key, prompt: safe_twin(key, task, prompt))(keys, found)
         found = jnp.where((number % 2 == 0)[:, None], found, twins)
-    from_pool = (number < round(defence.share * schedule.batch)) & (weight.sum() > 0)
+    from_pool = (number < round(defence.share * schedule.batch)) & (drawable[-1] > 0)
     return jnp.where(from_pool[:, None], found, prompts)
 
 
@@ -119,17 +120,18 @@ def attack_unit(
     objective = Objective(task, state.model, greedy(task))
     room = schedule.finds // schedule.units
     trace = attack_model(attack, objective, key, room * defence.candidates, schedule.budget)
-    bad = jax.vmap(partial(potential, task))(trace.prompt)
-    candidates, held = Candidates(trace.prompt, trace.margin, bad), jnp.arange(schedule.finds) < state.filled
-    order = defence.order(jax.random.fold_in(key, room), candidates, state.pool, held)
-    failed = trace.margin <= 0
-    if defence.failures_only:  # what failed comes first, in the order's order
-        order = order[jnp.argsort(~failed[order], stable=True)]
-    kept = order[:room]
-    weight = failed[kept].astype(state.weight.dtype) if defence.failures_only else jnp.ones(room)
-    pool = jax.lax.dynamic_update_slice(state.pool, trace.prompt[kept], (state.filled, 0))
-    weight = jax.lax.dynamic_update_slice(state.weight, weight, (state.filled,))
-    return state._replace(pool=pool, weight=weight, filled=state.filled + room), failed.mean()
+    failed, rows = trace.margin <= 0, jnp.arange(room)
+    if defence.candidates > 1:
+        bad = jax.vmap(partial(potential, task))(trace.prompt)
+        candidates, held = Candidates(trace.prompt, trace.margin, bad), jnp.arange(schedule.finds) < state.filled
+        rows = defence.order(jax.random.fold_in(key, room), candidates, state.pool, held)
+        if defence.failures_only:  # what failed comes first, in the order's order
+            rows = rows[jnp.argsort(~failed[rows], stable=True)]
+        rows = rows[:room]
+    kept = failed[rows] if defence.failures_only else jnp.ones(room, bool)
+    pool = jax.lax.dynamic_update_slice(state.pool, trace.prompt[rows], (state.filled, 0))
+    kept = jax.lax.dynamic_update_slice(state.kept, kept, (state.filled,))
+    return state._replace(pool=pool, kept=kept, filled=state.filled + room), failed.mean()
 
 
 @partial(jax.jit, static_argnames=("task", "schedule", "attack", "defence"))

@@ -10,28 +10,37 @@ import pytest
 from matplotlib import pyplot as plt
 
 from experiments import update_frequency
-from experiments.summary import by_arm
-from experiments.update_frequency import claim, success_rates
+from experiments.summary import by_arm, of_arms
+from experiments.update_frequency import claim
 
 ROUNDS = ("1 round", "16 rounds")
+COUNTS = ("greedy.exact.failures", "matched.exact.failures")
 
 
-def contrast(task: str, pairs: list[tuple[float, float]]) -> pd.DataFrame:
-    """Records of one task: failing prompts after 1 round and after 16, one pair a seed; None for a run not done."""
+def contrast(task: str, pairs: list[tuple[float, float]], more: list[float] | None = None) -> pd.DataFrame:
+    """Records of one task: failing prompts after 1 round and after 16, one pair a seed; None for a run not done.
+
+    `more`: those after one round with four times the finds.
+    """
     rows = [
-        {"config.plain.task": task, "seed": seed, "arm": arm, "greedy.exact.failures": failures}
+        {"config.plain.task": task, "seed": seed, "arm": arm} | dict.fromkeys(COUNTS, failures)
         for seed, pair in enumerate(pairs)
         for arm, failures in zip(ROUNDS, pair, strict=True)
         if failures is not None
     ]
-    return pd.DataFrame(rows, columns=["config.plain.task", "seed", "arm", "greedy.exact.failures"])
+    rows += [
+        {"config.plain.task": task, "seed": seed, "arm": "1 round, 4x finds"} | dict.fromkeys(COUNTS, failures)
+        for seed, failures in enumerate(more or [])
+    ]
+    return pd.DataFrame(rows, columns=["config.plain.task", "seed", "arm", *COUNTS])
 
 
 def effects(why: str) -> dict[str, tuple[float, float, float]]:
-    """What a verdict says of each task: mean, low and high."""
+    """What a verdict says of each task: mean, low and high of the first contrast."""
     number = r"(-?\d+\.\d+|-?inf)"
-    pattern = rf"(\w+): 16 rounds leave {number} decades fewer failing prompts than 1 \[95 % {number}, {number}\]"
-    return {task: tuple(map(float, numbers)) for task, *numbers in re.findall(pattern, why)}
+    pattern = rf"(\w+): '16 rounds' leaves {number} decades fewer failing prompts than '1 round' "
+    found = re.findall(rf"{pattern}\[95 % {number}, {number}\]", why)
+    return {task: tuple(map(float, numbers)) for task, *numbers in found}
 
 
 # log10(failing + 1) falls by 2.0, 2.5 and 3.0: 2.5 in the mean.
@@ -42,22 +51,22 @@ NULL = [(99, 9), (9, 99), (50, 50), (9, 99), (99, 9)]
 BOTH = ("injury", "cipher_vault")
 
 
-def test_a_strong_drop_on_two_tasks_is_told_but_the_unmeasured_half_of_the_rule_forbids_support():
-    verdict = claim(pd.concat([contrast(task, STRONG) for task in BOTH]))
-    assert verdict.outcome == "undecided"
-    assert "was not measured" in verdict.why
-    assert "asks for a decade on two tasks" not in verdict.why, "that half of the rule is met"
+@pytest.mark.parametrize(
+    ("more", "outcome"), [([200, 400, 300], "supported"), ([9, 30, 9], "undecided"), (None, "undecided")]
+)
+def test_a_strong_drop_on_two_tasks_is_supported_only_if_more_finds_do_not_make_up_for_rounds(more, outcome):
+    verdict = claim(pd.concat([contrast(task, STRONG, more) for task in BOTH]))
+    assert verdict.outcome == outcome
     for mean, low, high in (effects(verdict.why)[task] for task in BOTH):
         assert mean == pytest.approx(2.5, abs=0.005)
         assert 1.99 <= low < 2.5 < high <= 3.01, "a bootstrap of means cannot leave the range of the differences"
     assert "3 seeds" in verdict.why
-    assert "p = 0.25" in verdict.why, "three seeds, two sides: two of the eight signs"
 
 
 def test_a_strong_drop_on_one_task_is_not_enough():
     verdict = claim(contrast("injury", STRONG))
     assert verdict.outcome == "undecided"
-    assert "two tasks, it holds on 1" in verdict.why
+    assert "on two tasks, it holds on 1" in verdict.why
     assert list(effects(verdict.why)) == ["injury"]
 
 
@@ -116,13 +125,13 @@ def test_arms_that_are_missing_are_undecided():
     ):
         verdict = claim(frame)
         assert verdict.outcome == "undecided"
-        assert "no seed has both arms" in verdict.why
+        assert "no seed has both arms of a contrast" in verdict.why
 
 
 def test_arms_that_share_no_seed_are_undecided():
     verdict = claim(contrast("injury", [(9, None), (None, 9)]))
     assert verdict.outcome == "undecided"
-    assert "no seed has both arms" in verdict.why
+    assert "no seed has both arms of a contrast" in verdict.why
 
 
 def test_a_task_without_pairs_does_not_hide_the_other():
@@ -158,7 +167,7 @@ def test_many_seeds_are_judged_soon():
     with within(10):
         verdict = claim(contrast("injury", pairs))
     assert effects(verdict.why)["injury"][0] == pytest.approx(2, abs=0.5)
-    assert "40 seeds, sign-flip p = 0.00" in verdict.why
+    assert "40 seeds, Holm p = 0.00" in verdict.why
 
 
 ACCOUNT = {
@@ -239,32 +248,20 @@ def test_a_task_without_a_closed_form_has_no_exact_clean_rate():
     assert "  exact, mean" not in by_arm(frame).index
 
 
-def test_success_rates_against_a_hand_worked_table():
-    rates = success_rates(TABLE, "coordinate")
-    found = {(row.arm, row.seed, row.budget): row.rate for row in rates.itertuples()}
-    assert found == {
-        ("plain", 0, 10): 1 / 8, ("plain", 1, 10): 4 / 8, ("plain", 2, 10): 1 / 8,
-        ("plain", 0, 100): 7 / 8, ("plain", 1, 100): 1.0, ("plain", 2, 100): 6 / 8,
-        **{("16 rounds", seed, budget): 0.0 for seed in range(3) for budget in (10, 100)},
-    }  # fmt: skip
-    assert len(rates) == len(found)
-    assert rates["budget"].is_monotonic_increasing
-
-
-def test_success_rates_divide_by_the_attackers_of_each_run():
-    frame = TABLE.assign(**{"attacks.coordinate.attackers": [8, 16, 32, 8, 8, 8]})
-    rates = success_rates(frame, "coordinate").set_index(["arm", "seed", "budget"])["rate"]
-    assert rates["plain", 1, 10] == 4 / 8
-    assert rates["plain", 0, 10] == 1 / 16
-    assert rates["plain", 2, 10] == 1 / 32
-
-
 @pytest.fixture
 def figure():
-    drawn = update_frequency.plot(TABLE)
+    sizes = {"plain": (0, 512), "16 rounds": (16, 512)}
+    drawn = update_frequency.plot(with_sizes(TABLE, sizes))
     drawn.canvas.draw()  # a figure that cannot be drawn is found out here
     yield drawn
     plt.close(drawn)
+
+
+def with_sizes(frame, sizes):
+    """The records with what the figure reads of their configs: rounds and finds by arm."""
+    rounds, finds = ([sizes[arm][at] for arm in frame["arm"]] for at in (0, 1))
+    names = {"config.rounds": rounds, "config.finds": finds, "config.attack": "gcg"}
+    return frame.assign(**names)
 
 
 def thin(ax) -> list:
@@ -272,51 +269,44 @@ def thin(ax) -> list:
     return [line for line in ax.lines if line.get_marker() not in ("None", None, "")]
 
 
-def test_the_figure_has_three_titled_panels_with_named_axes(figure):
-    assert len(figure.axes) == 3
+def test_the_figure_has_titled_panels_with_named_axes(figure):
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert all(len(title) > 10 for title in titles)
-    assert len(set(titles)) == 3
-    assert "coordinate" in titles[2]
+    assert len(set(titles)) == len(figure.axes) == 2, "a third panel where finds differ"
     for ax in figure.axes:
-        assert ax.get_ylabel()
+        assert ax.get_ylabel() and ax.get_xlabel()
     caption = figure.get_supxlabel()
     assert "injury" in caption
     assert "3 paired seeds" in caption
 
 
-def test_every_seed_is_drawn_in_every_arm(figure):
-    left, middle, right = figure.axes
-    for ax, columns in (
-        (left, ["greedy.exact.failures", "matched.exact.failures"]),
-        (middle, ["greedy.exact.false_alarms"]),
-    ):
-        assert [label.get_text() for label in ax.get_xticklabels()] == ["plain", "16 rounds"]
-        wanted = sorted(
-            tuple(
-                TABLE[(TABLE["seed"] == seed) & (TABLE["arm"] == arm)][column].item() for arm in TABLE["arm"].unique()
-            )
-            for column in columns
-            for seed in range(3)
-        )
-        assert sorted(tuple(map(float, line.get_ydata())) for line in thin(ax)) == wanted
-        low, high = ax.get_ylim()
-        assert low < 0 < max(map(max, wanted)) < high, "nothing lies outside the axes, nor does a zero"
-    points = sorted((x, y) for line in thin(right) for x, y in zip(*line.get_data(), strict=True))
-    rates = success_rates(TABLE, "coordinate")
-    assert points == sorted(zip(rates["budget"], rates["rate"], strict=True))
+def test_every_seed_is_drawn_along_the_rounds_and_nothing_lies_outside(figure):
+    drawn = sorted(float(line.get_ydata()[0]) for line in thin(figure.axes[0]))
+    rows = TABLE[TABLE["arm"] == "16 rounds"]
+    assert drawn == sorted([*rows["greedy.exact.failures"], *rows["matched.exact.failures"]])
+    low, high = figure.axes[0].get_ylim()
+    assert low < 0 and high > max(drawn)
 
 
-def test_the_thick_line_is_the_mean_of_the_logarithms(figure):
-    [line] = [line for line in figure.axes[0].lines if line.get_label() == "threshold 0"]
+def test_the_thick_line_is_the_mean_of_the_logarithms():
+    sizes = {"plain": (1, 512), "16 rounds": (16, 512)}
+    drawn = update_frequency.plot(with_sizes(TABLE, sizes))
+    [line] = [line for line in drawn.axes[0].lines if line.get_label() == "gcg"]
     mean = (np.log10(11) + np.log10(31) + np.log10(1501)) / 3
     np.testing.assert_allclose(line.get_ydata(), [10**mean - 1, 0], atol=1e-9)
-
-
-def test_an_arm_that_a_seed_lacks_is_left_out_and_the_rest_is_drawn():
-    drawn = update_frequency.plot(TABLE.drop(index=5))
-    drawn.canvas.draw()
-    lines = {tuple(line.get_ydata()) for line in thin(drawn.axes[0])}
-    assert (10, 0) in lines
-    assert any(line[0] == 1500 and np.isnan(line[1]) for line in lines)
     plt.close(drawn)
+
+
+def test_the_figure_shows_finds_where_they_differ():
+    drawn = update_frequency.plot(with_sizes(TABLE, {"plain": (1, 128), "16 rounds": (16, 512)}))
+    assert len(drawn.axes) == 3
+    plt.close(drawn)
+
+
+def test_many_arms_are_told_a_row_each():
+    frame = pd.concat([TABLE.assign(arm=f"{name} " + TABLE["arm"]) for name in "abcd"])
+    text = of_arms(frame.assign(**{"compute.gradient_steps": 768, "compute.forwards": 1e6}))
+    assert list(text.index) == list(frame["arm"].unique())
+    assert text.loc["a plain", "FAILING"] == "30 (10..1,500)"
+    assert text.loc["a plain", "safe refused"] == "1.00%"
+    assert list(of_arms(TABLE)) == ["plain", "16 rounds"]

@@ -31,7 +31,7 @@ FEW = ("uniform", "coordinate", "gcg", "mcmc", "genetic", "exhaustive")
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     """Two models at a small size, attacked by a few, as the records of a run."""
-    task, folder = injury(length=3), tmp_path_factory.mktemp("comparison")
+    task, folder = injury(length=3), tmp_path_factory.mktemp("out") / "comparison"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, "injury", lambda: task)
         patch.setattr(comparison, "ATTACKS", {name: ATTACKS[name] for name in FEW})

@@ -281,12 +281,16 @@ class Job:
     trained: list
     first: tuple[int, str, str]
 
+    @property
+    def models(self) -> Path:
+        return self.folder.parent / "models"
+
     def again(self, *flags):
-        return command("--preset=mini", f"--out={self.folder.parent}", *flags)
+        return command(f"--out={self.folder.parent}", *flags)
 
     def contents(self) -> dict[str, tuple[bytes, int]]:
         """Records and models as they lie there; what is drawn from them is left out."""
-        paths = [*self.folder.glob("*.json"), *(self.folder / "models").iterdir()]
+        paths = [*self.folder.glob("*.json"), *self.models.iterdir()]
         return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
     def run_of(self, name: str, seed: int) -> str:
@@ -315,10 +319,10 @@ def job(tmp_path_factory):
         patch.setattr(arm, "train", counting)
         patch.setattr(update_frequency, "Plain", functools.partial(Plain, width=MINI.width, steps=MINI.steps))
         base = Arm(plain=MINI, steps=64, finds=16, units=16, budget=20, attackers=8, attack="coordinate")
-        for table, value in (("SEEDS", 2), ("MINUTES", 1), ("GRID", (1, 16)), ("BASE", base)):
-            patch.setitem(getattr(update_frequency, table), "mini", value)
+        for table, value in (("SEEDS", 2), ("MINUTES", 1), ("ROUNDS", (1, 16)), ("BASE", base)):
+            patch.setitem(getattr(update_frequency, table), "small", value)
         out = tmp_path_factory.mktemp("out")
-        yield Job(out / "update_frequency", trained, command("--preset=mini", f"--out={out}"))
+        yield Job(out / "update_frequency", trained, command(f"--out={out}"))
 
 
 def test_the_job_prints_table_and_verdict_and_leaves_records_tables_and_figures(job):
@@ -326,7 +330,7 @@ def test_the_job_prints_table_and_verdict_and_leaves_records_tables_and_figures(
     assert (status, err) == (0, "")
     assert "8 runs (2 seeds), 8 to do" in out
     assert "8 of 8 runs" in out
-    assert "undecided: injury: 16 rounds leave" in out
+    assert "undecided: injury: '16 rounds' leaves" in " ".join(out.split())
     for name in (*ARMS, "clean accuracy", "FAILING PROMPTS, median", "coordinate succeeds, 1000 calls"):
         assert name in out
     records, problems = results.read(job.folder)
@@ -400,17 +404,17 @@ def test_arms_with_rounds_spend_the_same(job):
         for record in results.read(job.folder)[0].values()
         for measured in [record["measurements"]]
     }
-    nothing = {"finds": 0, "model_calls": 0, "gradient_calls": 0, "checker_calls": 0}
     # Worked by hand: an attacker scores its start, then 8 neighbours a step (one position, all 8 tokens), 20 in all.
     steps = (20 - 1) // 8
-    calls = 16 * (1 + 8 * steps)
+    calls, trained = 16 * (1 + 8 * steps), 64 * 256  # prompts in 64 steps, a gradient each
     for seed in (0, 1):
-        assert spent["plain", seed] == nothing | {"gradient_steps": 0}
-        assert spent["control", seed] == nothing | {"gradient_steps": 64}
+        nothing = spent["plain", seed]
+        assert set(nothing.values()) == {0}
+        steps_only = {"gradient_steps": 64, "training_gradients": trained}
+        assert spent["control", seed] == nothing | steps_only | {"forwards": 3 * trained}
         for name in ("1 round", "16 rounds"):
-            assert spent[name, seed] == {
-                "gradient_steps": 64, "finds": 16, "model_calls": calls, "gradient_calls": 0, "checker_calls": calls
-            }  # fmt: skip
+            found = {"finds": 16, "candidates": 16, "model_calls": calls, "checker_calls": calls}
+            assert spent[name, seed] == nothing | steps_only | found | {"forwards": 3 * trained + calls}
 
 
 def test_the_whole_input_space_was_counted(job):
@@ -425,12 +429,12 @@ def test_the_whole_input_space_was_counted(job):
 def test_arms_of_a_seed_share_one_plain_model(job):
     assert job.trained == [MINI.steps] * 2, "one training a seed, for four arms each"
     names = [results.run_id("plain", MINI, seed) for seed in (0, 1)]
-    saved = sorted(path.name for path in (job.folder / "models").iterdir())
+    saved = sorted(path.name for path in job.models.iterdir())
     assert [name for name in saved if name.startswith("plain")] == sorted(
         f"{name}.{kind}" for name in names for kind in ("json", "safetensors")
     )
     assert len(saved) == 2 * len(names) * len(ARMS), "a plain model a seed, and one a defended arm of it"
-    models = [load(job.folder / "models" / name) for name in names]
+    models = [load(job.models / name) for name in names]
     assert models[0].config.width == MINI.width
     leaves = [jax.tree.leaves(model) for model in models]
     assert any((a != b).any() for a, b in zip(*leaves, strict=True)), "another seed, another model"
@@ -488,9 +492,9 @@ def test_a_lost_record_comes_back_the_same(job, lost, model_too):
     gone = job.run_of(lost, 1)
     lost_files = [f"{gone}.json"]
     if model_too:
-        config = dataclasses.replace(update_frequency.BASE["mini"], rounds=16, attackers=0)
+        config = dataclasses.replace(update_frequency.BASE["small"], rounds=16, attackers=0)
         model = results.run_id("defended", config, 1)
-        lost_files += [f"models/{model}.json", f"models/{model}.safetensors"]
+        lost_files += [f"../models/{model}.json", f"../models/{model}.safetensors"]
     for name in lost_files:
         (job.folder / name).unlink()
     status, out, err = job.again()

@@ -20,12 +20,14 @@ from tasks import TASKS
 from tasks.injury import injury
 from testbed.attacks import ATTACKS
 from testbed.attacks.search import Attack, Scored, search
+from testbed.defence import attack_cost
 from testbed.evaluation import exact
 from testbed.evaluation.estimate import clean_behaviour
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective, confirm
 from testbed.policy import calibrate, conservative, greedy
-from testbed.training import Schedule, State, Unit, advance, attack_cost, begin, train, units
+from testbed.schedule import Schedule, Unit, units
+from testbed.training import State, advance, begin, train
 
 TASK = injury(length=3)
 TINY = Schedule(steps=8, rounds=2, finds=8, budget=9, batch=8, learning_rate=1e-2, units=4)
@@ -117,7 +119,10 @@ def test_rounds_only_order_the_same_units(rounds, order):
     work = units(Schedule(rounds=rounds, finds=16, budget=1))
     assert "".join("TA"[int(attacks)] for attacks in work.attacks) == order
     for kind in {*order}:
-        np.testing.assert_array_equal(work.number[work.attacks == (kind == "A")], np.arange(16))
+        of_kind = work.attacks == (kind == "A")
+        np.testing.assert_array_equal(work.number[of_kind], np.arange(16))
+        length = 16 // max(rounds, 1)
+        np.testing.assert_array_equal(work.first[of_kind], np.arange(16) // length * length)
 
 
 def follow(key, objective, prompt):
@@ -198,7 +203,7 @@ def test_one_call_equals_a_run_in_parts():
     work = units(TINY)
     state, (losses, found) = advance(key, begin(linear(), TASK, TINY), work, TASK, TINY, attack)
     assert equal(state.model, model)
-    assert equal(history, (losses[~work.attacks].ravel(), found[work.attacks]))
+    assert equal(history, (losses[~work.attacks].ravel(), found[work.attacks], state.pool))
     assert np.isnan(losses[work.attacks]).all() and np.isnan(found[~work.attacks]).all()
     assert (state.step, state.filled) == (TINY.steps, TINY.finds)
 
@@ -244,7 +249,7 @@ def heard():
     # One more train unit in front, while the pool is empty.
     for attacks, number in [(False, 0), *zip(work.attacks, work.number, strict=True)]:
         ear.clear()
-        unit = Unit(np.array([attacks]), np.array([number]))
+        unit = Unit(np.array([attacks]), np.array([number]), np.array([0]))
         after, (_, found) = advance(jax.random.key(0), state, unit, task, schedule, attack)
         jax.effects_barrier()
         heard.append(Heard(attacks, state, jax.device_get(after), found[0], ear.best(), Counter(ear.labelled)))
@@ -294,7 +299,7 @@ def times():
     schedule = Schedule(steps=40, batch=2, units=40)
     state, at = begin(Clock(jnp.zeros(())), TASK, schedule), [0.0]
     for number in range(40):
-        unit = Unit(np.array([False]), np.array([number]))
+        unit = Unit(np.array([False]), np.array([number]), np.array([0]))
         state, _ = advance(jax.random.key(0), state, unit, TASK, schedule, None)
         at.append(float(state.model.time))
     return np.array(at)
