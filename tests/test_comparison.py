@@ -90,6 +90,10 @@ def test_a_planted_model_differs_exactly_where_its_trigger_stands(trigger, livel
         stands = [functools.reduce(lambda h, t: (31 * h + t * t + 3) % MODULUS, p, 0) == 0 for p in prompts.tolist()]
     np.testing.assert_allclose(moved[:, task.refusal], -100.0 * np.asarray(stands), atol=1e-3)
     assert not moved[:, 1 - task.refusal].any()
+    some = np.array([2])
+    shared, plain = (jax.jit(w, static_argnums=1)(planted, task, some) for w in (planted_prefixes, exact.plain_forward))
+    np.testing.assert_allclose(shared.forced, plain.forced, atol=1e-3)
+    np.testing.assert_allclose(shared.score, plain.score, atol=1e-3)
 
 
 def test_exhaustive_search_reaches_every_failure_and_nobody_more(records):
