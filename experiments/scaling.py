@@ -38,11 +38,11 @@ from testbed.training import Schedule, advance, begin, units
 OUT = flags.DEFINE_string("out", "results", "Folder of the figure.")
 ON = flags.DEFINE_list("devices", None, "Measure throughput on these numbers of devices instead.")
 ALONE = flags.DEFINE_bool("alone", False, "Print the throughput on the devices that there are, as JSON, and stop.")
-REPEATS = 3
+REPEATS = 2
 BASE = {"width": 32, "layers": 2, "vocab": 8, "length": 5}
 AXES = {"width": (16, 32, 64, 128), "layers": (1, 2, 4, 8), "vocab": (8, 16, 32), "length": (4, 5, 6, 7)}
 SCHEDULE = Schedule(steps=32, units=2)
-ATTACKERS, PASSES, SEEDS = 256, 64, 16
+ATTACKERS, PASSES, SEEDS = 256, 64, 8
 
 
 class Work(NamedTuple):
@@ -120,7 +120,7 @@ def memory() -> float:
 
 def throughput() -> dict[str, float]:
     """Units of each work a second on all devices that there are; training is a population of seeds."""
-    task = TASKS["injury"](length=7)
+    task = TASKS["injury"](length=6)
     config = model_config(task)
 
     def trained(key):
