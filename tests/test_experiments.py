@@ -97,7 +97,7 @@ def asked(request, world, tmp_path_factory):
 def test_from_grid_to_verdict(asked):
     module, frame = asked
     assert module.__doc__.splitlines()[0].endswith("?")
-    assert "upported if" in module.__doc__ and "efuted if" in module.__doc__, "the rule stands in the docstring"
+    assert "Supported" in module.__doc__ and "efuted if" in module.__doc__, "the rule stands in the docstring"
     assert not frame.duplicated(["config.plain.task", "arm", "seed"]).any(), "each arm has a name of its own"
     for task, rows in frame.groupby("config.plain.task"):
         table = module.summary(rows)

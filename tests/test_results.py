@@ -64,6 +64,17 @@ def test_any_change_of_a_run_gives_another_id():
         assert re.fullmatch(r"[\w-]+", run), "an id is a file name anywhere"
 
 
+def test_an_option_added_later_changes_no_id_until_it_is_used():
+    @dataclasses.dataclass(frozen=True)
+    class Grown(Config):
+        style: Inner = dataclasses.field(default=Inner(), metadata=results.LATER)
+
+    assert results.run_id("e", Grown(), 0) == results.run_id(*BASE)
+    used = results.run_id("e", Grown(style=Inner(rate=0.2)), 0)
+    assert used != results.run_id(*BASE)
+    assert used != results.run_id("e", Grown(style=Inner(rate=0.3)), 0)
+
+
 def test_what_is_written_is_read_back(tmp_path):
     measured = {
         "text": 'naïve\n"quoted"',
