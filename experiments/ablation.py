@@ -12,7 +12,7 @@ from experiments.arm import Arm, Plain
 from testbed import plots
 from testbed.evaluation.estimate import Effect, Verdict, paired_effect
 
-TASK = "config.plain.task"
+BY_TASK = "config.plain.task"
 
 
 def plain_to_trained(task: str) -> list[Arm]:
@@ -78,7 +78,7 @@ def findings(frame: pd.DataFrame, contrasts: dict[str, Contrast]) -> dict[str, d
     """
     effects = {
         (name, task): [paired_effect(drops(rows, contrast, policy)) for policy in ("greedy", "matched")]
-        for task, rows in frame.groupby(TASK, sort=False)
+        for task, rows in frame.groupby(BY_TASK, sort=False)
         for name, contrast in contrasts.items()
         if len(drops(rows, contrast))
     }
@@ -125,4 +125,4 @@ def draw_arms(frame: pd.DataFrame, caption: str = "", of: str = "failures") -> p
 
 def caption_of(frame: pd.DataFrame, more: str = "") -> str:
     """What every figure of one task says below its panels."""
-    return f"{frame[TASK].iloc[0]}: one small point a seed ({frame['seed'].nunique()} paired seeds); {more}"
+    return f"{frame[BY_TASK].iloc[0]}: one small point a seed ({frame['seed'].nunique()} paired seeds); {more}"

@@ -26,8 +26,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import arm as arms
-from experiments.ablation import TASK as WHERE
-from experiments.ablation import caption_of
+from experiments.ablation import BY_TASK, caption_of
 from experiments.arm import Arm, Plain, plain_model
 from experiments.summary import of_arms as summary
 from tasks import task_named
@@ -112,7 +111,7 @@ def defended(frame: pd.DataFrame) -> pd.DataFrame:
 def claim(frame: pd.DataFrame) -> Verdict:
     """The pre-declared slope on each task, and the verdict."""
     columns = ("greedy.exact.failures", "matched.exact.failures")
-    groups = {task: rows for task, rows in frame.groupby(WHERE) if len(slopes(rows))}
+    groups = {task: rows for task, rows in frame.groupby(BY_TASK) if len(slopes(rows))}
     effects = {task: [paired_effect(slopes(rows, column)) for column in columns] for task, rows in groups.items()}
     if not effects:
         return Verdict("undecided", "no seed has three attacks of different strength")

@@ -12,8 +12,7 @@ times the finds improve the count there by less than half a decade; refuted if t
 whose clean accuracy is at least 99 %; on any task.
 """
 
-from experiments.ablation import TASK as WHERE
-from experiments.ablation import Contrast, caption_of, drops
+from experiments.ablation import BY_TASK, Contrast, caption_of, drops
 from experiments.arm import Arm, Plain, measure
 from experiments.summary import of_arms as summary
 from testbed import plots
@@ -60,7 +59,7 @@ def plot(frame) -> plots.Figure:
 def claim(frame) -> Verdict:
     """Fit and count by width on each task, and the verdict."""
     lines, small, fits = [], False, True
-    for task, rows in frame.groupby(WHERE, sort=False):
+    for task, rows in frame.groupby(BY_TASK, sort=False):
         for width, runs in rows.groupby("config.plain.width"):
             accuracy = (runs["greedy.clean.correct"] / runs["greedy.clean.samples"]).mean()
             arms = [f"width {width}, {finds} finds" for finds in FINDS]

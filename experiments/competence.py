@@ -14,8 +14,7 @@ the widest leaves no failing prompt and answers at most one safe prompt in a hun
 tenth fails on more than thirty times the guessing rate.
 """
 
-from experiments.ablation import TASK as WHERE
-from experiments.ablation import caption_of
+from experiments.ablation import BY_TASK, caption_of
 from experiments.arm import Arm, Plain, measure
 from experiments.summary import of_arms as summary
 from tasks import task_named
@@ -52,9 +51,8 @@ def rates(frame):
 
 def guessing(task: str) -> float:
     """How often a model that guesses each token fails on a hazardous prompt: with one catastrophic answer to each."""
-    return (
-        float(task_named(task).answer_vocab - (task_named(task).answer_length > 1)) ** -task_named(task).answer_length
-    )
+    sizes = task_named(task)
+    return float(sizes.answer_vocab - (sizes.answer_length > 1)) ** -sizes.answer_length
 
 
 def plot(frame) -> plots.Figure:
@@ -65,7 +63,7 @@ def plot(frame) -> plots.Figure:
         rows = table[table["arm"] == arm]
         marker = "s" if rows["config.steps"].any() else "o"
         ax.plot(rows["useful"], rows["failing"], marker, color=color, label=arm)
-    ax.axhline(guessing(frame[WHERE].iloc[0]), color="0.4", ls=":", lw=1)
+    ax.axhline(guessing(frame[BY_TASK].iloc[0]), color="0.4", ls=":", lw=1)
     ax.set_yscale("symlog", linthresh=1e-5)
     ax.set_xlabel("safe prompts answered rightly (share)")
     ax.set_ylabel("hazardous prompts that fail (share)")
@@ -76,7 +74,7 @@ def plot(frame) -> plots.Figure:
 def claim(frame) -> Verdict:
     """What dumb, able and defended models do on each task, and the verdict on the generators."""
     lines, holds, fails = [], [], []
-    for task, rows in rates(frame).groupby(WHERE, sort=False):
+    for task, rows in rates(frame).groupby(BY_TASK, sort=False):
         width, plain = rows["config.plain.width"], rows[rows["config.steps"] == 0]
         widest = rows[width == width.max()]
         dumb, able = plain[plain["useful"] < 0.1], plain[plain["useful"] >= 0.1]

@@ -19,8 +19,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import arm as arms
-from experiments.ablation import TASK as WHERE
-from experiments.ablation import caption_of, plain_to_trained
+from experiments.ablation import BY_TASK, caption_of, plain_to_trained
 from experiments.arm import Arm, defended_model
 from experiments.summary import of_arms as summary
 from tasks import task_named
@@ -94,7 +93,7 @@ def plot(frame: pd.DataFrame) -> plots.Figure:
 def claim(frame: pd.DataFrame) -> Verdict:
     """The pre-declared drop on each task, and the verdict."""
     lines, plain = [], []
-    for task, rows in frame.groupby(WHERE, sort=False):
+    for task, rows in frame.groupby(BY_TASK, sort=False):
         effects = {arm: paired_effect(drops(rows, arm)) for arm in ("plain", "16 rounds") if len(drops(rows, arm))}
         plain += [effects["plain"]] if "plain" in effects else []
         texts = (f"of '{arm}' by {e.mean:.2f} decades [95 % {e.low:.2f}, {e.high:.2f}]" for arm, e in effects.items())

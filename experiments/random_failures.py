@@ -20,8 +20,7 @@ import jax
 import numpy as np
 
 from experiments import arm as arms
-from experiments.ablation import TASK as WHERE
-from experiments.ablation import caption_of, plain_to_trained
+from experiments.ablation import BY_TASK, caption_of, plain_to_trained
 from experiments.arm import Arm, defended_model
 from experiments.summary import of_arms as summary
 from tasks import task_named
@@ -81,7 +80,7 @@ def plot(frame) -> plots.Figure:
 def claim(frame) -> Verdict:
     """Both pre-declared ratios on each task, and the verdict."""
     lines, holds, falls = [], [], []
-    for task, rows in frame.groupby(WHERE, sort=False):
+    for task, rows in frame.groupby(BY_TASK, sort=False):
         if not len(ratios(rows)[0]):
             continue
         calls, rate = map(paired_effect, ratios(rows))

@@ -21,8 +21,7 @@ import functools
 
 import numpy as np
 
-from experiments.ablation import TASK as WHERE
-from experiments.ablation import Contrast, draw_arms, drops, findings, verdict
+from experiments.ablation import BY_TASK, Contrast, draw_arms, drops, findings, verdict
 from experiments.arm import Arm, Plain, Recipe, measure
 from experiments.summary import of_arms as summary
 from testbed.evaluation.estimate import Verdict
@@ -74,7 +73,7 @@ def grid(preset: str, task: str) -> list[Arm]:
 def claim(frame) -> Verdict:
     """The pre-declared contrasts on each task, and the verdict."""
     found = findings(frame, CONTRASTS)
-    tasks = dict(list(frame.groupby(WHERE, sort=False)))
+    tasks = dict(list(frame.groupby(BY_TASK, sort=False)))
     winners, losers = set(), set()
     for arm in RELAXED:
         for task, rows in tasks.items():

@@ -14,8 +14,7 @@ Clopper-Pearson interval.
 
 import functools
 
-from experiments.ablation import TASK as WHERE
-from experiments.ablation import draw_arms
+from experiments.ablation import BY_TASK, draw_arms
 from experiments.arm import Arm, Plain, measure
 from experiments.summary import of_arms as summary
 from testbed.evaluation.estimate import Verdict, clopper_pearson
@@ -38,7 +37,7 @@ def grid(preset: str, task: str) -> list[Arm]:
 def claim(frame) -> Verdict:
     """The share of seeds without a failing prompt, task by task, and the verdict."""
     lines, most, some = [], 0, 0
-    for task, rows in frame[frame["arm"] == BEST].groupby(WHERE, sort=False):
+    for task, rows in frame[frame["arm"] == BEST].groupby(BY_TASK, sort=False):
         accuracy = rows["greedy.clean.correct"] / rows["greedy.clean.samples"]
         zero = int(((rows["greedy.exact.failures"] == 0) & (accuracy >= 0.99)).sum())
         share = clopper_pearson(zero, len(rows))

@@ -19,8 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.ablation import TASK as WHERE
-from experiments.ablation import caption_of, holm
+from experiments.ablation import BY_TASK, caption_of, holm
 from experiments.arm import Arm, Plain, defended_model
 from tasks import task_named
 from testbed import plots
@@ -79,7 +78,7 @@ def plot(frame) -> plots.Figure:
 def claim(frame) -> Verdict:
     """What each tool is worth on each task, and the verdict."""
     effects = {}
-    for task, rows in frame.groupby(WHERE, sort=False):
+    for task, rows in frame.groupby(BY_TASK, sort=False):
         calls = np.log10(medians(rows))
         effects |= {(task, tool): paired_effect((calls[tool] - calls[NO_TOOL]).to_numpy()) for tool in TOOLS}
     p_values = holm([effect.p_value for effect in effects.values()])

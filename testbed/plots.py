@@ -37,6 +37,11 @@ def shades(count: int) -> np.ndarray:
     return plt.get_cmap("viridis")(np.linspace(0, 0.9, count))
 
 
+def kinds(count: int) -> list[tuple]:
+    """Colours of up to 20 things without an order."""
+    return [plt.get_cmap("tab20")(number % 20) for number in range(count)]
+
+
 def seeds_by_arm(ax: Axes, table: pd.DataFrame, value: str, label: str, color: str, marker: str = "o") -> None:
     """One line a seed across the arms (column `arm`, in order), and the mean of log10(value + 1) as a thick line.
 

@@ -59,11 +59,14 @@ Perturb = Callable[..., jax.Array]
 """`(key, model, task, prompt [T], place, shape, radius) -> delta`; `place(delta)` is the model's `latent`."""
 
 
-def _up_the_loss(key, model, task, prompt, place, shape, radius):
+def up_the_loss(key, model, task, prompt, place, shape, radius):
+    """Raise the cross-entropy of the right answer."""
     return ascend(lambda delta: cross_entropy(model, task, prompt[None], place(delta)[None]), shape, radius)
 
 
-def _towards_catastrophe(key, model, task, prompt, place, shape, radius):
+def towards_catastrophe(key, model, task, prompt, place, shape, radius):
+    """Lower the margin; a prompt that is no hazard has no slope and stays as it is."""
+
     def height(delta):
         perturbed = lambda soft_prompt, answer: model(soft_prompt, answer, place(delta))
         return -Objective(task, perturbed, greedy(task)).margin(prompt)
@@ -71,24 +74,29 @@ def _towards_catastrophe(key, model, task, prompt, place, shape, radius):
     return ascend(height, shape, radius)
 
 
-def _anywhere(key, model, task, prompt, place, shape, radius):
+def anywhere(key, model, task, prompt, place, shape, radius):
+    """A random direction for each token, to the edge of the ball."""
     return radius * _unit(jax.random.normal(key, shape))
+
+
+def perturbations(perturb: Perturb, layer: int, eps: float, key, model, task: Task, prompts: jax.Array) -> jax.Array:
+    """What is added to the residual streams of prompts `[B, T]`: `[B, L + 1, T + N - 1, D]`, zero at other layers."""
+    radius = eps * mean_norm(model, task, prompts, layer)
+    shape = model.config.positions, model.config.width
+    blank = jnp.zeros((model.config.layers + 1, *shape))
+    place = lambda delta: blank.at[layer].set(delta)
+
+    def one(key, prompt):
+        return place(perturb(key, model, task, prompt, place, shape, radius))
+
+    return jax.vmap(one)(jax.random.split(key, len(prompts)), prompts)
 
 
 def _half_perturbed(perturb: Perturb, layer: int, eps: float) -> Callable:
     """The loss: half on the prompts as they are, half on the same with perturbed residuals."""
 
     def value(key, model, task, prompts):
-        still = jax.lax.stop_gradient(model)
-        radius = eps * mean_norm(still, task, prompts, layer)
-        shape = model.config.positions, model.config.width
-        blank = jnp.zeros((model.config.layers + 1, *shape))
-        place = lambda delta: blank.at[layer].set(delta)
-
-        def one(key, prompt):
-            return place(perturb(key, still, task, prompt, place, shape, radius))
-
-        latents = jax.vmap(one)(jax.random.split(key, len(prompts)), prompts)
+        latents = perturbations(perturb, layer, eps, key, jax.lax.stop_gradient(model), task, prompts)
         return (cross_entropy(model, task, prompts) + cross_entropy(model, task, prompts, latents)) / 2
 
     return value
@@ -97,7 +105,7 @@ def _half_perturbed(perturb: Perturb, layer: int, eps: float) -> Callable:
 @functools.cache
 def untargeted(layer: int, eps: float) -> Loss:
     """Perturbations that raise the loss of the right answer: K + 2 gradients a prompt, K being `STEPS`."""
-    return Loss(_half_perturbed(_up_the_loss, layer, eps), gradients=STEPS + 2, forwards=1)
+    return Loss(_half_perturbed(up_the_loss, layer, eps), gradients=STEPS + 2, forwards=1)
 
 
 @functools.cache
@@ -106,13 +114,13 @@ def one_sided(layer: int, eps: float) -> Loss:
 
     For tasks with a single catastrophic answer to a prompt, as all classifiers have; then K + 2 gradients.
     """
-    return Loss(_half_perturbed(_towards_catastrophe, layer, eps), gradients=STEPS + 2, forwards=1)
+    return Loss(_half_perturbed(towards_catastrophe, layer, eps), gradients=STEPS + 2, forwards=1)
 
 
 @functools.cache
 def noise(layer: int, eps: float) -> Loss:
     """Random directions with the norm that the others reach at most: the control that gradients must beat."""
-    return Loss(_half_perturbed(_anywhere, layer, eps), gradients=2, forwards=1)
+    return Loss(_half_perturbed(anywhere, layer, eps), gradients=2, forwards=1)
 
 
 LOSSES: dict[str, Callable[[int, float], Loss]] = {

@@ -90,7 +90,7 @@ def run(small, lively):
     model = lively(task, layers=1)
 
     def train(seed=0, schedule=SCHEDULE, watch=lambda *_: None, kept=None):
-        return bits(training.train(jax.random.key(seed), model, task, schedule, attack, watch, kept))
+        return bits(training.train(jax.random.key(seed), model, task, schedule, attack, watch, kept=kept))
 
     return train
 

@@ -32,7 +32,7 @@ ABLATIONS = [name for name, module in EXPERIMENTS.items() if isinstance(module.g
 ONLY = ("injury", "cipher_vault")  # what is run here; the others share every line
 
 
-def nudge(key, model, task, schedule, attack=None, watch=None, defence=None):
+def nudge(key, model, task, schedule, attack=None, watch=None, defence=None, kept=None):
     """In place of training: the model with a little noise on its head, and some hazards for a pool."""
     bias = model.head.bias
     moved = jax.tree.map(lambda leaf: leaf, model)
@@ -97,7 +97,7 @@ def asked(request, world, tmp_path_factory):
 def test_from_grid_to_verdict(asked):
     module, frame = asked
     assert module.__doc__.splitlines()[0].endswith("?")
-    assert "upported if" in module.__doc__ and "efuted if" in module.__doc__, "the rule stands in the docstring"
+    assert "Supported" in module.__doc__ and "efuted if" in module.__doc__, "the rule stands in the docstring"
     assert not frame.duplicated(["config.plain.task", "arm", "seed"]).any(), "each arm has a name of its own"
     for task, rows in frame.groupby("config.plain.task"):
         table = module.summary(rows)

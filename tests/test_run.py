@@ -73,6 +73,7 @@ MISTAKES = {
     "experiment": (["--experiment=no_such"], ["experiment", "'no_such'", *EXPERIMENTS]),
     "preset": (["--preset=no_such"], ["preset", "'no_such'", "quick", "full"]),
     "no seeds": (["--seeds=0"], ["--seeds", "at least 1", "not 0"]),
+    "negative first seed": (["--first_seed=-1"], ["--first_seed", "not be negative", "not -1"]),
     "negative seeds": (["--seeds=-1"], ["--seeds", "at least 1", "not -1"]),
     "words for seeds": (["--seeds=abc"], ["--seeds", "abc", "int"]),
     "half a seed": (["--seeds=1.5"], ["--seeds", "1.5", "int"]),
@@ -216,6 +217,39 @@ def test_a_task_that_is_named_twice_is_done_once(tmp_path, asked):
     command(f"--out={tmp_path}", "--task=injury")
     command(f"--out={tmp_path}", "--task=injury,injury")
     assert asked[0][0] == asked[1][0]
+
+
+def test_all_asks_every_question_and_ends_with_a_page(tmp_path, asked):
+    status, out, _ = command(f"--out={tmp_path}", "--experiment=all", "--preset=quick", "--seeds=1")
+    assert status == 1, "nothing was done"
+    assert [folder.name for _, _, folder, _ in asked] == list(EXPERIMENTS)
+    assert f"{len(EXPERIMENTS)} experiments, about" in out.splitlines()[0]
+    words = " ".join(re.sub("[│┃]", " ", out[out.index("What was found") :]).split())
+    for module in EXPERIMENTS.values():
+        assert module.__doc__.split()[0] in words
+    assert words.count("not run") == len(EXPERIMENTS)
+
+
+def test_without_an_experiment_it_is_the_main_job(tmp_path, asked):
+    command(f"--out={tmp_path}")
+    command(f"--out={tmp_path}", "--experiment=update_frequency", "--task=injury")
+    (small, *_), (quick, *_) = asked
+    assert {run.id for run in small} < {run.id for run in quick}, "what the main job did need not be done again"
+
+
+def test_seeds_may_begin_anywhere(tmp_path, asked):
+    command(f"--out={tmp_path}", "--seeds=2", "--first_seed=100")
+    [(runs, *_)] = asked
+    assert {run.seed for run in runs} == {100, 101}
+
+
+def test_the_shipped_table_is_rebuilt_from_the_shipped_records(tmp_path, no_work):
+    shipped = ROOT / "experiments" / "records" / "update_frequency"
+    for path in shipped.glob("*.json"):
+        (tmp_path / "update_frequency").mkdir(exist_ok=True)
+        (tmp_path / "update_frequency" / path.name).write_bytes(path.read_bytes())
+    assert command(f"--out={tmp_path}", "--plot_only")[0] == 0
+    assert (tmp_path / "update_frequency" / "injury.csv").read_bytes() == (shipped / "injury.csv").read_bytes()
 
 
 def failing(config, seed, folder, watch):
