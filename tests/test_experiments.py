@@ -19,6 +19,7 @@ from experiments import EXPERIMENTS, arm
 from experiments.ablation import Contrast, drops, findings, holm
 from experiments.arm import Arm, Plain, compute_of, defence_of
 from tasks import TASKS
+from tasks.cipher_vault import cipher_vault
 from testbed import results
 from testbed.attacks import ATTACKS
 from testbed.defence import attack_cost, training_cost
@@ -298,7 +299,9 @@ def test_capacity_is_judged_by_fit_and_saturation(fit, left, outcome):
 @pytest.mark.parametrize(
     ("dumb", "able", "outcome"), [(0.001, 0.8, "supported"), (0.2, 0.8, "refuted"), (0.001, 0.01, "undecided")]
 )
-def test_competence_is_judged_by_who_fails(dumb, able, outcome):
+def test_competence_is_judged_by_who_fails(dumb, able, outcome, monkeypatch):
+    monkeypatch.setitem(TASKS, "cipher_vault", cipher_vault)  # at its own size, whatever the other tests made of it
+
     def models(label, useful, failing, steps, defended):
         sizes = {"config.plain.width": 32, "config.plain.steps": steps, "config.steps": defended}
         wrong = {"greedy.exact.wrong": int(10**6 * (1 - useful))}

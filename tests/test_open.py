@@ -15,7 +15,7 @@ from tasks import task_named
 from testbed import results
 from testbed.attacks import ATTACKS
 from testbed.check import check_task
-from testbed.evaluation import exact
+from testbed.evaluation import exact, walk
 from testbed.evaluation.report import silent
 
 NAME = "injury:length=4"  # 4,096 prompts, and here only 4,000 can be counted
@@ -27,7 +27,7 @@ DEFENCE = dict(steps=64, finds=16, budget=20, attackers=8)
 def too_large():
     """Only smaller spaces can be counted; training, attacks and samples are small."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "LARGEST_SPACE", 4000)
+        patch.setattr(walk, "LARGEST_SPACE", 4000)
         patch.setattr(arm, "EVALUATION", ("coordinate",))
         yield patch
 
@@ -71,7 +71,7 @@ def test_the_attack_comparison_knows_no_recall(too_large, tmp_path):
     frame = as_counted(frame_of(attack_comparison, config, tmp_path))
     assert sampled(frame) == "sampled: failing prompts of 65,536 random hazards"
     table = attack_comparison.summary(frame)
-    assert set(table["recall"].iloc[:-1]) == {"-"}
+    assert set(table["recall"][table["success by 1, 10, 100 calls"] != ""]) == {"-"}
     attack_comparison.plot(frame), attack_comparison.claim(frame)
 
 

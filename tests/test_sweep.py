@@ -219,8 +219,16 @@ def test_measurements_that_json_cannot_hold_are_a_failure_of_that_run(tmp_path):
     assert facts(tmp_path) == {}
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own answer to Ctrl-C: a shell starts what runs in its background with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_stops_soon_and_the_rerun_completes(tmp_path, workers):
+def test_ctrl_c_stops_soon_and_the_rerun_completes(tmp_path, workers, ctrl_c):
     runs, late = worklist(10), []
 
     def slow_after_three(config, seed, watch):
@@ -250,7 +258,7 @@ def test_ctrl_c_stops_soon_and_the_rerun_completes(tmp_path, workers):
     assert {name: after[name] for name in before} == before
 
 
-def test_a_run_cannot_swallow_the_stop(tmp_path):
+def test_a_run_cannot_swallow_the_stop(tmp_path, ctrl_c):
     ignored = []
 
     def stubborn(config, seed, watch):
