@@ -129,6 +129,12 @@ def test_what_sampling_never_sees_is_estimated_to_a_few_tenths_of_a_decade():
         assert abs(np.log10(value / truth)) < 0.5, name
 
 
+def test_splitting_counts_its_levels_to_a_few_per_cent():
+    objective, truth = linear(chain_task(dependent=True), 1e-2)
+    e = ESTIMATORS["splitting"](particles=512, moves=8)(jax.random.key(0), objective)
+    assert e.value == pytest.approx(truth, rel=0.15), "one level more or less is a quarter"
+
+
 def test_a_gaussian_and_two_independent_halves_are_what_two_of_them_assume():
     """A sum of many independent terms: the quadratic estimate is consistent, and the tail is not Gaussian's."""
     objective, truth = linear(chain_task(dependent=False), 1e-3)

@@ -104,7 +104,7 @@ def system(writes: Completions, policy: Policy, tries: int = TRIES) -> System:
     return System(
         tau,
         float(beginnings @ failure),
-        float(failure.max()),
+        float(min(failure.max(), 1.0)),
         float(beginnings @ repeated),
         float(beginnings @ (1 - passing) ** tries),
         float(beginnings @ differs / 2),
