@@ -19,27 +19,21 @@ import logging
 import os
 import sys
 import tempfile
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 from absl import app, flags
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from experiments import EXPERIMENTS
 from experiments.evaluation import evaluate_saved
+from experiments.jobs import Job, do, missing_of, page, show_status
 from experiments.rerun import rerun
-from experiments.summary import as_counted, sampled
 from tasks import TASKS, task_named
-from testbed import plots, results
 from testbed.attacks import ATTACKS
 from testbed.check import check_task
-from testbed.evaluation.estimate import Verdict
 from testbed.launchers import LAUNCHERS, best_here
-from testbed.sweep import Run, status, sweep
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("experiment", None, "Which question to ask (see --list), or all. Default: the main job.")
@@ -73,32 +67,6 @@ flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.
 MAIN_JOB = {"experiment": "update_frequency", "task": "injury", "preset": "small"}
 
 
-class Job(NamedTuple):
-    """One experiment to run, or to draw: its name, preset, tasks, seeds and folder."""
-
-    name: str
-    preset: str
-    tasks: list[str]
-    seeds: range
-    folder: Path
-
-    @property
-    def experiment(self):
-        """The module."""
-        return EXPERIMENTS[self.name]
-
-    @property
-    def runs(self) -> list[Run]:
-        """The worklist: the grid of each task for each seed, so that a stopped sweep leaves whole paired seeds."""
-        grids = [self.experiment.grid(self.preset, task) for task in self.tasks]
-        return [Run(self.name, config, seed) for seed in self.seeds for grid in grids for config in grid]
-
-    def minutes(self, missing: int) -> float:
-        """About how long so many of the runs take on two cores."""
-        usual = len(self.runs) / len(self.tasks) / len(self.seeds) * self.experiment.SEEDS[self.preset]
-        return self.experiment.MINUTES[self.preset] * missing / usual
-
-
 def one_of(kind: str, name: str, table) -> str:
     """`name`, if the table has it.
 
@@ -130,34 +98,6 @@ def show_list(console: Console) -> None:
         for name, entry in table.items():
             grid.add_row(name, entry.__doc__.strip().splitlines()[0])
         console.print(grid)
-
-
-def file_name(task: str) -> str:
-    """A task's name without colons, which are no letters of a file name everywhere."""
-    return task.replace(":", "-")
-
-
-def show(console: Console, experiment, frame, folder: Path) -> Verdict:
-    """Print the table of each task and the verdict, and write tables and figures beside the records."""
-    for task, rows in frame.groupby("config.plain.task", sort=False):
-        text, note = experiment.summary(rows), sampled(rows)
-        title = ", ".join(filter(None, (folder.name, f"task {task}", note)))
-        table = Table(title=title, title_justify="left", title_style="bold")
-        table.add_column("measure", no_wrap=True)
-        for arm in text:
-            table.add_column(arm, justify="right")
-        for measure, cells in text.iterrows():
-            table.add_row(measure, *cells, style="bold" if measure[:2].isupper() else None)
-        console.print(table)
-        file = file_name(task)
-        results.write_atomically(folder / f"{file}.csv", text.to_csv().encode())
-        figure = experiment.plot(rows)
-        plots.save(plots.not_counted(figure, note) if note else figure, folder / f"{file}.png")
-    verdict = experiment.claim(frame)
-    console.print(f"[bold]{verdict.outcome}[/bold]: {verdict.why}", highlight=False)
-    if sampled(frame):
-        console.print("Where a task says sampled, its numbers of failing prompts are no counts of the space.")
-    return verdict
 
 
 def wanted() -> list[Job]:
@@ -198,61 +138,6 @@ def wanted() -> list[Job]:
     return jobs
 
 
-def announce(console: Console, job: Job, missing: int) -> None:
-    """Say what will be done, and about how long it takes."""
-    console.print(
-        f"{job.name}, preset {job.preset}, {', '.join(job.tasks)}: {len(job.runs)} runs ({len(job.seeds)} seeds), "
-        f"{missing} to do, about {job.minutes(missing):.0f} minutes on two cores; records go to {job.folder}",
-        markup=False, highlight=False,
-    )  # fmt: skip
-
-
-def missing_of(job: Job) -> int:
-    """Runs of a job that have no record."""
-    records, _ = results.read(job.folder)
-    return sum(run.id not in records for run in job.runs)
-
-
-class Done(NamedTuple):
-    """What came of a job: its verdict, if it has records, and a line for each run that failed."""
-
-    verdict: Verdict | None
-    failed: list[str]
-
-
-def do(console: Console, job: Job, place: AbstractContextManager) -> Done:
-    """Run what is missing of a job, in its place, then show all of it."""
-    runs = job.runs
-    for problem in results.read(job.folder)[1]:
-        console.print(problem, style="yellow", markup=False, highlight=False)
-    failed = []
-    if not FLAGS.plot_only:
-        announce(console, job, missing_of(job))
-        failed = sweep(runs, job.experiment.measure, job.folder, console, place).failed
-    records, _ = results.read(job.folder)
-    there = [run.id for run in runs if run.id in records]
-    if not there and not failed:
-        raise ValueError(f"{job.folder} holds no record of these runs; leave out --plot_only to make them")
-    verdict = None
-    if there:
-        frame = results.load(job.folder, job.name).set_index("run", drop=False).loc[there].reset_index(drop=True)
-        verdict = show(console, job.experiment, as_counted(frame), job.folder)
-    console.print(f"{len(there)} of {len(runs)} runs; records, tables and figures: {job.folder.resolve()}")
-    for failure in failed:
-        console.print(f"failed: {failure}", style="red", markup=False, highlight=False)
-    return Done(verdict, failed)
-
-
-def page(console: Console, jobs: list[Job], done: list[Done]) -> None:
-    """Every question with its verdict, effect and figures."""
-    table = Table("question", "verdict", "effects", "figures", title="What was found", show_lines=True)
-    for job, (verdict, _) in zip(jobs, done, strict=True):
-        question = job.experiment.__doc__.splitlines()[0]
-        figures = "\n".join(str(path) for task in job.tasks if (path := job.folder / f"{file_name(task)}.png").exists())
-        table.add_row(question, *map(escape, verdict or ("not run", "")), figures)
-    console.print(table)
-
-
 def place_of(folder: Path):
     """Where the flags say that runs are done.
 
@@ -272,17 +157,6 @@ def place_of(folder: Path):
             raise ValueError(f"--slurm={setting} must be NAME=VALUE")
         more[name] = int(value) if value.isdigit() else value
     return launcher(FLAGS.workers, FLAGS.cores, folder / "slurm", **more)
-
-
-def show_status(console: Console, job: Job) -> int:
-    """Print what a job's folder holds; returns 0 if every run is done."""
-    runs, held = job.runs, status(job.runs, job.folder)
-    console.print(f"{job.name}, preset {job.preset}: {job.folder}", markup=False, highlight=False)
-    for kind, lines in held.items():
-        console.print(f"[bold]{len(lines):4} {kind}[/bold]", highlight=False)
-        for line in lines if kind != "done" else []:
-            console.print(f"       {line}", markup=False, highlight=False)
-    return 0 if len(held["done"]) == len({run.id for run in runs}) else 1
 
 
 def run_jobs(console: Console) -> int:
@@ -308,7 +182,8 @@ def run_jobs(console: Console) -> int:
             console.print(f"{len(jobs)} experiments, about {minutes:.0f} minutes on two cores in all")
         for task in dict.fromkeys(task for job in jobs for task in job.tasks):
             check_task(task_named(task), jax.random.key(0))
-    done = [do(console, job, place) for job, place in zip(jobs, places, strict=True)]
+    pairs = zip(jobs, places, strict=True)
+    done = [do(console, job, None if FLAGS.plot_only else place) for job, place in pairs]
     if len(jobs) > 1:
         page(console, jobs, done)
     return 1 if any(one.failed for one in done) else 0

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from absl.testing import flagsaver
 
-from experiments import EXPERIMENTS, arm, run, update_frequency
+from experiments import EXPERIMENTS, arm, jobs, run, update_frequency
 from experiments.arm import Arm, Plain
 from experiments.rerun import leaves
 from tasks import TASKS
@@ -58,7 +58,7 @@ def no_work(monkeypatch):
     def sweep(*_):
         raise AssertionError("long work began in spite of a mistake")
 
-    monkeypatch.setattr(run, "sweep", sweep)
+    monkeypatch.setattr(jobs, "sweep", sweep)
 
 
 MISTAKES = {
@@ -160,7 +160,7 @@ def test_ctrl_c_is_no_traceback(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "sweep", interrupted)
+    monkeypatch.setattr(jobs, "sweep", interrupted)
     monkeypatch.setattr(run, "check_task", lambda *_: None)
     try:
         status, _, err = command(f"--out={tmp_path}")
@@ -192,7 +192,7 @@ def asked(monkeypatch):
         calls.append(arguments)
         return Outcome(0, 0, ["x: nothing was done"])
 
-    monkeypatch.setattr(run, "sweep", sweep)
+    monkeypatch.setattr(jobs, "sweep", sweep)
     monkeypatch.setattr(run, "check_task", lambda *_: None)
     return calls
 
