@@ -30,6 +30,7 @@ from testbed.policy import greedy
 from testbed.training import History, Schedule
 
 ABLATIONS = [name for name, module in EXPERIMENTS.items() if isinstance(module.grid("quick", "injury")[0], Arm)]
+HEADLINES = ("update_frequency", "attack_strength", "relaxed_training", "worst_failures")
 ONLY = ("injury", "cipher_vault")  # what is run here; the others share every line
 
 
@@ -82,7 +83,10 @@ def world():
         yield
 
 
-@pytest.fixture(scope="module", params=ABLATIONS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ABLATIONS if name not in HEADLINES]
+
+
+@pytest.fixture(scope="module", params=[*HEADLINES, *SLOW])
 def asked(request, world, tmp_path_factory):
     """A question's module and its records of two seeds, written and read back."""
     module, folder = EXPERIMENTS[request.param], tmp_path_factory.mktemp("out") / request.param

@@ -65,7 +65,7 @@ def frame_of(experiment, config, folder) -> pd.DataFrame:
 
 
 def test_the_attack_comparison_knows_no_recall(too_large, tmp_path):
-    few = ("uniform", "coordinate", "mcmc", "genetic")
+    few = ("uniform", "coordinate", "gcg", "mcmc", "genetic")
     too_large.setattr(attack_comparison, "ATTACKS", {name: ATTACKS[name] for name in few})
     config = attack_comparison.Comparison(MINI, "plain", Arm(steps=0), attackers=8, budget=100)
     frame = as_counted(frame_of(attack_comparison, config, tmp_path))

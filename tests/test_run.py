@@ -222,7 +222,7 @@ def test_a_task_that_is_named_twice_is_done_once(tmp_path, asked):
 def test_all_asks_every_question_and_ends_with_a_page(tmp_path, asked):
     status, out, _ = command(f"--out={tmp_path}", "--experiment=all", "--preset=quick", "--seeds=1")
     assert status == 1, "nothing was done"
-    assert [folder.name for _, _, folder, _ in asked] == list(EXPERIMENTS)
+    assert [folder.name for _, _, folder, *_ in asked] == list(EXPERIMENTS)
     assert f"{len(EXPERIMENTS)} experiments, about" in out.splitlines()[0]
     words = " ".join(re.sub("[│┃]", " ", out[out.index("What was found") :]).split())
     for module in EXPERIMENTS.values():
