@@ -248,8 +248,10 @@ def test_the_shipped_table_is_rebuilt_from_the_shipped_records(tmp_path, no_work
     for path in shipped.glob("*.json"):
         (tmp_path / "update_frequency").mkdir(exist_ok=True)
         (tmp_path / "update_frequency" / path.name).write_bytes(path.read_bytes())
-    assert command(f"--out={tmp_path}", "--plot_only")[0] == 0
-    assert (tmp_path / "update_frequency" / "injury.csv").read_bytes() == (shipped / "injury.csv").read_bytes()
+    flags = ["--experiment=update_frequency", "--seeds=5", "--plot_only"]
+    assert command(f"--out={tmp_path}", *flags)[0] == 0
+    for table in ("injury.csv", "cipher_vault.csv"):
+        assert (tmp_path / "update_frequency" / table).read_bytes() == (shipped / table).read_bytes()
 
 
 def failing(config, seed, folder, watch):
