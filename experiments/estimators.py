@@ -63,7 +63,12 @@ class Calibrated:
 
 
 def grid(preset: str, task: str) -> list[Calibrated]:
-    """The three stages."""
+    """The three stages.
+
+    Raises:
+      ValueError: the task's space is too large to count, so nothing can be calibrated on it.
+    """
+    exact.refuse_if_too_large(task_named(task))
     budget = {"quick": 2**14, "full": 2**16}[preset]
     return [Calibrated(Plain(task), stage, budget) for stage in ("training", "defence", "hash")]
 

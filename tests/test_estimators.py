@@ -82,3 +82,8 @@ def test_every_estimator_but_splitting_spends_the_same(budget, small, lively):
     assert 8 * (budget // 32 + 4 * (budget // 1024) * 24) == budget
     assert 8 * (budget // 32) * 4 == budget
     assert np.isfinite(budget)
+
+
+def test_what_cannot_be_counted_is_refused_before_any_work():
+    with pytest.raises(ValueError, match="more than the .* that can be counted"):
+        estimators.grid("quick", "injury:length=16:vocab=16")
