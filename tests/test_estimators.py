@@ -85,5 +85,5 @@ def test_every_estimator_but_splitting_spends_the_same(budget, small, lively):
 
 
 def test_what_cannot_be_counted_is_refused_before_any_work():
-    with pytest.raises(ValueError, match="more than the .* that can be counted"):
+    with pytest.raises(ValueError, match=r"more than the .* that can be counted"):
         estimators.grid("quick", "injury:length=16:vocab=16")
