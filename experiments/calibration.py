@@ -29,6 +29,7 @@ from testbed.model import Transformer, load_or_make, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.results import run_id
+from testbed.sweep import kept
 from testbed.training import Schedule, train
 
 TASK = "injury"
@@ -78,24 +79,27 @@ def measure(config: Calibration, seed: int, folder: Path, watch: Watch) -> dict[
 
     def account_of(name, make):
         watch(f"training, {name}", 0, 1)
-        notes = {"task": config.plain.task, "seed": seed}
-        return account(load_or_make(models_of(folder) / f"{run}-{name}", lambda: (make(), notes))[0])
+        notes, state = {"task": config.plain.task, "seed": seed}, kept(folder, f"{run}-{name}")
+        return account(load_or_make(models_of(folder) / f"{run}-{name}", lambda: (make(state), notes))[0])
 
-    def defended(schedule, attack=STRONGEST):
-        show = functools.partial(watch, f"training, {schedule.rounds} rounds, {schedule.finds} finds")
+    def defended(schedule, attack, state):
         schedule = dataclasses.replace(schedule, budget=schedule.budget * objective.forwards)
-        return train(defence_key, plain, task, schedule, ATTACKS[attack](), show)[0]
+        show = functools.partial(watch, f"training, {schedule.rounds} rounds, {schedule.finds} finds")
+        return train(defence_key, plain, task, schedule, ATTACKS[attack](), show, kept=state)[0]
 
-    def solved():
-        show = functools.partial(watch, "training on the whole space")
-        return train(whole_key, blank, whole_space(task), Schedule(steps=2 * config.plain.steps), watch=show)[0]
+    def solved(state):
+        show, schedule = functools.partial(watch, "training on the whole space"), Schedule(steps=2 * config.plain.steps)
+        return train(whole_key, blank, whole_space(task), schedule, watch=show, kept=state)[0]
+
+    def rounds(number, attack=STRONGEST):
+        return functools.partial(defended, dataclasses.replace(DEFENCE, rounds=number), attack)
 
     known = countable(task) and task.clean_log_prob is not None
     result = {
         "plain": account(plain, CLEAN_SAMPLES if known else MANY_CLEAN_SAMPLES),
-        "control": account_of("control", lambda: defended(dataclasses.replace(DEFENCE, rounds=0))),
-        "weakest": account_of("weakest", lambda: defended(dataclasses.replace(DEFENCE, rounds=1), WEAKEST)),
-        "strongest": account_of("strongest", lambda: defended(dataclasses.replace(DEFENCE, rounds=16))),
+        "control": account_of("control", rounds(0)),
+        "weakest": account_of("weakest", rounds(1, WEAKEST)),
+        "strongest": account_of("strongest", rounds(16)),
         "whole_space": account_of("whole_space", solved),
         "attacks": success_of(attack_key, objective, attacks, 32, (TRAINING_CALLS, MOST_CALLS), watch),
         "mislabelled": len(contradictions(sample_key, task)),
@@ -103,10 +107,10 @@ def measure(config: Calibration, seed: int, folder: Path, watch: Watch) -> dict[
         "competent": task.answer_length > 1 and task.poison is None,
     }
     if not GATES["G4 solvable"].passes(_fewest_left(pd.json_normalize(result).iloc[0])):
-        result["best_defence"] = account_of("best_defence", lambda: defended(BEST_DEFENCE))
+        result["best_defence"] = account_of("best_defence", functools.partial(defended, BEST_DEFENCE, STRONGEST))
     if result["competent"]:
         result["untrained"] = untrained_over_chance(sample_key, task, sizes)._asdict()
-        unskilled = functools.partial(incompetent_model, small_key, blank, task, config.plain.steps)
+        unskilled = lambda state: incompetent_model(small_key, blank, task, config.plain.steps)  # quick: no state
         result["incompetent"] = account_of("incompetent", unskilled)
     return result
 

