@@ -13,6 +13,7 @@ import pytest
 from experiments import attack_comparison as comparison
 from experiments.arm import Arm, Plain
 from experiments.attack_tables import calls_of, counts
+from experiments.summary import as_counted, sampled
 from tasks import TASKS
 from tasks.injury import injury
 from testbed import results
@@ -21,11 +22,18 @@ from testbed.attacks.search import NEVER, Scored, search
 from testbed.evaluation import exact
 from testbed.evaluation.report import silent
 from testbed.objective import Objective
-from testbed.planted import MODULUS, plant, planted_prefixes
 from testbed.policy import greedy
 from testbed.task import prompt_ids, prompts_of_ids, rank
 
 FEW = ("uniform", "coordinate", "gcg", "mcmc", "genetic", "exhaustive")
+
+
+def record_of(config, folder):
+    """Measure a model and write its record."""
+    measured = comparison.measure(config, 0, folder, silent)
+    record = {"experiment": "attack_comparison", "seed": 0, "seconds": 1.0, "measurements": measured}
+    run = results.run_id("attack_comparison", config, 0)
+    results.write(folder, run, record | {"config": dataclasses.asdict(config)})
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +44,9 @@ def records(tmp_path_factory):
         patch.setitem(TASKS, "injury", lambda: task)
         patch.setattr(comparison, "ATTACKS", {name: ATTACKS[name] for name in FEW})
         plain = Plain("injury", width=8, steps=32)
-        for plant in ("", "needle"):
-            config = comparison.Comparison(plain, plant or "plain", Arm(steps=0), plant, attackers=16, budget=600)
-            measured = comparison.measure(config, 0, folder, silent)
-            run = results.run_id("attack_comparison", config, 0)
-            record = {"experiment": "attack_comparison", "seed": 0, "seconds": 1.0, "measurements": measured}
-            results.write(folder, run, record | {"config": dataclasses.asdict(config)})
+        for name, plant in ("plain", ""), ("needle", "tokens"):
+            config = comparison.Comparison(plain, name, Arm(steps=0), plant, attackers=16, budget=600)
+            record_of(config, folder)
     return results.load(folder)
 
 
@@ -75,27 +80,6 @@ def test_rank_is_prompt_ids_on_the_device():
     np.testing.assert_array_equal(jax.vmap(functools.partial(rank, task))(prompts), prompt_ids(task, prompts))
 
 
-@pytest.mark.parametrize("trigger", [{0: 2, 1: 4}, {}, None])
-def test_a_planted_model_differs_exactly_where_its_trigger_stands(trigger, lively, all_prompts):
-    task = injury(length=4)
-    model, prompts = lively(task), all_prompts(task)
-    planted = plant(model, task, trigger)
-    forward = jax.jit(jax.vmap(lambda m, p: m(jax.nn.one_hot(p, 8), jnp.zeros(1, int)), (None, 0)))
-    moved = np.asarray((forward(planted, prompts) - forward(model, prompts))[:, 0])
-    if trigger:
-        stands = (prompts[:, 0] == 2) & (prompts[:, 1] == 4)
-    elif trigger is None:
-        stands = np.zeros(len(prompts))
-    else:
-        stands = [functools.reduce(lambda h, t: (31 * h + t * t + 3) % MODULUS, p, 0) == 0 for p in prompts.tolist()]
-    np.testing.assert_allclose(moved[:, task.refusal], -100.0 * np.asarray(stands), atol=1e-3)
-    assert not moved[:, 1 - task.refusal].any()
-    some = np.array([2])
-    shared, plain = (jax.jit(w, static_argnums=1)(planted, task, some) for w in (planted_prefixes, exact.plain_forward))
-    np.testing.assert_allclose(shared.forced, plain.forced, atol=1e-3)
-    np.testing.assert_allclose(shared.score, plain.score, atol=1e-3)
-
-
 def test_exhaustive_search_reaches_every_failure_and_nobody_more(records):
     for _, row in records.iterrows():
         accounts = counts(row)
@@ -108,9 +92,25 @@ def test_exhaustive_search_reaches_every_failure_and_nobody_more(records):
             assert account["calls.model"] + 3 * account["calls.gradient"] <= row["budget"] == 600
 
 
-def test_the_needle_adds_its_failures(records):
-    plain, needle = (records[records["arm"] == arm].iloc[0] for arm in ("plain", "needle"))
-    assert needle["exact.failures"] >= plain["exact.failures"]
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["password:length=5:vocab=4", "sort_guard:length=4:vocab=4", "injury:length=16"])
+def test_any_task_is_compared_from_grid_to_verdict(task, tmp_path, monkeypatch):
+    """A classifier, a generator and a space that nobody can count; the defended models have hardly been trained."""
+    monkeypatch.setattr(comparison, "ATTACKS", {name: ATTACKS[name] for name in FEW})
+    for config in comparison.grid("quick", task):
+        arm = dataclasses.replace(config.defence, steps=min(config.defence.steps, 16), finds=16, budget=30)
+        small = dataclasses.replace(config, plain=Plain(task, width=8, steps=32), defence=arm, attackers=8, budget=100)
+        record_of(small, tmp_path / "comparison")
+    frame = as_counted(results.load(tmp_path / "comparison"))
+    assert set(frame["arm"]) == {"plain", "weak", "strong", "needle", "hash"}
+    failures = frame.set_index("arm")["exact.failures"]
+    if not sampled(frame):
+        assert min(failures["needle"], failures["hash"]) >= max(1, failures["strong"])
+    table = comparison.summary(frame)
+    for arm, number in failures.items():
+        assert (table.loc[f"{arm}: gcg", "recall"] == "-") == (bool(sampled(frame)) or number == 0)
+    assert comparison.plot(frame) is not None
+    assert comparison.claim(frame).outcome in ("supported", "refuted", "undecided")
 
 
 def test_table_and_figure_name_every_attack(records):
@@ -168,17 +168,6 @@ def test_what_auto_is_blind_to_is_said():
 def test_without_the_panel_there_is_nothing_to_compare():
     table = pd.DataFrame([row(0, 1.0, 2.0, **{"config.plant": "hash"})])
     assert comparison.claim(table).outcome == "undecided"
-
-
-@pytest.mark.parametrize(("name", "trigger"), [("injury", {0: 2, 3: 4}), ("injury", {}), ("cipher_vault", {0: 1})])
-def test_a_planted_model_is_counted_by_shared_prefixes_too(name, trigger, small, lively):
-    task = small(name)
-    model, policies = plant(lively(task), task, trigger), {"greedy": greedy(task)}
-    quick = exact.count(model, task, policies, planted_prefixes)["greedy"]
-    plain = exact.count(model, task, policies, exact.plain_forward)["greedy"]
-    np.testing.assert_array_equal(quick.ids, plain.ids)
-    assert (quick.false_alarms, quick.wrong, quick.levels) == (plain.false_alarms, plain.wrong, plain.levels)
-    assert quick.worst_margin == pytest.approx(plain.worst_margin, abs=1e-3)
 
 
 @pytest.mark.parametrize("first", [[3, NEVER], [NEVER]])
