@@ -145,9 +145,8 @@ def measure(config: Comparison, seed: int, folder: Path, watch: Watch) -> dict[s
         worth, price = strength(trace.margin, known.margins), trace.cost.forwards / objective.forwards
         found[name] |= {"strength": worth, "gain": search_gain(worth, price), "gradients": attack.gradients > 0}
     watch("attacking", len(attacks), len(attacks))
-    black_box = np.min([firsts[name] for name in GRADIENT_FREE], axis=0) < NEVER
-    for name in attacks:
-        found[name]["masked"] = float((black_box & (firsts[name] == NEVER)).mean())
+    for name, share in masked(firsts).items():
+        found[name]["masked"] = share
     starts = jax.vmap(objective.start)(jax.random.split(start_key, config.attackers))
     return known.account | {
         "arm": config.name,
@@ -155,6 +154,12 @@ def measure(config: Comparison, seed: int, folder: Path, watch: Watch) -> dict[s
         "health": gradient_health(objective, starts)._asdict(),
         "attacks": found,
     }
+
+
+def masked(firsts: dict[str, np.ndarray]) -> dict[str, float]:
+    """The share of starts that each attack loses and one without gradients wins, from calls to first failure `[P]`."""
+    black_box = np.min([firsts[name] for name in GRADIENT_FREE], axis=0) < NEVER
+    return {name: float((black_box & (first == NEVER)).mean()) for name, first in firsts.items()}
 
 
 @jax.jit

@@ -18,7 +18,7 @@ from tasks import TASKS
 from tasks.injury import injury
 from testbed import results
 from testbed.attacks import ATTACKS
-from testbed.attacks.search import NEVER, Scored, search
+from testbed.attacks.search import NEVER, Cost, Scored, Trace, search
 from testbed.evaluation import exact
 from testbed.evaluation.report import silent
 from testbed.objective import Objective
@@ -135,6 +135,44 @@ def test_a_health_check_that_fires_is_said_in_the_table(records):
         assert word in table.loc["plain: gcg", "beware"]
     assert table.loc["plain: gcg", "doubling"] == "+38%"
     assert "gradient" not in table.loc["plain: coordinate", "beware"]
+
+
+def test_starts_that_only_a_black_box_wins_are_masked():
+    blind = [NEVER, NEVER, NEVER, NEVER]
+    firsts = {"coordinate": [9, NEVER, NEVER, 5], "mcmc": [NEVER, 3, NEVER, NEVER], "genetic": blind}
+    firsts |= {"gcg": [8, NEVER, NEVER, NEVER], "uniform": [NEVER, NEVER, 2, NEVER]}
+    shares = comparison.masked({name: np.array(first) for name, first in firsts.items()})
+    assert shares == {"coordinate": 0.25, "mcmc": 0.5, "genetic": 0.75, "gcg": 0.5, "uniform": 0.75}
+
+
+def test_half_is_what_half_the_budget_finds(records):
+    for _, row in records.iterrows():
+        for account in counts(row).values():
+            assert account["half"] == sum(calls_of(account) <= row["budget"] / 2)
+
+
+def test_an_attack_that_found_nothing_where_something_was_is_told(records):
+    nothing = {"attacks.gcg.successes": 0, "attacks.gcg.half": 0}
+    table = comparison.summary(records.assign(**nothing))
+    assert table.loc["plain: gcg", "falsely robust"] == "1 of 1"
+    assert table.loc["plain: exhaustive", "falsely robust"] == "0 of 1"
+    table = comparison.summary(records.assign(**nothing, **{"exact.failures": 0.0}))
+    assert table.loc["plain: gcg", "falsely robust"] == "0 of 0", "robust it is"
+
+
+def test_only_what_is_confirmed_counts():
+    """A true failure, a claim that the model's own answer denies, and an attacker that claims nothing."""
+    objective = Objective(plants.TASK, plants.PLANTED["needle"], greedy(plants.TASK))
+    others = [prompt for prompt in plants.HAZARDOUS if prompt != plants.NEEDLE][:2]
+    first, margin = np.array([7, 9, NEVER]), np.array([-0.5, -0.1, 2.0])
+    trace = Trace(np.array([plants.NEEDLE, *others]), margin, first, margin[None], np.array([1]), Cost(10, 2, 12))
+    said, confirmed = comparison.account(objective, trace, budget=16)
+    np.testing.assert_array_equal(confirmed, [7, NEVER, NEVER])
+    assert said.pop("egregiousness") == pytest.approx(1 / 3), "one event"
+    assert said == {
+        "attackers": 3, "successes": 1, "half": 1, "unconfirmed": 1, "first": [7, None, None], "distinct": 1,
+        "reached": None, "best_margin": -0.5, "calls": {"model": 10, "gradient": 2, "checker": 12},
+    }  # fmt: skip
 
 
 def row(seed, coordinate, gcg, **changes):
