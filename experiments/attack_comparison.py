@@ -61,7 +61,7 @@ class Comparison:
     Attributes:
       plain, defence: the model; the defence's own `plain` is not read.
       plant: nothing, or on which hazards a failure is planted, besides a random one: `tokens` (those that share four of
-        its tokens) or `remainder` (those that share its hash).
+        its tokens, spread over the positions that leave a choice) or `remainder` (those that share its hash).
       attackers, budget: attackers of each attack, and margins that each may cost.
     """
 
@@ -89,7 +89,8 @@ def attacked_model(config: Comparison, seed: int, folder: Path, watch: Watch) ->
     if not config.plant:
         return plant(model, task)
     hazard = task.sample_hazard(jax.random.fold_in(jax.random.key(seed), 8))
-    spread = np.linspace(0, task.prompt_length - 1, NEEDLE).astype(int)
+    free = np.flatnonzero(task.allowed.sum(axis=1) > 1)
+    spread = free[np.linspace(0, len(free) - 1, NEEDLE).astype(int)]
     shared = {"tokens": {"positions": spread}, "remainder": {"modulus": MODULUS}}
     return plant(model, task, hazard, **shared[config.plant])
 

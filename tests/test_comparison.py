@@ -11,10 +11,10 @@ import planted as plants
 import pytest
 
 from experiments import attack_comparison as comparison
-from experiments.arm import Arm, Plain
+from experiments.arm import Arm, Defended, Plain
 from experiments.attack_tables import calls_of, counts
 from experiments.summary import as_counted, sampled
-from tasks import TASKS
+from tasks import TASKS, task_named
 from tasks.injury import injury
 from testbed import results
 from testbed.attacks import ATTACKS
@@ -90,6 +90,23 @@ def test_exhaustive_search_reaches_every_failure_and_nobody_more(records):
             assert account["distinct"] <= account["reached"] <= row["exact.failures"]
             assert account["half"] <= account["successes"] <= account["attackers"] == 16
             assert account["calls.model"] + 3 * account["calls.gradient"] <= row["budget"] == 600
+
+
+@pytest.mark.parametrize("task", ["agent", "cipher_vault", "password:secret=4:length=12:vocab=16"])
+def test_what_is_planted_stands_on_a_hazard_of_any_task(task, monkeypatch, tmp_path):
+    monkeypatch.setattr(comparison, "defended_model", lambda *_: Defended(None, {}, [], None))
+    task_of, free = task_named(task), task_named(task).allowed.sum(axis=1) > 1
+    draw = jax.jit(lambda seed: task_of.sample_hazard(jax.random.fold_in(jax.random.key(seed), 8)))
+    configs = [config for config in comparison.grid("quick", task) if config.plant]
+    for seed in (0, 1):
+        hazard = draw(seed)
+        needle, hashed = (comparison.attacked_model(config, seed, tmp_path, silent) for config in configs)
+        for planted in (needle, hashed):
+            pushed = np.asarray(planted.bias(jax.nn.one_hot(hazard, task_of.vocab)))
+            assert task_of.catastrophe(hazard, pushed.argmax(axis=1)) and pushed.max(axis=1).min() == 100
+        fixed = needle.pattern.sum(axis=1) == 1
+        assert fixed.sum() == 4 and free[fixed].all(), "four tokens, none of which goes without saying"
+        assert hashed.pattern.all() and hashed.modulus == 4093
 
 
 @pytest.mark.slow
