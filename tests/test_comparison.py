@@ -114,6 +114,7 @@ def test_what_is_planted_stands_on_a_hazard_of_any_task(task, monkeypatch, tmp_p
 def test_any_task_is_compared_from_grid_to_verdict(task, tmp_path, monkeypatch):
     """A classifier, a generator and a space that nobody can count; the defended models have hardly been trained."""
     monkeypatch.setattr(comparison, "ATTACKS", {name: ATTACKS[name] for name in FEW})
+    monkeypatch.setattr(comparison, "SAMPLES", 4096)
     for config in comparison.grid("quick", task):
         arm = dataclasses.replace(config.defence, steps=min(config.defence.steps, 16), finds=16, budget=30)
         small = dataclasses.replace(config, plain=Plain(task, width=8, steps=32), defence=arm, attackers=8, budget=100)
