@@ -163,12 +163,6 @@ def test_starts_that_only_a_black_box_wins_are_masked():
     assert shares == {"coordinate": 0.25, "mcmc": 0.5, "genetic": 0.75, "gcg": 0.5, "uniform": 0.75}
 
 
-def test_half_is_what_half_the_budget_finds(records):
-    for _, row in records.iterrows():
-        for account in counts(row).values():
-            assert account["half"] == sum(calls_of(account) <= row["budget"] / 2)
-
-
 def test_an_attack_that_found_nothing_where_something_was_is_told(records):
     nothing = {"attacks.gcg.successes": 0, "attacks.gcg.half": 0}
     table = comparison.summary(records.assign(**nothing))
