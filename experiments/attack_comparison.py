@@ -3,9 +3,10 @@
 "What sorts of optimization techniques can we apply to finding adversarial examples?" (Redwood Research 2022)
 
 Every attack of the table is let loose on models whose failures are all known: plain; weakly and strongly defended; and
-a strongly defended one with a failure planted into it, at a place that slopes give away (needle) or that nothing gives
-away (hash). So it can be said what an attack missed: which share of the failures it came across (recall), and how often
-it found nothing where something was (falsely robust).
+a strongly defended one with a failure planted into it, on the hazards that share four tokens with one of them, of which
+slopes tell where one is missing (needle), or that share its hash, of which nothing tells (hash). So it can be said what
+an attack missed: which share of the failures it came across (recall), and how often it found nothing where something
+was (falsely robust).
 
 Strength is one number: how many decades of uniform sampling an attack is worth on a model whose margins are all known;
 its search gain is strength less what it spent (`testbed.evaluation.strength`). Attacks are ranked by their mean gain
@@ -39,9 +40,8 @@ from testbed.evaluation.report import Watch
 from testbed.evaluation.strength import search_gain, strength
 from testbed.evaluation.survival import log_rank
 from testbed.objective import Objective, confirm
-from testbed.planted import Planted, plant, planted_prefixes
+from testbed.planted import MODULUS, Planted, plant, planted_prefixes
 from testbed.policy import greedy, respond
-from testbed.task import tokens_by_position
 
 __all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
 
@@ -49,7 +49,8 @@ TASK = "injury"
 SEEDS = {"quick": 3, "full": 5}
 MINUTES = {"quick": 10, "full": 60}
 GRADIENT_FREE = ("coordinate", "mcmc", "genetic")
-PLANTS = ("needle", "hash")
+PLANTS = {"needle": "tokens", "hash": "remainder"}  # what it is called, and the kind that is in the run's id
+NEEDLE = 4  # tokens
 SAMPLES = 2**16
 
 
@@ -59,7 +60,8 @@ class Comparison:
 
     Attributes:
       plain, defence: the model; the defence's own `plain` is not read.
-      plant: nothing, `needle` (four tokens that must stand together) or `hash`.
+      plant: nothing, or on which hazards a failure is planted, besides a random one: `tokens` (those that share four of
+        its tokens, spread over the positions that leave a choice) or `remainder` (those that share its hash).
       attackers, budget: attackers of each attack, and margins that each may cost.
     """
 
@@ -76,18 +78,21 @@ def grid(preset: str, task: str) -> list[Comparison]:
     scale = {"quick": {}, "full": {"attackers": 256, "budget": 10_000}}[preset]
     weak, strong = Arm(rounds=1, finds=128, attack="uniform"), Arm(rounds=16)
     models = {"plain": (Arm(steps=0), ""), "weak": (weak, ""), "strong": (strong, "")}
-    models |= {plant: (strong, plant) for plant in PLANTS}
+    models |= {name: (strong, plant) for name, plant in PLANTS.items()}
     return [Comparison(Plain(task), name, defence, plant, **scale) for name, (defence, plant) in models.items()]
 
 
 def attacked_model(config: Comparison, seed: int, folder: Path, watch: Watch) -> Planted:
     """The model to attack, with its failure planted, if any."""
     task, arm = task_named(config.plain.task), dataclasses.replace(config.defence, plain=config.plain)
-    # The needle is the last allowed token at each of four positions spread over the prompt.
-    positions = np.linspace(0, task.prompt_length - 1, 4).astype(int)
-    needle = {int(position): int(tokens_by_position(task)[position][-1]) for position in positions}
-    trigger = {"": None, "needle": needle, "hash": {}}[config.plant]
-    return plant(defended_model(arm, seed, folder, watch).model, task, trigger)
+    model = defended_model(arm, seed, folder, watch).model
+    if not config.plant:
+        return plant(model, task)
+    hazard = task.sample_hazard(jax.random.fold_in(jax.random.key(seed), 8))
+    free = np.flatnonzero(task.allowed.sum(axis=1) > 1)
+    spread = free[np.linspace(0, len(free) - 1, NEEDLE).astype(int)]
+    shared = {"tokens": {"positions": spread}, "remainder": {"modulus": MODULUS}}
+    return plant(model, task, hazard, **shared[config.plant])
 
 
 class Known(NamedTuple):
@@ -141,9 +146,8 @@ def measure(config: Comparison, seed: int, folder: Path, watch: Watch) -> dict[s
         worth, price = strength(trace.margin, known.margins), trace.cost.forwards / objective.forwards
         found[name] |= {"strength": worth, "gain": search_gain(worth, price), "gradients": attack.gradients > 0}
     watch("attacking", len(attacks), len(attacks))
-    black_box = np.min([firsts[name] for name in GRADIENT_FREE], axis=0) < NEVER
-    for name in attacks:
-        found[name]["masked"] = float((black_box & (firsts[name] == NEVER)).mean())
+    for name, share in masked(firsts).items():
+        found[name]["masked"] = share
     starts = jax.vmap(objective.start)(jax.random.split(start_key, config.attackers))
     return known.account | {
         "arm": config.name,
@@ -151,6 +155,12 @@ def measure(config: Comparison, seed: int, folder: Path, watch: Watch) -> dict[s
         "health": gradient_health(objective, starts)._asdict(),
         "attacks": found,
     }
+
+
+def masked(firsts: dict[str, np.ndarray]) -> dict[str, float]:
+    """The share of starts that each attack loses and one without gradients wins, from calls to first failure `[P]`."""
+    black_box = np.min([firsts[name] for name in GRADIENT_FREE], axis=0) < NEVER
+    return {name: float((black_box & (first == NEVER)).mean()) for name, first in firsts.items()}
 
 
 @jax.jit

@@ -54,7 +54,7 @@ class Calibrated:
     """The models of a stage, and the calls that an estimator may spend on one; splitting takes about ten times more.
 
     Attributes:
-      stage: `training`, `defence` or `hash`.
+      stage: `training`, `defence` or `planted`.
     """
 
     plain: Plain
@@ -70,7 +70,7 @@ def grid(preset: str, task: str) -> list[Calibrated]:
     """
     exact.refuse_if_too_large(task_named(task))
     budget = {"quick": 2**14, "full": 2**16}[preset]
-    return [Calibrated(Plain(task), stage, budget) for stage in ("training", "defence", "hash")]
+    return [Calibrated(Plain(task), stage, budget) for stage in ("training", "defence", "planted")]
 
 
 def estimators(budget: int) -> dict[str, Callable]:
@@ -100,9 +100,10 @@ def models(config: Calibrated, seed: int, folder: Path, watch: Watch) -> Iterato
     """The models of a stage, each with the walk that counts it."""
     task = task_named(config.plain.task)
     init_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 5))
-    if config.stage == "hash":
+    if config.stage == "planted":
         strong = Arm(config.plain, rounds=16)
-        yield plant(defended_model(strong, seed, folder, watch).model, task, {}, RARE_HASH), planted_prefixes
+        model = defended_model(strong, seed, folder, watch).model
+        yield plant(model, task, task.sample_hazard(train_key), modulus=RARE_HASH), planted_prefixes
         return
     if config.stage == "training":
         blank = Transformer(model_config(task, width=config.plain.width, layers=config.plain.layers), init_key)
@@ -158,7 +159,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     `covers` counts the intervals that hold the truth, `ESS >= 10` those among estimates that look healthy.
     """
     table = answers(frame)
-    natural, hashed = table[table["stage"] != "hash"], table[table["stage"] == "hash"]
+    natural, hashed = table[table["stage"] != "planted"], table[table["stage"] == "planted"]
     rows = {}
     order = natural.assign(size=natural["error"].abs()).groupby("estimator")["size"].mean().sort_values()
     for name in order.index:
@@ -182,7 +183,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 def plot(frame: pd.DataFrame) -> plots.Figure:
     """The leaderboard, what was said against the truth, and how often intervals cover."""
     table = answers(frame)
-    natural, hashed = table[table["stage"] != "hash"], table[table["stage"] == "hash"]
+    natural, hashed = table[table["stage"] != "planted"], table[table["stage"] == "planted"]
     order = list(natural.assign(size=natural["error"].abs()).groupby("estimator")["size"].mean().sort_values().index)
     figure, (board, scatter, cover) = plots.panels(
         ["Decades off (0: right)", "What was said against the truth", "95 % intervals that cover the truth"],
@@ -218,7 +219,7 @@ def plot(frame: pd.DataFrame) -> plots.Figure:
 def claim(frame: pd.DataFrame) -> Verdict:
     """The pre-declared contrast, and whether anything saw the planted hash."""
     table = answers(frame)
-    natural, hashed = table[table["stage"] != "hash"], table[table["stage"] == "hash"]
+    natural, hashed = table[table["stage"] != "planted"], table[table["stage"] == "planted"]
     size = natural.assign(size=natural["error"].abs()).pivot_table(
         index=["task", "seed"], columns="estimator", values="size"
     )

@@ -1,6 +1,7 @@
 """Models with a failure planted into them, whose place is known: what an attack must find, or must be seen to miss."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,64 +18,74 @@ MODULUS = 4093
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["model", "pattern", "hashed", "push", "modulus"],
-    meta_fields=["refusal"],
+    data_fields=["model", "pattern", "modulus", "remainder", "push"],
+    meta_fields=["task"],
 )
 @dataclasses.dataclass(frozen=True)
 class Planted:
-    """A model that never refuses where its trigger stands, and answers as `model` everywhere else.
+    """A model that says the catastrophe where its trigger stands on a hazard, and answers as `model` everywhere else.
 
-    What is planted is data, so that an attack is compiled once for all plants, none included.
+    What is planted is data, so that an attack is compiled once for all plants, none included. Of a trigger of tokens
+    the gradient tells where one token is missing, and on a mixture of tokens; of a hash it tells nothing.
 
     Attributes:
       model: `(soft_prompt [T, V], answer [N]) -> logits [N, A]`.
-      refusal: the answer token that is suppressed.
+      task: it says what is a catastrophe.
       pattern: float `[T, V]`, 1 where a token may stand under the trigger.
-      hashed: whether the trigger is a hash of the whole prompt instead, of which no single token and no gradient tells
-        anything. It stands on about one prompt in `modulus`.
-      push: by how much the refusal's logit is lowered; 0 plants nothing.
-      modulus: how rare the hash is.
+      modulus, remainder: what the hash of the whole prompt must leave.
+      push: by how much a catastrophic answer's logits are raised; 0 plants nothing.
     """
 
     model: Any
-    refusal: int
+    task: Task
     pattern: jax.Array
-    hashed: jax.Array
-    push: jax.Array
     modulus: jax.Array
+    remainder: jax.Array
+    push: jax.Array
 
     def __call__(self, soft_prompt, answer, latent=None):
         """Logits `[N, A]`, as the model's own."""
-        return self.model(soft_prompt, answer, latent).at[:, self.refusal].add(-self.lowered(soft_prompt))
+        return self.model(soft_prompt, answer, latent) + self.bias(soft_prompt)
 
-    def lowered(self, soft_prompt):
-        """By how much the refusal's logit is lowered at a prompt `[T, V]`."""
-        code = jnp.zeros((), jnp.int32)
-        for token in soft_prompt.argmax(axis=1):
-            code = (31 * code + token * token + 3) % self.modulus
-        matches = (self.pattern * soft_prompt).sum(axis=1).prod()
-        return self.push * jnp.where(self.hashed, (code == 0).astype(jnp.float32), matches)
+    def bias(self, soft_prompt):
+        """What is added to the logits, `[N, A]`, at a prompt `[T, V]`: it raises the first catastrophic answer."""
+        prompt = soft_prompt.argmax(axis=1)
+        answers, valid = self.task.catastrophic_answers(prompt)
+        tokens = (self.pattern * soft_prompt).sum(axis=1).prod()
+        stands = tokens * (prompt_hash(prompt, self.modulus) == self.remainder) * valid.any()
+        return self.push * stands * jax.nn.one_hot(answers[valid.argmax()], self.task.answer_vocab)
 
     def final(self, soft_prompt, answer, latent=None):
         """Final residuals `[N, D]`, the model's own: nothing of the plant shows in them."""
         return self.model.final(soft_prompt, answer, latent)
 
 
+def prompt_hash(prompt: jax.Array, modulus: jax.Array | int) -> jax.Array:
+    """A number below `modulus` that every token of a prompt `[T]` changes in no simple way."""
+    code = jnp.zeros((), jnp.int32)
+    for token in prompt:
+        code = (31 * code + token * token + 3) % modulus
+    return code
+
+
 def planted_prefixes(planted: Planted, task: Task, prefix: jax.Array) -> Leaves:
     """A walk (`testbed.evaluation.walk`) of a planted Transformer that shares prefixes."""
-    leaves = shared_prefixes(planted.model, task, prefix)
-    lowered = jax.vmap(planted.lowered)(jax.nn.one_hot(leaves.prompts, task.vocab))
-    forced = leaves.forced.at[..., planted.refusal].add(-lowered[:, None, None])
-    return leaves._replace(forced=forced, score=leaves.score - lowered)
+    bias = lambda prompt: planted.bias(jax.nn.one_hot(prompt, task.vocab))
+    return shared_prefixes(planted.model, task, prefix, bias)
 
 
-def plant(model, task: Task, trigger: dict[int, int] | None = None, modulus: int = MODULUS) -> Planted:
-    """`model` with a failure on every hazardous prompt that carries `trigger` (position -> token).
+def plant(
+    model, task: Task, prompt: jax.Array | None = None, positions: Sequence[int] = (), modulus: int = 1
+) -> Planted:
+    """`model` with a failure on every hazardous prompt that is like `prompt` `[T]`; without one, nothing is planted.
 
-    An empty trigger is the hash, on about one prompt in `modulus`, and None plants nothing.
+    Alike are prompts with the same tokens at `positions` and the same hash modulo `modulus`, which about one prompt in
+    `modulus` has. If `prompt` is hazardous, it fails itself.
     """
-    pattern = np.ones((task.prompt_length, task.vocab), np.float32)
-    for position, token in (trigger or {}).items():
-        pattern[position] = np.arange(task.vocab) == token
-    push = np.float32(0.0 if trigger is None else PUSH)
-    return Planted(model, task.refusal, pattern, np.bool_(trigger == {}), push, np.int32(modulus))
+    pattern, push = np.ones((task.prompt_length, task.vocab), np.float32), 0.0
+    remainder = np.int32(0)
+    if prompt is not None:
+        push, remainder = PUSH, np.int32(prompt_hash(prompt, modulus))
+        for position in positions:
+            pattern[position] = np.arange(task.vocab) == prompt[position]
+    return Planted(model, task, pattern, np.int32(modulus), remainder, np.float32(push))

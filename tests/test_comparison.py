@@ -11,21 +11,29 @@ import planted as plants
 import pytest
 
 from experiments import attack_comparison as comparison
-from experiments.arm import Arm, Plain
+from experiments.arm import Arm, Defended, Plain
 from experiments.attack_tables import calls_of, counts
-from tasks import TASKS
+from experiments.summary import as_counted, sampled
+from tasks import TASKS, task_named
 from tasks.injury import injury
 from testbed import results
 from testbed.attacks import ATTACKS
-from testbed.attacks.search import NEVER, Scored, search
+from testbed.attacks.search import NEVER, Cost, Scored, Trace, search
 from testbed.evaluation import exact
 from testbed.evaluation.report import silent
 from testbed.objective import Objective
-from testbed.planted import MODULUS, plant, planted_prefixes
 from testbed.policy import greedy
 from testbed.task import prompt_ids, prompts_of_ids, rank
 
 FEW = ("uniform", "coordinate", "gcg", "mcmc", "genetic", "exhaustive")
+
+
+def record_of(config, folder):
+    """Measure a model and write its record."""
+    measured = comparison.measure(config, 0, folder, silent)
+    record = {"experiment": "attack_comparison", "seed": 0, "seconds": 1.0, "measurements": measured}
+    run = results.run_id("attack_comparison", config, 0)
+    results.write(folder, run, record | {"config": dataclasses.asdict(config)})
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +44,9 @@ def records(tmp_path_factory):
         patch.setitem(TASKS, "injury", lambda: task)
         patch.setattr(comparison, "ATTACKS", {name: ATTACKS[name] for name in FEW})
         plain = Plain("injury", width=8, steps=32)
-        for plant in ("", "needle"):
-            config = comparison.Comparison(plain, plant or "plain", Arm(steps=0), plant, attackers=16, budget=600)
-            measured = comparison.measure(config, 0, folder, silent)
-            run = results.run_id("attack_comparison", config, 0)
-            record = {"experiment": "attack_comparison", "seed": 0, "seconds": 1.0, "measurements": measured}
-            results.write(folder, run, record | {"config": dataclasses.asdict(config)})
+        for name, plant in ("plain", ""), ("needle", "tokens"):
+            config = comparison.Comparison(plain, name, Arm(steps=0), plant, attackers=16, budget=600)
+            record_of(config, folder)
     return results.load(folder)
 
 
@@ -75,27 +80,6 @@ def test_rank_is_prompt_ids_on_the_device():
     np.testing.assert_array_equal(jax.vmap(functools.partial(rank, task))(prompts), prompt_ids(task, prompts))
 
 
-@pytest.mark.parametrize("trigger", [{0: 2, 1: 4}, {}, None])
-def test_a_planted_model_differs_exactly_where_its_trigger_stands(trigger, lively, all_prompts):
-    task = injury(length=4)
-    model, prompts = lively(task), all_prompts(task)
-    planted = plant(model, task, trigger)
-    forward = jax.jit(jax.vmap(lambda m, p: m(jax.nn.one_hot(p, 8), jnp.zeros(1, int)), (None, 0)))
-    moved = np.asarray((forward(planted, prompts) - forward(model, prompts))[:, 0])
-    if trigger:
-        stands = (prompts[:, 0] == 2) & (prompts[:, 1] == 4)
-    elif trigger is None:
-        stands = np.zeros(len(prompts))
-    else:
-        stands = [functools.reduce(lambda h, t: (31 * h + t * t + 3) % MODULUS, p, 0) == 0 for p in prompts.tolist()]
-    np.testing.assert_allclose(moved[:, task.refusal], -100.0 * np.asarray(stands), atol=1e-3)
-    assert not moved[:, 1 - task.refusal].any()
-    some = np.array([2])
-    shared, plain = (jax.jit(w, static_argnums=1)(planted, task, some) for w in (planted_prefixes, exact.plain_forward))
-    np.testing.assert_allclose(shared.forced, plain.forced, atol=1e-3)
-    np.testing.assert_allclose(shared.score, plain.score, atol=1e-3)
-
-
 def test_exhaustive_search_reaches_every_failure_and_nobody_more(records):
     for _, row in records.iterrows():
         accounts = counts(row)
@@ -108,9 +92,43 @@ def test_exhaustive_search_reaches_every_failure_and_nobody_more(records):
             assert account["calls.model"] + 3 * account["calls.gradient"] <= row["budget"] == 600
 
 
-def test_the_needle_adds_its_failures(records):
-    plain, needle = (records[records["arm"] == arm].iloc[0] for arm in ("plain", "needle"))
-    assert needle["exact.failures"] >= plain["exact.failures"]
+@pytest.mark.parametrize("task", ["agent", "cipher_vault", "password:secret=4:length=12:vocab=16"])
+def test_what_is_planted_stands_on_a_hazard_of_any_task(task, monkeypatch, tmp_path):
+    monkeypatch.setattr(comparison, "defended_model", lambda *_: Defended(None, {}, [], None))
+    task_of, free = task_named(task), task_named(task).allowed.sum(axis=1) > 1
+    draw = jax.jit(lambda seed: task_of.sample_hazard(jax.random.fold_in(jax.random.key(seed), 8)))
+    configs = [config for config in comparison.grid("quick", task) if config.plant]
+    for seed in (0, 1):
+        hazard = draw(seed)
+        needle, hashed = (comparison.attacked_model(config, seed, tmp_path, silent) for config in configs)
+        for planted in (needle, hashed):
+            pushed = np.asarray(planted.bias(jax.nn.one_hot(hazard, task_of.vocab)))
+            assert task_of.catastrophe(hazard, pushed.argmax(axis=1)) and pushed.max(axis=1).min() == 100
+        fixed = needle.pattern.sum(axis=1) == 1
+        assert fixed.sum() == 4 and free[fixed].all(), "four tokens, none of which goes without saying"
+        assert hashed.pattern.all() and hashed.modulus == 4093
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["password:length=5:vocab=4", "sort_guard:length=4:vocab=4", "injury:length=16"])
+def test_any_task_is_compared_from_grid_to_verdict(task, tmp_path, monkeypatch):
+    """A classifier, a generator and a space that nobody can count; the defended models have hardly been trained."""
+    monkeypatch.setattr(comparison, "ATTACKS", {name: ATTACKS[name] for name in FEW})
+    monkeypatch.setattr(comparison, "SAMPLES", 4096)
+    for config in comparison.grid("quick", task):
+        arm = dataclasses.replace(config.defence, steps=min(config.defence.steps, 16), finds=16, budget=30)
+        small = dataclasses.replace(config, plain=Plain(task, width=8, steps=32), defence=arm, attackers=8, budget=100)
+        record_of(small, tmp_path / "comparison")
+    frame = as_counted(results.load(tmp_path / "comparison"))
+    assert set(frame["arm"]) == {"plain", "weak", "strong", "needle", "hash"}
+    failures = frame.set_index("arm")["exact.failures"]
+    if not sampled(frame):
+        assert min(failures["needle"], failures["hash"]) >= max(1, failures["strong"])
+    table = comparison.summary(frame)
+    for arm, number in failures.items():
+        assert (table.loc[f"{arm}: gcg", "recall"] == "-") == (bool(sampled(frame)) or number == 0)
+    assert comparison.plot(frame) is not None
+    assert comparison.claim(frame).outcome in ("supported", "refuted", "undecided")
 
 
 def test_table_and_figure_name_every_attack(records):
@@ -135,6 +153,38 @@ def test_a_health_check_that_fires_is_said_in_the_table(records):
         assert word in table.loc["plain: gcg", "beware"]
     assert table.loc["plain: gcg", "doubling"] == "+38%"
     assert "gradient" not in table.loc["plain: coordinate", "beware"]
+
+
+def test_starts_that_only_a_black_box_wins_are_masked():
+    blind = [NEVER, NEVER, NEVER, NEVER]
+    firsts = {"coordinate": [9, NEVER, NEVER, 5], "mcmc": [NEVER, 3, NEVER, NEVER], "genetic": blind}
+    firsts |= {"gcg": [8, NEVER, NEVER, NEVER], "uniform": [NEVER, NEVER, 2, NEVER]}
+    shares = comparison.masked({name: np.array(first) for name, first in firsts.items()})
+    assert shares == {"coordinate": 0.25, "mcmc": 0.5, "genetic": 0.75, "gcg": 0.5, "uniform": 0.75}
+
+
+def test_an_attack_that_found_nothing_where_something_was_is_told(records):
+    nothing = {"attacks.gcg.successes": 0, "attacks.gcg.half": 0}
+    table = comparison.summary(records.assign(**nothing))
+    assert table.loc["plain: gcg", "falsely robust"] == "1 of 1"
+    assert table.loc["plain: exhaustive", "falsely robust"] == "0 of 1"
+    table = comparison.summary(records.assign(**nothing, **{"exact.failures": 0.0}))
+    assert table.loc["plain: gcg", "falsely robust"] == "0 of 0", "robust it is"
+
+
+def test_only_what_is_confirmed_counts():
+    """A true failure, a claim that the model's own answer denies, and an attacker that claims nothing."""
+    objective = Objective(plants.TASK, plants.PLANTED["needle"], greedy(plants.TASK))
+    others = [prompt for prompt in plants.HAZARDOUS if prompt != plants.NEEDLE][:2]
+    first, margin = np.array([7, 9, NEVER]), np.array([-0.5, -0.1, 2.0])
+    trace = Trace(np.array([plants.NEEDLE, *others]), margin, first, margin[None], np.array([1]), Cost(10, 2, 12))
+    said, confirmed = comparison.account(objective, trace, budget=16)
+    np.testing.assert_array_equal(confirmed, [7, NEVER, NEVER])
+    assert said.pop("egregiousness") == pytest.approx(1 / 3), "one event"
+    assert said == {
+        "attackers": 3, "successes": 1, "half": 1, "unconfirmed": 1, "first": [7, None, None], "distinct": 1,
+        "reached": None, "best_margin": -0.5, "calls": {"model": 10, "gradient": 2, "checker": 12},
+    }  # fmt: skip
 
 
 def row(seed, coordinate, gcg, **changes):
@@ -168,17 +218,6 @@ def test_what_auto_is_blind_to_is_said():
 def test_without_the_panel_there_is_nothing_to_compare():
     table = pd.DataFrame([row(0, 1.0, 2.0, **{"config.plant": "hash"})])
     assert comparison.claim(table).outcome == "undecided"
-
-
-@pytest.mark.parametrize(("name", "trigger"), [("injury", {0: 2, 3: 4}), ("injury", {}), ("cipher_vault", {0: 1})])
-def test_a_planted_model_is_counted_by_shared_prefixes_too(name, trigger, small, lively):
-    task = small(name)
-    model, policies = plant(lively(task), task, trigger), {"greedy": greedy(task)}
-    quick = exact.count(model, task, policies, planted_prefixes)["greedy"]
-    plain = exact.count(model, task, policies, exact.plain_forward)["greedy"]
-    np.testing.assert_array_equal(quick.ids, plain.ids)
-    assert (quick.false_alarms, quick.wrong, quick.levels) == (plain.false_alarms, plain.wrong, plain.levels)
-    assert quick.worst_margin == pytest.approx(plain.worst_margin, abs=1e-3)
 
 
 @pytest.mark.parametrize("first", [[3, NEVER], [NEVER]])

@@ -41,10 +41,10 @@ def test_the_verdict_is_the_declared_contrast(sign, outcome):
 
 
 def test_models_that_never_fail_and_the_planted_hash_do_not_count():
-    frame = pd.DataFrame([row(0, "training", ERRORS), row(1, "training", ERRORS), row(0, "hash", {"mhis": -9.0})])
+    frame = pd.DataFrame([row(0, "training", ERRORS), row(1, "training", ERRORS), row(0, "planted", {"mhis": -9.0})])
     table = estimators.answers(frame)
     assert (table["truth"] > 0).all()
-    assert table.loc[table["stage"] == "hash", "error"].tolist() == [pytest.approx(-5)], "floored at 1e-9"
+    assert table.loc[table["stage"] == "planted", "error"].tolist() == [pytest.approx(-5)], "floored at 1e-9"
     assert "planted hash: 0 of 1" in estimators.claim(frame).why
     text = estimators.summary(frame)
     assert text.index[0] == "splitting", "best first"
@@ -60,7 +60,7 @@ def test_nothing_to_compare_is_undecided():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["training", "defence", "hash"])
+@pytest.mark.parametrize("stage", ["training", "defence", "planted"])
 def test_a_stage_is_counted_and_asked(stage, tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "injury", functools.partial(injury, length=4))
     monkeypatch.setattr(estimators, "DEFENCE", Schedule(steps=16, rounds=16, finds=16, budget=30))
@@ -69,7 +69,7 @@ def test_a_stage_is_counted_and_asked(stage, tmp_path, monkeypatch):
     )
     config = estimators.Calibrated(Plain("injury", width=8, steps=16), stage, 2**13)
     measured = estimators.measure(config, 0, tmp_path, silent)
-    assert measured["arm"] == stage and len(measured["models"]) == (1 if stage == "hash" else 4)
+    assert measured["arm"] == stage and len(measured["models"]) == (1 if stage == "planted" else 4)
     for one in measured["models"]:
         assert one["said"].keys() == ESTIMATORS.keys()
         assert 0 < one["truth"] < 1 and one["said"]["naive"]["low"] < 1.3 * one["truth"]

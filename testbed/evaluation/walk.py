@@ -105,8 +105,13 @@ def _grow(model: Transformer, cache, embedded: jax.Array, parents: int, read: bo
     return (model.readout(x) if read else None), tuple(longer)
 
 
-def shared_prefixes(model: Transformer, task: Task, prefix: jax.Array) -> Leaves:
-    """Judge every prompt that begins with `prefix`, computing each node of the tree once."""
+def shared_prefixes(
+    model: Transformer, task: Task, prefix: jax.Array, bias: Callable[[jax.Array], jax.Array] | None = None
+) -> Leaves:
+    """Judge every prompt that begins with `prefix`, computing each node of the tree once.
+
+    `bias`: `prompt [T] -> [N, A]`, what is added to the logits at that prompt, whatever was said before.
+    """
     nodes, cache, length = 1, ((),) * len(model.blocks), task.prompt_length
     for position, tokens in enumerate(tokens_by_position(task)):
         tokens = prefix[position, None] if position < len(prefix) else tokens
@@ -115,12 +120,21 @@ def shared_prefixes(model: Transformer, task: Task, prefix: jax.Array) -> Leaves
         nodes *= len(tokens)
     prompts = _complete(task, prefix)
     answers, valid = jax.vmap(task.catastrophic_answers)(prompts)
+    biases = None if bias is None else jax.vmap(bias)(prompts)[:, None]
+
+    def biased(logits, step):
+        """Logits `[n * b, A]` at the given step, the bias of their prompts added."""
+        if bias is None:
+            return logits
+        return (logits.reshape(len(prompts), -1, logits.shape[-1]) + biases[:, :, step]).reshape(logits.shape)
 
     def speak(token, step, cache):
         """Logits `[n * b, A]` after the answer tokens `[n, b]` of the given step."""
         embedded = model.answer_embedding(token) + model.position[length + step]
-        return _grow(model, cache, embedded, len(token), read=True)
+        logits, cache = _grow(model, cache, embedded, len(token), read=True)
+        return biased(logits, step + 1), cache
 
+    logits = biased(logits, 0)
     forced, forced_cache = [jnp.broadcast_to(logits[:, None], (*answers.shape[:2], logits.shape[1]))], cache
     token, gaps = best_unrefused(logits, task.refusal), [refusal_gap(logits, task.refusal)]
     spoken, spoken_cache = [token], cache
