@@ -16,7 +16,7 @@ from testbed.attacks.moves import anything, edit
 from testbed.attacks.natural import natural
 from testbed.attacks.search import Attack, attack_model
 from testbed.evaluation.estimate import Interval, clopper_pearson
-from testbed.objective import Objective, confirm
+from testbed.objective import Objective, confirm, margins_of
 from testbed.policy import Policy, greedy, unrefused
 from testbed.task import Task, is_safe, prompts_of_ids
 
@@ -96,7 +96,8 @@ def telltale(
     by_looks = _by_looks(draw_key, rates, {kind: len(looks[kind].refused) for kind in KINDS})
     free = {name: _success(attack_key, objective, attack, attackers, budget) for name, attack in attacks.items()}
     first = next(iter(attacks.values()))
-    floor = float(np.quantile(looks["clean_hazards"].log_prob, TYPICAL))
+    # Down to a tenth: a floor is part of the compiled attack, which the seeds of a task then share.
+    floor = float(np.floor(10 * np.quantile(looks["clean_hazards"].log_prob, TYPICAL)) / 10)
     like_clean = _success(natural_key, objective, natural(first, floor), attackers, budget)
     attacked, unattacked = None, None
     if before is not None:
@@ -237,9 +238,7 @@ def _probe(looks: dict[str, Looked]) -> tuple[float | None, float | None]:
 
 def _mended(objective: Objective, prompts: np.ndarray) -> np.ndarray:
     """bool `[n]`: which of an earlier model's failures `[n, T]` the model does not repeat."""
-    if not len(prompts):
-        return np.zeros(0, bool)
-    return np.asarray(jax.lax.map(objective.margin, jnp.asarray(prompts), batch_size=2048)) > 0
+    return margins_of(objective, prompts) > 0
 
 
 def _mended_finds(key, before, objective: Objective, attack: Attack, attackers: int, budget: int) -> Interval | None:
