@@ -348,7 +348,8 @@ def signed(task: str, **of_arms) -> pd.DataFrame:
     """Records of one task: arm -> (clean failures mended over the attack's, alarms over the control's)."""
     jitter, frames = np.array([0.95, 1.0, 1.02, 1.04]), []
     for name, (ratio, times) in {"control": (1.0, 1.0), **of_arms}.items():
-        told = zip(SIGNS, (0.9 * ratio * jitter, 0.9 * np.ones(4), 0.02 * times * jitter, 0.01 * jitter), strict=True)
+        ratio, times = np.asarray(ratio) * jitter, np.asarray(times) * jitter
+        told = zip(SIGNS, (0.9 * ratio, 0.9 * np.ones(4), 0.02 * times, 0.01 * jitter), strict=True)
         frames.append(table(task, {name: FEW}, **{column: list(values) for column, values in told}))
     return pd.concat(frames)
 
@@ -363,6 +364,8 @@ STRONG, WEAK = (0.1, 4.0), (0.8, 1.5)
         (STRONG, STRONG, WEAK, "supported"),
         (STRONG, STRONG, STRONG, "undecided"),  # neither shrinks
         (STRONG, (0.8, 4.0), (0.1, 1.5), "undecided"),  # each shrinks elsewhere
+        (([0.1, 0.2, 0.4, 0.6], 4.0), WEAK, WEAK, "undecided"),  # a third in the mean, but not surely more
+        ((0.1, [1.3, 1.5, 2.0, 2.4]), (0.8, 0.9), WEAK, "undecided"),  # more alarms, but hardly twice
         ((0.5, 4.0), WEAK, WEAK, "refuted"),  # what is natural was mended as well
         ((0.1, 1.5), (0.8, 1.1), WEAK, "refuted"),  # not wary of what looks attacked
     ],
@@ -371,8 +374,16 @@ def test_telltales_are_judged_by_what_was_mended_and_by_alarms(first, rounds, tw
     arms = {"1 round": first, "16 rounds": rounds, "1 round, twins": twins}
     verdict = EXPERIMENTS["telltale"].claim(pd.concat([signed(task, **arms) for task in TWO]))
     assert verdict.outcome == outcome, verdict.why
-    assert all(f"{task}: '1 round' mends {first[0]:.2f} times as much" in verdict.why for task in TWO)
-    assert f"refuses {first[1]:.2g} [" in verdict.why
+
+
+def test_what_is_said_of_telltales():
+    why = EXPERIMENTS["telltale"].claim(signed("injury", **{"1 round": STRONG, "16 rounds": WEAK})).why
+    for words in (
+        "injury: '1 round' mends 0.10 times as much of the clean failures as of the attack's [95 % 0.10, 0.10] (4 ",
+        "refuses 4 [4, 4] times as many safe twins as the control and 1 [1, 1] times as many of all safe prompts",
+        "'16 rounds' raises the ratio by 0.70 [0.67, 0.72] and divides the alarms by 2.7 [2.7, 2.7]",
+    ):
+        assert words in why
 
 
 def test_a_telltale_on_one_task_only_is_undecided():
