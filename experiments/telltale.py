@@ -48,6 +48,7 @@ SEEDS = {"quick": 3, "full": 10}
 MINUTES = {"quick": 4, "full": 40}  # a task
 AGAINST = ("gcg", "uniform", "clean_edits")
 FIRST, LATER = "1 round", ("16 rounds", "1 round, twins")
+KEY = 1_000_000  # all models are shown the same prompts: what looks clean is then the same, and one compiled attack
 LEAST = 1 / 4096  # a rate of no alarm counts as this: one of the prompts that are looked at
 SHARE, TIMES = 0.3, np.log10(2)
 NATURAL, ATTACKED, HAZARDS, TWINS, CLEAN = (
@@ -86,8 +87,8 @@ def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     measured = arms.measure(arm, seed, folder, watch, AGAINST)
     before, after = plain_model(arm.plain, seed, folder, watch), defended_model(arm, seed, folder, watch).model
     watch("telling apart", 0, 1)
-    earlier, key = (before, plain_failures(arm.plain, seed, folder)), jax.random.fold_in(jax.random.key(seed), 7)
-    told = telltale(key, after, task, attacks, None, earlier, arm.attackers, arm.budget)
+    earlier = before, plain_failures(arm.plain, seed, folder)
+    told = telltale(jax.random.key(KEY), after, task, attacks, None, earlier, arm.attackers, arm.budget)
     return measured | {"telltale": plain(told)}
 
 

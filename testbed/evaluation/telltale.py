@@ -96,8 +96,7 @@ def telltale(
     by_looks = _by_looks(draw_key, rates, {kind: len(looks[kind].refused) for kind in KINDS})
     free = {name: _success(attack_key, objective, attack, attackers, budget) for name, attack in attacks.items()}
     first = next(iter(attacks.values()))
-    # Down to a tenth: a floor is part of the compiled attack, which the seeds of a task then share.
-    floor = float(np.floor(10 * np.quantile(looks["clean_hazards"].log_prob, TYPICAL)) / 10)
+    floor = float(np.quantile(looks["clean_hazards"].log_prob, TYPICAL))
     like_clean = _success(natural_key, objective, natural(first, floor), attackers, budget)
     attacked, unattacked = None, None
     if before is not None:
