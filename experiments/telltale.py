@@ -38,7 +38,7 @@ from testbed.attacks import ATTACKS
 from testbed.evaluation import exact
 from testbed.evaluation.estimate import Effect, Verdict, paired_effect
 from testbed.evaluation.report import Watch, plain, silent
-from testbed.evaluation.telltale import telltale
+from testbed.evaluation.telltale import refuse_without_density, telltale
 from testbed.policy import greedy
 
 __all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
@@ -84,6 +84,7 @@ def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     """An arm's account, with what its robustness rests on and what it mended of the plain model's failures."""
     task, attacks = task_named(arm.plain.task), {arm.attack: ATTACKS[arm.attack]()}
     exact.refuse_if_too_large(task)
+    refuse_without_density(task)
     measured = arms.measure(arm, seed, folder, watch, AGAINST)
     before, after = plain_model(arm.plain, seed, folder, watch), defended_model(arm, seed, folder, watch).model
     watch("telling apart", 0, 1)

