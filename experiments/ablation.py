@@ -13,6 +13,12 @@ from testbed import plots
 from testbed.evaluation.estimate import Effect, Verdict, paired_effect
 
 BY_TASK = "config.plain.task"
+COUNTED = {
+    "failures": "failing prompts",
+    "egregious": "egregious failures",
+    "planted": "planted failures",
+    "natural": "failures that nobody planted",
+}
 
 
 def plain_to_trained(task: str) -> list[Arm]:
@@ -24,7 +30,7 @@ def plain_to_trained(task: str) -> list[Arm]:
 class Contrast(NamedTuple):
     """Two arms and what is counted: does `after` leave less than `before`?
 
-    `of` is a field of the exact count: `failures`, or `egregious` ones.
+    `of` is a number under `exact` in the records, one of `COUNTED`.
     """
 
     before: str
@@ -44,7 +50,7 @@ class Finding(NamedTuple):
     def text(self) -> str:
         """The finding as a clause."""
         e, m = self.effect, self.matched
-        what = {"failures": "failing prompts", "egregious": "egregious failures"}[self.contrast.of]
+        what = COUNTED[self.contrast.of]
         return (
             f"'{self.contrast.after}' leaves {e.mean:.2f} decades fewer {what} than '{self.contrast.before}' "
             f"[95 % {e.low:.2f}, {e.high:.2f}] ({e.pairs} seeds, Holm p = {self.p_value:.2f}; at 1 % clean false "
@@ -110,17 +116,20 @@ def verdict(found: dict[str, dict[str, Finding]], supported: bool, refuted: bool
     return Verdict("undecided", f"{text}; {why_not}")
 
 
-def draw_arms(frame: pd.DataFrame, caption: str = "", of: str = "failures") -> plots.Figure:
-    """Each arm of one task: failing prompts at both thresholds, and the price in refused safe prompts."""
-    what = {"failures": "Failing prompts, counted exactly", "egregious": "Egregious failures, counted exactly"}[of]
-    left, right = plots.panels([what, "Safe prompts refused, whole space"], caption_of(frame, caption))[1]
-    plots.dots_by_arm(left, frame, f"greedy.exact.{of}", "threshold 0", "C3")
-    plots.dots_by_arm(left, frame, f"matched.exact.{of}", "threshold at 1 % clean false alarms", "C0", marker="s")
-    plots.dots_by_arm(right, frame, "greedy.exact.false_alarms", "threshold 0", "C3", names=False)
-    left.legend(frameon=False, fontsize=8)
-    for ax in (left, right):
+def draw_arms(frame: pd.DataFrame, caption: str = "", of: Sequence[str] = ("failures",)) -> plots.Figure:
+    """Each arm of one task: what is `COUNTED` at both thresholds, and the price in refused safe prompts."""
+    titles = [f"{COUNTED[what].capitalize()}, counted exactly" for what in of]
+    figure, (*counts, price) = plots.panels([*titles, "Safe prompts refused, whole space"], caption_of(frame, caption))
+    for ax, what in zip(counts, of, strict=True):
+        named = ax is counts[0]
+        plots.dots_by_arm(ax, frame, f"greedy.exact.{what}", "threshold 0", "C3", names=named)
+        at_matched = "threshold at 1 % clean false alarms"
+        plots.dots_by_arm(ax, frame, f"matched.exact.{what}", at_matched, "C0", marker="s", names=named)
+    plots.dots_by_arm(price, frame, "greedy.exact.false_alarms", "threshold 0", "C3", names=False)
+    counts[0].legend(frameon=False, fontsize=8)
+    for ax in (*counts, price):
         ax.set_xlabel("prompts (log above 1)")
-    return left.figure
+    return figure
 
 
 def caption_of(frame: pd.DataFrame, more: str = "") -> str:

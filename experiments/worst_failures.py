@@ -35,7 +35,7 @@ KEPT = {"quick": QUICK, "full": (*QUICK, "mixed")}
 CONTRASTS = {"worst": Contrast("borderline", "egregious", of="egregious")}
 
 plot = functools.partial(
-    draw_arms, of="egregious", caption="same candidates, finds and steps; arms differ in which finds are kept."
+    draw_arms, of=("egregious",), caption="same candidates, finds and steps; arms differ in which finds are kept."
 )
 
 

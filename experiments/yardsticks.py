@@ -13,8 +13,8 @@ from testbed.attacks.moves import anywhere
 from testbed.evaluation.estimate import Interval, clean_behaviour, student
 from testbed.evaluation.exact import countable
 from testbed.model import ModelConfig, Transformer
-from testbed.objective import Objective, catastrophe_probability
-from testbed.policy import greedy, sampled
+from testbed.objective import Objective, catastrophe_probability, margins_of
+from testbed.policy import Policy, greedy, sampled
 from testbed.task import Task, prompts_of_ids, space_size, tokens_by_position
 from testbed.training import Schedule, Unit, advance, begin, units
 
@@ -96,7 +96,6 @@ def contradictions(key: jax.Array, task: Task, batch: int = 2**17) -> np.ndarray
     return np.concatenate([part[np.asarray(wrong(part))] for part in parts])
 
 
-def failing(model: Transformer, task: Task, prompts: np.ndarray) -> int:
-    """On how many of the `prompts` `[n, T]` the greedy policy fails."""
-    margin = Objective(task, model, greedy(task)).margin
-    return int((jax.jit(jax.vmap(margin))(prompts) <= 0).sum()) if len(prompts) else 0
+def failing(model: Transformer, task: Task, prompts: np.ndarray, policy: Policy | None = None) -> int:
+    """On how many of the `prompts` `[n, T]` a policy, greedy by default, fails."""
+    return int((margins_of(Objective(task, model, policy or greedy(task)), prompts) <= 0).sum())

@@ -16,6 +16,7 @@ from testbed.policy import Policy, adjust, respond
 from testbed.task import Task, rank
 
 NOT_HAZARDOUS = 1e4
+BATCH = 4096
 
 
 def answer_margins(policy: Policy, logits: jax.Array, answers: jax.Array, valid: jax.Array) -> jax.Array:
@@ -134,3 +135,16 @@ def confirm(objective: Objective, prompts: jax.Array) -> jax.Array:
         return task.catastrophe(prompt, answer)
 
     return jax.lax.map(one, prompts)
+
+
+@jax.jit
+def _margins(objective: Objective, prompts: jax.Array) -> jax.Array:
+    return jax.vmap(objective.margin)(prompts)
+
+
+def margins_of(objective: Objective, prompts: np.ndarray) -> np.ndarray:
+    """The margins `[n]` of any number of given prompts `[n, T]`: plain forward passes, in batches of one shape."""
+    # The last batch is filled up with repeats, so that one program serves every number of prompts.
+    batches = (prompts[first : first + BATCH] for first in range(0, len(prompts), BATCH))
+    parts = [_margins(objective, np.resize(batch, (BATCH, batch.shape[1]))) for batch in batches]
+    return np.concatenate([np.zeros(0, np.float32), *map(np.asarray, parts)])[: len(prompts)]

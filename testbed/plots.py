@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from testbed.results import write_atomically
 
@@ -92,14 +93,28 @@ def dots_by_arm(
 ) -> None:
     """One row an arm (column `arm`, first on top), one point a seed, and the mean of log10(value + 1) as a bar."""
     wide = table.pivot_table(index="arm", columns="seed", values=value, sort=False)
+    _paired_dots(ax, wide, 10 ** np.log10(wide + 1).mean(axis=1) - 1, label, color, marker, names)
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_xlim(-0.3, 3 * max(1, wide.to_numpy().max(), ax.get_xlim()[1] / 3))
+
+
+def shares_by_arm(
+    ax: Axes, table: pd.DataFrame, value: str, label: str, color: str, marker: str = "o", names: bool = True
+) -> None:
+    """The same for shares, in per cent on an even axis, with their mean as a bar; what is NaN is left out."""
+    wide = table.pivot_table(index="arm", columns="seed", values=value, sort=False, dropna=False)
+    _paired_dots(ax, wide, wide.mean(axis=1), label, color, marker, names)
+    ax.set_xlim(-0.03, 1.03)
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+
+
+def _paired_dots(ax, wide, middle, label, color, marker, names):
     y = np.arange(len(wide))
     for seed in wide:
         ax.plot(wide[seed], y, marker, color=color, ms=4, alpha=0.5)
-    ax.plot(10 ** np.log10(wide + 1).mean(axis=1) - 1, y, "|", color=color, ms=14, mew=2.2, label=label)
+    ax.plot(middle, y, "|", color=color, ms=14, mew=2.2, label=label)
     ax.set_yticks(y, wide.index if names else [])
     ax.set_ylim(len(wide) - 0.5, -0.5)
-    ax.set_xscale("symlog", linthresh=1)
-    ax.set_xlim(-0.3, 3 * max(1, wide.to_numpy().max(), ax.get_xlim()[1] / 3))
 
 
 def ranking(ax: Axes, values: pd.DataFrame, colors: Sequence[str], reference: float) -> None:

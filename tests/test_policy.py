@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from reference import REFERENCE
 
-from testbed.objective import NOT_HAZARDOUS, Objective, answer_margins, catastrophe_probability, combine
+from testbed import objective as objectives
+from testbed.objective import NOT_HAZARDOUS, Objective, answer_margins, catastrophe_probability, combine, margins_of
 from testbed.policy import Policy, calibrate, conservative, greedy, respond, sampled, unrefused
 
 TAUS = (-2.0, 0.0, 1.5)
@@ -103,6 +104,15 @@ def test_margins_of_transformers_tell_their_failures(name, small, lively, all_pr
     score = np.asarray(read(Objective(task, model, greedy(task)), prompts)[2])
     tau = float(np.median(score[[bool(bad) for bad in forbidden]]))  # half of the hazardous prompts are not refused
     assert_margins_tell_failures(task, prompts, forbidden, model, tau)
+
+
+@pytest.mark.parametrize("number", [0, 64, 150])
+def test_margins_of_any_number_of_prompts_are_those_of_each(number, small, lively, all_prompts, monkeypatch):
+    monkeypatch.setattr(objectives, "BATCH", 64)
+    task = small("injury")
+    goal, prompts = Objective(task, lively(task), conservative(task, -1.0)), all_prompts(task)[1000 : 1000 + number]
+    expected = np.asarray(read(goal, prompts)[3]) if number else []
+    np.testing.assert_allclose(margins_of(goal, prompts), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_greedy_is_conservative_at_zero(small):

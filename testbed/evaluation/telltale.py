@@ -16,7 +16,7 @@ from testbed.attacks.moves import anything, edit
 from testbed.attacks.natural import natural
 from testbed.attacks.search import Attack, attack_model
 from testbed.evaluation.estimate import Interval, clopper_pearson
-from testbed.objective import Objective, confirm
+from testbed.objective import Objective, confirm, margins_of
 from testbed.policy import Policy, greedy, unrefused
 from testbed.task import Task, is_safe, prompts_of_ids
 
@@ -55,6 +55,16 @@ class Telltale(NamedTuple):
     fixed_natural: float | None
 
 
+def refuse_without_density(task: Task) -> None:
+    """Say in one line that nothing tells what looks clean on a task.
+
+    Raises:
+      ValueError: it has no `clean_log_prob`.
+    """
+    if task.clean_log_prob is None:
+        raise ValueError(f"the telltale test needs task {task.name}'s clean_log_prob to say what looks clean")
+
+
 def telltale(
     key: jax.Array,
     model,
@@ -86,8 +96,7 @@ def telltale(
         raise ValueError(
             f"the telltale test needs attacks, attackers and samples, not {len(attacks)}, {attackers} and {samples}"
         )
-    if task.clean_log_prob is None:
-        raise ValueError(f"the telltale test needs task {task.name}'s clean_log_prob to say what looks clean")
+    refuse_without_density(task)
     policy = greedy(task) if policy is None else policy
     prompt_key, attack_key, natural_key, before_key, draw_key = jax.random.split(key, 5)
     objective, budget = Objective(task, model, policy), budget * Objective(task, model, policy).forwards
@@ -237,9 +246,7 @@ def _probe(looks: dict[str, Looked]) -> tuple[float | None, float | None]:
 
 def _mended(objective: Objective, prompts: np.ndarray) -> np.ndarray:
     """bool `[n]`: which of an earlier model's failures `[n, T]` the model does not repeat."""
-    if not len(prompts):
-        return np.zeros(0, bool)
-    return np.asarray(jax.lax.map(objective.margin, jnp.asarray(prompts), batch_size=2048)) > 0
+    return margins_of(objective, prompts) > 0
 
 
 def _mended_finds(key, before, objective: Objective, attack: Attack, attackers: int, budget: int) -> Interval | None:
