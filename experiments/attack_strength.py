@@ -41,7 +41,7 @@ from testbed.policy import greedy
 
 __all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "injury,cipher_vault"
+TASK = "injury,password,cipher_vault"
 SEEDS = {"quick": 3, "full": 10}
 MINUTES = {"quick": 4, "full": 90}  # a task
 BASE = {"quick": Arm(rounds=4, finds=128), "full": Arm(rounds=4, finds=128, attackers=256)}
@@ -77,7 +77,7 @@ def slopes(rows: pd.DataFrame, column: str = "greedy.exact.failures") -> np.ndar
     for _, runs in rows[rows["strength"].notna()].groupby("seed"):
         if runs["strength"].nunique() > 2:
             left = np.log10(runs[column].astype(float) + 1)
-            fits.append(-np.polynomial.Polynomial.fit(runs["strength"], left, 1).convert().coef[1])
+            fits.append(-np.polyfit(runs["strength"], left, 1)[0])
     return np.array(fits)
 
 
@@ -115,11 +115,17 @@ def claim(frame: pd.DataFrame) -> Verdict:
     effects = {task: [paired_effect(slopes(rows, column)) for column in columns] for task, rows in groups.items()}
     if not effects:
         return Verdict("undecided", "no seed has three attacks of different strength")
-    lines = "; ".join(f"{task}: {_text(*both)}" for task, both in effects.items())
+    lines = "; ".join(f"{task}: {_text(*both)}{_saturated(groups[task])}" for task, both in effects.items())
     if any(effect.mean >= 0.5 and effect.low > 0.2 for effect, _ in effects.values()):
         return Verdict("refuted", lines)
     outcome = "supported" if all(effect.high < 0.2 for effect, _ in effects.values()) else "undecided"
     return Verdict(outcome, lines)
+
+
+def _saturated(rows: pd.DataFrame) -> str:
+    """What must be said of a task on which every attack of the ladder leaves nothing."""
+    left = rows.loc[rows["strength"].notna(), "greedy.exact.failures"]
+    return "" if left.any() else ", where none of these attacks leaves a failure, so this task tells little"
 
 
 def _text(effect: Effect, matched: Effect) -> str:

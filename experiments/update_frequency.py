@@ -31,7 +31,7 @@ from testbed.evaluation.estimate import Verdict
 
 __all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "injury,cipher_vault"
+TASK = "injury,password,cipher_vault"
 SEEDS = {"small": 3, "quick": 3, "full": 10}
 MINUTES = {"small": 3, "quick": 5, "full": 240}  # a task
 ROUNDS = {"small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64)}

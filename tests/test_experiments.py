@@ -286,6 +286,13 @@ def test_strength_is_judged_by_its_slope(slope, outcome):
     np.testing.assert_allclose(module.slopes(pd.concat(frames[::2])), slope, atol=1e-6)
 
 
+def test_a_task_that_every_attack_solves_has_slope_zero_and_is_said_to_tell_little():
+    module = EXPERIMENTS["attack_strength"]
+    frame = pd.concat([table("injury", {f"attack {s}": [0] * 4}, strength=s) for s in (1.0, 2.0, 4.0)])
+    assert not module.slopes(frame).any()
+    assert "tells little" in module.claim(frame).why
+
+
 @pytest.mark.parametrize(
     ("calls", "rate", "outcome"),
     [(100, 1.0, "supported"), (100, 0.01, "refuted"), (1.0, 1.0, "undecided")],
