@@ -13,7 +13,18 @@ from reference import F0, F1, K, Q
 from scipy import stats
 
 from testbed.attacks import ATTACKS
-from testbed.attacks.moves import another, anything, anywhere, changes, deleted, edit, further, inserted, ranked
+from testbed.attacks.moves import (
+    another,
+    anything,
+    anywhere,
+    changes,
+    deleted,
+    edit,
+    further,
+    inserted,
+    mutated,
+    ranked,
+)
 from testbed.attacks.search import attack_model
 from testbed.objective import Objective
 from testbed.policy import greedy
@@ -32,6 +43,19 @@ def test_another_token_is_any_other_that_is_allowed():
     assert set(tokens.tolist()) == {0, 3}
     assert stats.binomtest(int((tokens == 0).sum()), len(tokens)).pvalue > 0.01
     assert set(many(lambda key: another(key, jnp.asarray(ALLOWED[2]), jnp.asarray(1))).tolist()) == {1}
+
+
+def test_a_mutation_replaces_each_token_as_often_as_it_says_by_any_other():
+    prompts = many(lambda key: mutated(key, jnp.asarray(ALLOWED), PROMPT), 8000)
+    assert ALLOWED[np.arange(4), prompts].all()
+    for place, row in enumerate(ALLOWED):
+        others = np.flatnonzero(row & (np.arange(4) != PROMPT[place]))
+        seen = np.array([(prompts[:, place] == token).sum() for token in others])
+        if len(others):
+            assert stats.binomtest(int(seen.sum()), len(prompts), 1 / 4).pvalue > 0.01
+            assert len(others) == 1 or stats.chisquare(seen).pvalue > 0.01
+    changed = prompts[:, [0, 1]] != np.asarray(PROMPT)[:2]
+    assert stats.binomtest(int(changed.all(axis=1).sum()), len(prompts), 1 / 16).pvalue > 0.01, "independently"
 
 
 def test_anywhere_is_anywhere_in_the_space():

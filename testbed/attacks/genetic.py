@@ -6,13 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from testbed.attacks.moves import another
+from testbed.attacks.moves import mutated
 from testbed.attacks.search import Attack, score
 from testbed.objective import NOT_HAZARDOUS
 
 
 class Population(NamedTuple):
-    """Members `[M, T]`, their margins `[M]`, and how many prompts were scored so far."""
+    """Members `[M, T]`, their margins `[M]` (of no hazard until scored), and how many prompts were scored so far."""
 
     prompts: jax.Array
     margins: jax.Array
@@ -30,30 +30,27 @@ def genetic(population: int = 64, children: int = 16, elites: int = 4) -> Attack
     """
 
     def init(key, objective, prompt, margin):
-        margins = jnp.full(population, jnp.where(jnp.isnan(margin), NOT_HAZARDOUS, margin))
-        return Population(jnp.tile(prompt, (population, 1)), margins, jnp.zeros((), jnp.int32))
+        founders = jax.vmap(objective.start)(jax.random.split(key, population))
+        return Population(founders, jnp.full(population, NOT_HAZARDOUS), jnp.zeros((), jnp.int32))
 
     def breed(key, allowed, state):
-        parent_key, cut_key, where_key, token_key = jax.random.split(key, 4)
+        parent_key, cut_key, mutation_key = jax.random.split(key, 3)
         rivals = jax.random.randint(parent_key, (2, 2), 0, population)
         winners = jnp.take_along_axis(rivals, state.margins[rivals].argmin(axis=1)[:, None], axis=1)[:, 0]
         mother, father = state.prompts[winners]
-        length = len(mother)
-        cut = jax.random.randint(cut_key, (), 1, length)
-        child = jnp.where(jnp.arange(length) < cut, mother, father)
-        mutant = jax.vmap(another)(jax.random.split(token_key, length), allowed, child)
-        return jnp.where(jax.random.bernoulli(where_key, 1 / length, (length,)), mutant, child)
+        cut = jax.random.randint(cut_key, (), 1, len(mother))
+        child = jnp.where(jnp.arange(len(mother)) < cut, mother, father)
+        return mutated(mutation_key, allowed, child)
 
     def step(key, objective, state):
-        start_key, breed_key, slot_key = jax.random.split(key, 3)
+        breed_key, slot_key = jax.random.split(key)
         founding = state.scored < population
-        fresh = jax.vmap(objective.start)(jax.random.split(start_key, children))
-        breed_keys = jax.random.split(breed_key, children)
-        bred = jax.vmap(breed, (0, None, None))(breed_keys, jnp.asarray(objective.allowed), state)
-        scored = score(objective, jnp.where(founding, fresh, bred))
         _, best = jax.lax.top_k(-state.margins, elites)
         _, mortal = jax.lax.top_k(jax.random.uniform(slot_key, (population,)).at[best].set(-1), children)
         slots = jnp.where(founding, (state.scored + jnp.arange(children)) % population, mortal)
+        breed_keys = jax.random.split(breed_key, children)
+        bred = jax.vmap(breed, (0, None, None))(breed_keys, jnp.asarray(objective.allowed), state)
+        scored = score(objective, jnp.where(founding, state.prompts[slots], bred))
         hazard = scored.margins < NOT_HAZARDOUS  # false for NaN, too
         prompts = jnp.where(hazard[:, None], scored.prompts, state.prompts[slots])
         margins = jnp.where(hazard, scored.margins, state.margins[slots])

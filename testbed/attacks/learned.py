@@ -28,7 +28,8 @@ def _log_probability(writer, allowed, prompt):
 def _write(key, writer, allowed):
     def write(before, at):
         key, place, row = at
-        token = jax.random.categorical(key, jnp.where(row, place + before, -jnp.inf))
+        # By inverse CDF: one random number a token, where Gumbel noise would take one for each token of the vocabulary.
+        token = jax.random.choice(key, len(row), p=jax.nn.softmax(jnp.where(row, place + before, -jnp.inf)))
         return writer.follow[token], token
 
     keys = jax.random.split(key, len(allowed))

@@ -9,10 +9,26 @@ Replace = Callable[[jax.Array, jax.Array], jax.Array]  # (key, position) -> toke
 
 
 def another(key: jax.Array, allowed: jax.Array, token: jax.Array) -> jax.Array:
-    """A uniformly random token of a row `allowed` `[V]` other than `token`; `token` itself if there is no other."""
-    others = allowed.at[token].set(False)
-    pick = jax.random.randint(key, (), 0, jnp.maximum(others.sum(), 1))
-    return jnp.where(others.any(), (others.cumsum() > pick).argmax(), token)
+    """A uniformly random token of the row `allowed` `[V]` other than `token`; `token` itself if there is no other."""
+    others = _others(allowed, token)
+    return _nth(jax.random.randint(key, (), 0, jnp.maximum(others.sum(), 1)), others, token)
+
+
+def mutated(key: jax.Array, allowed: jax.Array, prompt: jax.Array) -> jax.Array:
+    """`prompt` `[T]`, each token replaced by another with probability 1/T: one number says whether, and by which."""
+    others = _others(allowed, prompt)
+    share = jax.random.uniform(key, prompt.shape) * len(prompt)  # below 1: a place among the others
+    return _nth((share * others.sum(axis=-1)).astype(jnp.int32), others, prompt)
+
+
+def _others(allowed, token):
+    return allowed & (jnp.arange(allowed.shape[-1]) != token[..., None])
+
+
+def _nth(n, tokens, otherwise):
+    """The n-th of the `tokens` (bool `[..., V]`), `otherwise` where there are not so many."""
+    found = tokens.cumsum(axis=-1) > n[..., None]
+    return jnp.where(found.any(axis=-1), found.argmax(axis=-1), otherwise)
 
 
 def anywhere(key: jax.Array, allowed: jax.Array) -> jax.Array:
