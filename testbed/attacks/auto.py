@@ -19,8 +19,8 @@ def auto() -> Attack:
     trained against another attack. In the spirit of AutoAttack.
 
     It is no proof of absence: 64 attackers of 1,500 calls find a failure on every model of `tests/test_attacks_auto.py`
-    that has one (four planted, and random ones of all six tasks at small sizes), but 32 of 1,000 calls on only 11 of
-    the 14 such models of the shipped comparison on injury, where as few as 4 in half a million prompts fail.
+    that has one (four planted, and random ones of all tasks at small sizes), but 32 of 1,000 calls on only 24 of the
+    25 such models of the shipped comparison, where as few as 4 in half a million prompts fail.
     Reference: Croce and Hein 2020, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
     Parameter-free Attacks.
     """
