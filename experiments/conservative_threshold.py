@@ -80,10 +80,11 @@ def plot(frame: pd.DataFrame) -> plots.Figure:
     figure, axes = plots.panels(titles, caption_of(frame, "counted exactly; thick: means."))
     table = by_share(frame)
     for ax, x in zip(axes, ("share", "refused"), strict=True):
+        ax.set_xscale("symlog", linthresh=1e-3)
         for arm, color in zip(table["arm"].unique(), plots.shades(table["arm"].nunique()), strict=True):
             rows = table[table["arm"] == arm].assign(arm=lambda rows: rows["share"])
             plots.arms_along(ax, rows, x, "failures", arm, color)
-        ax.set_xscale("symlog", linthresh=1e-3)
+        ax.set_xlim(left=-5e-4)
         ax.set_xlabel("share refused")
         ax.set_ylabel("prompts (log above 1)")
         ax.legend(frameon=False, fontsize=8)
