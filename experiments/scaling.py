@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import pandas as pd
 from absl import app, flags
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from tasks import TASKS
@@ -40,7 +41,7 @@ ON = flags.DEFINE_list("devices", None, "Measure throughput on these numbers of 
 ALONE = flags.DEFINE_bool("alone", False, "Print the throughput on the devices that there are, as JSON, and stop.")
 REPEATS = 2
 BASE = {"width": 32, "layers": 2, "vocab": 8, "length": 5}
-AXES = {"width": (16, 32, 64, 128), "layers": (1, 2, 4, 8), "vocab": (8, 16, 32), "length": (4, 5, 6, 7)}
+AXES = {"width": (16, 32, 64, 128), "layers": (1, 2, 4, 8), "vocab": (8, 16, 24), "length": (4, 5, 6, 7)}
 SCHEDULE = Schedule(steps=32, units=2)
 ATTACKERS, PASSES, SEEDS = 256, 64, 8
 
@@ -162,7 +163,8 @@ def main(_) -> None:
         return
     matmul = peak()
     places = [(axis, value) for axis, values in AXES.items() for value in values]
-    frame = pd.DataFrame(row for place in places for row in measure(*place, matmul))
+    shown = track(places, "measuring", console=Console(stderr=True), disable=not sys.stderr.isatty())
+    frame = pd.DataFrame(row for place in shown for row in measure(*place, matmul))
     table = Table("axis", "value", "work", "per second", "unit", "share of matmul peak", title_justify="left")
     table.title = f"matmul peak {matmul / 1e9:,.0f} GFLOP/s; peak memory of the process {memory():,.0f} MiB"
     for row in frame.itertuples():

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, PercentFormatter
 
 from testbed.results import write_atomically
 
@@ -162,6 +162,8 @@ def costs(ax: Axes, table: pd.DataFrame, base: int) -> None:
     ax.axhline(1, color="0.8", lw=0.8, zorder=0)
     ax.set_xticks(table["value"].unique(), [str(value) for value in table["value"].unique()])
     ax.minorticks_off()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.legend(frameon=False, fontsize=8)
 
 
