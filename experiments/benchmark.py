@@ -1,7 +1,7 @@
 """Speed, as ratios of two things measured side by side in one run.
 
   python -m experiments.benchmark                   a table
-  python -m experiments.benchmark --only=attacks    a part of it
+  python -m experiments.benchmark --only=attacks    a part of it (about two minutes on two cores)
   python -m experiments.benchmark --json            one JSON object a line, with the fields of `Row`
 
 Each pair is timed in turn, A B A B ..., and the ratio is the median of those of neighbours, so that a machine whose
