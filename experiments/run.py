@@ -125,12 +125,15 @@ def wanted() -> list[Job]:
         for task in tasks:
             task_named(task)
         folder, seeds = Path(FLAGS.out) / name, range(FLAGS.first_seed, FLAGS.first_seed + seeds)
+        job = Job(name, preset, list(tasks), seeds, folder)
         if not (FLAGS.plot_only or FLAGS.status) or folder.is_dir():
-            jobs.append(Job(name, preset, list(tasks), seeds, folder))
+            jobs.append(job)
         elif not every:
             raise ValueError(
                 f"{folder} does not exist; give the --out of a sweep, or leave out --plot_only and --status"
             )
+    if every and FLAGS.plot_only:  # of questions that were not asked yet there is nothing to show
+        jobs = [job for job in jobs if missing_of(job) < len(job.runs)]
     if not jobs:
         raise ValueError(
             f"{FLAGS.out} holds no records; give the --out of a sweep, or leave out --plot_only and --status"

@@ -250,8 +250,11 @@ def test_the_shipped_table_is_rebuilt_from_the_shipped_records(tmp_path, no_work
         (tmp_path / "update_frequency" / path.name).write_bytes(path.read_bytes())
     flags = ["--experiment=update_frequency", "--seeds=5", "--plot_only"]
     assert command(f"--out={tmp_path}", *flags)[0] == 0
-    for table in ("injury.csv", "cipher_vault.csv"):
+    for table in ("injury.csv", "password.csv", "cipher_vault.csv"):
         assert (tmp_path / "update_frequency" / table).read_bytes() == (shipped / table).read_bytes()
+    (tmp_path / "diversity").mkdir()  # asked, but not answered yet
+    status, out, _ = command(f"--out={tmp_path}", "--experiment=all", "--task=injury", "--plot_only")
+    assert status == 0 and "update_frequency" in out and "diversity" not in out
 
 
 def failing(config, seed, folder, watch):
