@@ -40,7 +40,7 @@ from testbed.evaluation.report import Watch
 from testbed.evaluation.strength import search_gain, strength
 from testbed.evaluation.survival import log_rank
 from testbed.objective import Objective, confirm
-from testbed.planted import MODULUS, Planted, plant, planted_prefixes
+from testbed.planted import Planted, plant, planted_prefixes
 from testbed.policy import greedy, respond
 
 __all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
@@ -50,8 +50,9 @@ SEEDS = {"quick": 3, "full": 5}
 MINUTES = {"quick": 10, "full": 60}
 GRADIENT_FREE = ("coordinate", "mcmc", "genetic")
 PLANTS = {"needle": "tokens", "hash": "remainder"}  # what it is called, and the kind that is in the run's id
-NEEDLE = 4  # tokens
+NEEDLE = 4  # tokens, or as many as are free
 SAMPLES = 2**16
+RARE_HASH = 4093
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +91,8 @@ def attacked_model(config: Comparison, seed: int, folder: Path, watch: Watch) ->
         return plant(model, task)
     hazard = task.sample_hazard(jax.random.fold_in(jax.random.key(seed), 8))
     free = np.flatnonzero(task.allowed.sum(axis=1) > 1)
-    spread = free[np.linspace(0, len(free) - 1, NEEDLE).astype(int)]
-    shared = {"tokens": {"positions": spread}, "remainder": {"modulus": MODULUS}}
+    spread = free[np.linspace(0, len(free) - 1, min(NEEDLE, len(free))).astype(int)]
+    shared = {"tokens": {"positions": spread}, "remainder": {"modulus": RARE_HASH}}
     return plant(model, task, hazard, **shared[config.plant])
 
 

@@ -194,7 +194,8 @@ def main(_) -> None:
             print(json.dumps(row._asdict()), flush=True)
         else:
             print(".", end="", file=sys.stderr, flush=True)
-            target = f"{row.target:.2f}" if row.target else "-"
+            missed = bool(row.target) and row.ratio < row.target
+            target = f"{row.target:.2f}{' missed' * missed}" if row.target else "-"
             table.add_row(row.name, f"{row.value:,.0f}", row.unit, row.baseline, f"{row.ratio:.2f}", target)
     if not JSON.value:
         print(file=sys.stderr)

