@@ -51,7 +51,7 @@ DEFENCE = Schedule(steps=768, rounds=16, finds=512, budget=190, learning_rate=DE
 
 @dataclasses.dataclass(frozen=True)
 class Calibrated:
-    """The models of a stage, and the calls that an estimator may spend on one; splitting takes about ten times more.
+    """The models of a stage, and the calls that an estimator may spend on one; splitting takes some twenty times more.
 
     Attributes:
       stage: `training`, `defence` or `planted`.
