@@ -126,7 +126,8 @@ def draw_arms(frame: pd.DataFrame, caption: str = "", of: Sequence[str] = ("fail
         at_matched = "threshold at 1 % clean false alarms"
         plots.dots_by_arm(ax, frame, f"matched.exact.{what}", at_matched, "C0", marker="s", names=named)
     plots.dots_by_arm(price, frame, "greedy.exact.false_alarms", "threshold 0", "C3", names=False)
-    counts[0].legend(frameon=False, fontsize=8)
+    # Above the panels: inside, a mark of the legend looks like one more point.
+    figure.legend(*counts[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     for ax in (*counts, price):
         ax.set_xlabel("prompts (log above 1)")
     return figure
