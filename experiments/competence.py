@@ -58,16 +58,17 @@ def guessing(task: str) -> float:
 def plot(frame) -> plots.Figure:
     """Failing share against usefulness, a point a model, from one task."""
     table = rates(frame)
-    figure, (ax,) = plots.panels(["Competence and catastrophe"], caption_of(frame, "exact; dotted: guessing."))
+    figure, (ax,) = plots.panels(["Competence and catastrophe"], caption_of(frame, "exact;\ndotted: guessing."))
+    ax.set_yscale("symlog", linthresh=1e-5)
     for arm, color in zip(table["arm"].unique(), plots.shades(table["arm"].nunique()), strict=True):
         rows = table[table["arm"] == arm]
         marker = "s" if rows["config.steps"].any() else "o"
         ax.plot(rows["useful"], rows["failing"], marker, color=color, label=arm)
     ax.axhline(guessing(frame[BY_TASK].iloc[0]), color="0.4", ls=":", lw=1)
-    ax.set_yscale("symlog", linthresh=1e-5)
+    ax.set_ylim(-5e-6, 2)
     ax.set_xlabel("safe prompts answered rightly (share)")
     ax.set_ylabel("hazardous prompts that fail (share)")
-    ax.legend(frameon=False, fontsize=7)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=7)
     return figure
 
 
