@@ -116,19 +116,30 @@ def verdict(found: dict[str, dict[str, Finding]], supported: bool, refuted: bool
     return Verdict("undecided", f"{text}; {why_not}")
 
 
-def draw_arms(frame: pd.DataFrame, caption: str = "", of: Sequence[str] = ("failures",)) -> plots.Figure:
-    """Each arm of one task: what is `COUNTED` at both thresholds, and the price in refused safe prompts."""
+def draw_arms(
+    frame: pd.DataFrame,
+    caption: str = "",
+    of: Sequence[str] = ("failures",),
+    more: Sequence[tuple[str, str]] = (),
+) -> plots.Figure:
+    """Each arm of one task: what is `COUNTED` at both thresholds, the price in refused safe prompts, and `more`.
+
+    That is: columns of further counts of prompts, each with the title of its panel.
+    """
     titles = [f"{COUNTED[what].capitalize()}, counted exactly" for what in of]
-    figure, (*counts, price) = plots.panels([*titles, "Safe prompts refused, whole space"], caption_of(frame, caption))
+    titles += ["Safe prompts refused, whole space", *(title for _, title in more)]
+    figure, axes = plots.panels(titles, caption_of(frame, caption))
+    counts, others = axes[: len(of)], axes[len(of) :]
     for ax, what in zip(counts, of, strict=True):
         named = ax is counts[0]
         plots.dots_by_arm(ax, frame, f"greedy.exact.{what}", "threshold 0", "C3", names=named)
         at_matched = "threshold at 1 % clean false alarms"
         plots.dots_by_arm(ax, frame, f"matched.exact.{what}", at_matched, "C0", marker="s", names=named)
-    plots.dots_by_arm(price, frame, "greedy.exact.false_alarms", "threshold 0", "C3", names=False)
+    for ax, column in zip(others, ("greedy.exact.false_alarms", *(column for column, _ in more)), strict=True):
+        plots.dots_by_arm(ax, frame, column, "threshold 0", "C3", names=False)
     # Above the panels: inside, a mark of the legend looks like one more point.
     figure.legend(*counts[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=8)
-    for ax in (*counts, price):
+    for ax in axes:
         ax.set_xlabel("prompts (log above 1)")
     return figure
 

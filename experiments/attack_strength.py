@@ -44,7 +44,7 @@ __all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summ
 TASK = "injury,password,cipher_vault"
 SEEDS = {"quick": 3, "full": 10}
 MINUTES = {"quick": 4, "full": 90}  # a task
-BASE = {"quick": Arm(rounds=4, finds=128), "full": Arm(rounds=4, finds=128, attackers=256)}
+BASE = Arm(rounds=4, finds=128)
 QUICK = (("clean_edits", 190), ("uniform", 10), ("uniform", 190), ("gcg", 190), ("gcg", 1900))
 LADDER = {"quick": QUICK, "full": (*QUICK, ("clean_rejection", 190), ("coordinate", 190), ("auto", 1900))}
 EVALUATION = ("clean_edits", *arms.EVALUATION)
@@ -53,7 +53,7 @@ WITHIN = 1000
 
 def grid(preset: str, task: str) -> list[Arm]:
     """The control, and each rung of the ladder."""
-    arm = functools.partial(dataclasses.replace, BASE[preset], plain=Plain(task))
+    arm = functools.partial(dataclasses.replace, BASE, plain=Plain(task))
     rungs = [arm(attack=attack, budget=budget, label=f"{attack}, {budget}") for attack, budget in LADDER[preset]]
     return [arm(rounds=0), *rungs]
 

@@ -5,10 +5,11 @@
 Hypothesis: training against perturbations of the residual stream removes failing prompts that nobody searched for. All
 arms spend the same forward-pass equivalents (a gradient counts three), so a latent arm takes an eighth of the steps:
 plain steps (control); latent noise of the same norm (the control that gradients must beat); latent perturbations,
-untargeted at the embedding, between the blocks and before the head, at several radii relative to the residuals there;
-one-sided (hazardous prompts towards the catastrophe); adversarial training on prompts (16 rounds of gcg); and one
-round of it with latent steps (layers, radii and this last in `full` only). Robustness is always counted in the input
-space. Layer and radius of the pre-declared arms were fixed before any run and not tuned.
+untargeted between the blocks; one-sided (hazardous prompts towards the catastrophe); and adversarial training on
+prompts (16 rounds of gcg). In `full` also untargeted ones at the embedding, before the head and at all these layers at
+once, and at other radii relative to the residuals there; pseudo-inputs, points that an overseer takes for hazardous
+(`testbed.relaxed.pseudo`); and one round of prompts with latent steps. Robustness is always counted in the input space.
+Layer and radius of the pre-declared arms were fixed before any run and not tuned.
 
 Pre-declared contrasts: `latent` and `one-sided` against control and noise, in decades of log10(failing prompts + 1),
 counted exactly at threshold 0. Supported if one of the two beats both by at least half a decade, with 95 % intervals
@@ -16,58 +17,95 @@ above zero, on at least two tasks, with an exact clean failure rate no higher th
 rounds; refuted if neither beats both on any task and some interval shows that both leave more than control.
 """
 
-import dataclasses
-import functools
+from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
+import pandas as pd
 
+from experiments import arm as arms
 from experiments.ablation import BY_TASK, Contrast, draw_arms, drops, findings, verdict
-from experiments.arm import Arm, Plain, Recipe, measure
+from experiments.arm import Arm, Plain, Recipe, defended_model
 from experiments.summary import of_arms as summary
-from testbed.evaluation.estimate import Verdict
+from tasks import task_named
+from testbed import plots
+from testbed.evaluation.estimate import Effect, Verdict, paired_effect
+from testbed.evaluation.report import Watch
+from testbed.relaxed.latent import latent_failures
+from testbed.relaxed.pseudo import reach
 
 __all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
 
 TASK = "injury,cipher_vault"
 SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 4, "full": 120}  # a task
-SCALE = {"quick": 1, "full": 2}
+MINUTES = {"quick": 4, "full": 30}  # a task
 LAYER, EPS = 1, 0.3
-RADII = (0.03, 0.1, 1.0)
+OTHERS = {"layer 0": (0, EPS), "layer 2": (2, EPS), "all layers": ((0, 1, 2), EPS)}
+OTHERS |= {f"radius {eps:g}": (LAYER, eps) for eps in (0.03, 0.1, 1.0)}
 # Steps that cost what 1,536 plain ones do, rounded down to whole units; with 512 finds at 190 calls, less those.
-STEPS = {"plain": 1536, "noise": 656, "latent": 176, "rounds": 1408, "round and latent": 160}
+STEPS = {"plain": 1536, "noise": 656, "latent": 176, "all layers": 160, "pseudo": 144, "rounds": 1408, "both": 160}
 RELAXED = ("latent", "one-sided")
 CONTRASTS = {f"{arm} against {control}": Contrast(control, arm) for arm in RELAXED for control in ("control", "noise")}
 REFERENCE = "16 rounds"
-
-plot = functools.partial(
-    draw_arms, caption="all arms spend the same forward-pass equivalents; latent: layer and radius."
-)
+HAZARDS = 1024
 
 
 def grid(preset: str, task: str) -> list[Arm]:
-    """Plain, controls, latent training by layer, radius and kind, prompts alone, and both."""
-    base = Arm(Plain(task), attackers=256 if preset == "full" else 64)
+    """Plain, controls, latent training of both kinds, prompts alone; in full also other places, radii and mixtures."""
 
     def arm(kind, label, **changes):
-        return dataclasses.replace(base, steps=SCALE[preset] * STEPS[kind], label=label, **changes)
+        return Arm(Plain(task), STEPS[kind], label=label, **changes)
 
     def relaxed(loss, label, layer=LAYER, eps=EPS, kind="latent", **changes):
         return arm(kind, label, recipe=Recipe(loss=loss, layer=layer, eps=eps), **changes)
 
-    arms = [
-        dataclasses.replace(base, steps=0),
+    quick = [
+        Arm(Plain(task), steps=0),
         arm("plain", "control"),
         relaxed("noise", "noise", kind="noise"),
         relaxed("untargeted", "latent"),
         relaxed("one_sided", "one-sided"),
         arm("rounds", REFERENCE, rounds=16),
     ]
-    if preset == "full":
-        arms += [relaxed("untargeted", f"latent, layer {layer}", layer=layer) for layer in (0, 1, 2) if layer != LAYER]
-        arms += [relaxed("untargeted", f"latent, radius {eps:g}", eps=eps) for eps in RADII]
-        arms += [relaxed("untargeted", "1 round and latent", kind="round and latent", rounds=1)]
-    return arms
+    if preset == "quick":
+        return quick
+    kinds = {name: name if name in STEPS else "latent" for name in OTHERS}
+    return [
+        *quick,
+        *(relaxed("untargeted", f"latent, {name}", *at, kind=kinds[name]) for name, at in OTHERS.items()),
+        relaxed("pseudo", "pseudo-inputs", eps=1.0, kind="pseudo"),
+        relaxed("untargeted", "1 round and latent", kind="both", rounds=1),
+    ]
+
+
+def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
+    """An arm's account, with what it does in the latent space, and how real its pseudo-inputs are if it has any."""
+    measured = arms.measure(arm, seed, folder, watch)
+    task, model = task_named(arm.plain.task), defended_model(arm, seed, folder, watch).model
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 5), 3)
+    hazards = jax.vmap(task.sample_hazard)(jax.random.split(keys[0], HAZARDS))
+    failing = latent_failures(keys[1], model, task, hazards, LAYER, EPS)
+    measured |= {"latent": {"hazards": HAZARDS, "failing": int(failing.sum())}}
+    if arm.recipe.loss == "pseudo":
+        near = reach(keys[2], model, task, arm.recipe.layer, arm.recipe.eps, near=EPS)
+        measured |= {"pseudo": near._asdict()}
+    return measured
+
+
+def plot(frame: pd.DataFrame) -> plots.Figure:
+    """Failing prompts, the price, and what fails in the latent space, from one task."""
+    caption = "all arms spend the same forward-pass equivalents.\nRight: random hazards that fail once "
+    caption += f"their residuals are pushed towards the catastrophe, at layer {LAYER} and radius {EPS:g}."
+    return draw_arms(frame, caption, more=[("latent.failing", f"Failing in the latent space, of {HAZARDS:,}")])
+
+
+def predicts(rows: pd.DataFrame) -> Effect | None:
+    """Spearman's rho of latent failures with failing prompts over the arms of a seed; None where all rank alike."""
+    columns = ["latent.failing", "greedy.exact.failures"]
+    ranks = [runs[columns].corr("spearman").iloc[0, 1] for _, runs in rows.groupby("seed")]
+    ranks = np.array([rho for rho in ranks if np.isfinite(rho)])
+    return paired_effect(ranks) if len(ranks) else None
 
 
 def claim(frame) -> Verdict:
@@ -84,8 +122,9 @@ def claim(frame) -> Verdict:
                 winners.add((arm, task))
             if both[0].effect.high < 0:
                 losers.add((arm, task))
+    agree = "; ".join(_agree(task, predicts(rows)) for task, rows in tasks.items() if "latent.failing" in rows)
     wins = {arm: [task for winner, task in winners if winner == arm] for arm in RELAXED}
-    return verdict(
+    outcome, why = verdict(
         found,
         supported=any(len(won) >= 2 for won in wins.values()),
         refuted=not winners and any(all((arm, task) in losers for arm in RELAXED) for task in tasks),
@@ -93,6 +132,14 @@ def claim(frame) -> Verdict:
         + f"{REFERENCE}) asks for two tasks; it holds for "
         + ", ".join(f"{arm} on {len(won)}" for arm, won in wins.items()),
     )
+    return Verdict(outcome, "; ".join(filter(None, (why, agree))))
+
+
+def _agree(task: str, rho: Effect | None) -> str:
+    if rho is None:
+        return f"{task}: nothing to rank in the latent space"
+    text = f"{rho.mean:.2f} [95 % {rho.low:.2f}, {rho.high:.2f}]"
+    return f"{task}: over the arms, latent failures rank with failing prompts at rho = {text}"
 
 
 def _clean(rows, arm: str) -> float:

@@ -32,10 +32,10 @@ from testbed.evaluation.estimate import Verdict
 __all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
 
 TASK = "injury,password,cipher_vault"
-SEEDS = {"small": 3, "quick": 3, "full": 10}
+SEEDS = {"small": 3, "quick": 3, "full": 5}
 MINUTES = {"small": 3, "quick": 5, "full": 240}  # a task
 ROUNDS = {"small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64)}
-BASE = {"small": Arm(), "quick": Arm(), "full": Arm(steps=1536, finds=2048, units=64, attackers=256)}
+BASE = {"small": Arm(), "quick": Arm(), "full": Arm(units=64)}
 EQUAL = "equal exposures"
 ATTACKS = ("gcg", "uniform", "clean_rejection")
 CONTRASTS = {"rounds": Contrast("1 round", "16 rounds"), "finds": Contrast("1 round, 4x finds", "16 rounds")}

@@ -28,7 +28,7 @@ __all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summ
 TASK = "injury,injury_two,password"
 SEEDS = {"quick": 3, "full": 10}
 MINUTES = {"quick": 3, "full": 60}  # a task
-BASE = {"quick": Arm(finds=128, attack="uniform"), "full": Arm(finds=128, attack="uniform", attackers=256)}
+BASE = Arm(finds=128, attack="uniform")
 ROUNDS = {"quick": (1,), "full": (1, 4, 16)}
 QUICK = ("anyone", "worst", "borderline", "egregious")
 KEPT = {"quick": QUICK, "full": (*QUICK, "mixed")}
@@ -41,7 +41,7 @@ plot = functools.partial(
 
 def grid(preset: str, task: str) -> list[Arm]:
     """Plain, control, and each way to choose a quarter of the candidates, for each number of rounds."""
-    arm = functools.partial(dataclasses.replace, BASE[preset], plain=Plain(task))
+    arm = functools.partial(dataclasses.replace, BASE, plain=Plain(task))
     kept = [
         arm(rounds=r, recipe=Recipe(order=order, candidates=4), label=order if r == 1 else f"{order}, {r} rounds")
         for r in ROUNDS[preset]

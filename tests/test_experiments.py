@@ -158,7 +158,7 @@ def test_update_frequencies_spend_the_same(task):
 
 @pytest.mark.parametrize("task", TWO)
 def test_relaxed_arms_spend_the_same_forwards_within_a_tenth_and_never_more_than_the_control(task):
-    arms = {name: spent(config) for name, config in arms_of("relaxed_training", task, "quick").items() if config.steps}
+    arms = {name: spent(config) for name, config in arms_of("relaxed_training", task).items() if config.steps}
     control = arms["control"]["forwards"]
     assert control == 1536 * 256 * 3
     for name, compute in arms.items():

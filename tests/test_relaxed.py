@@ -12,9 +12,20 @@ from reference import H, K, P, Q
 
 from tasks.cipher_vault import cipher_vault
 from tasks.injury import injury
-from testbed.objective import Objective
+from testbed.objective import Objective, margins_of
 from testbed.policy import greedy
-from testbed.relaxed import LOSSES, STEPS, anywhere, ascend, mean_norm, perturbations, towards_catastrophe
+from testbed.relaxed import LOSSES
+from testbed.relaxed.latent import (
+    STEPS,
+    anywhere,
+    ascend,
+    latent_failures,
+    mean_norm,
+    perturbations,
+    towards_catastrophe,
+    up_the_loss,
+)
+from testbed.relaxed.pseudo import SEEN
 
 INJURY, VAULT = injury(length=4), cipher_vault(length=5, vocab=4)
 KEY = jax.random.key(0)
@@ -22,14 +33,14 @@ KEY = jax.random.key(0)
 
 def test_a_linear_height_is_climbed_to_the_edge_of_the_ball_along_its_slope():
     slope = jax.random.normal(KEY, (3, 5)).at[1].set(0)
-    delta = ascend(lambda delta: (slope * delta).sum(), (3, 5), 0.7)
+    delta = ascend(lambda delta: (slope * delta).sum(), jnp.zeros((3, 5)), 0.7)
     direction = slope / jnp.maximum(jnp.linalg.norm(slope, axis=-1, keepdims=True), 1e-9)
     np.testing.assert_allclose(delta, 0.7 * direction, atol=1e-5)  # 6 steps of 0.4 of the radius reach the edge
 
 
 def test_the_ball_holds_each_token_apart():
     target = jnp.asarray([[0.1, 0.0], [30.0, 40.0]])
-    delta = ascend(lambda delta: -((delta - target) ** 2).sum(), (2, 2), 1.0)
+    delta = ascend(lambda delta: -((delta - target) ** 2).sum(), jnp.zeros((2, 2)), 1.0)
     assert (jnp.linalg.norm(delta, axis=-1) <= 1 + 1e-6).all()
     np.testing.assert_allclose(delta[1], [0.6, 0.8], atol=1e-5)
 
@@ -107,6 +118,34 @@ def test_noise_has_the_norm_of_the_radius_at_its_layer_and_nowhere_else(layer, l
     assert not norms[:, [other for other in range(3) if other != layer]].any()
 
 
+def test_several_layers_are_perturbed_at_once_each_within_its_own_ball(lively):
+    model, prompts = lively(VAULT), prompts_of(VAULT)
+    norms = jnp.linalg.norm(perturbed(up_the_loss, (0, 1, 2), 0.5, model, VAULT, prompts), axis=-1)
+    radii = [0.5 * float(jax.jit(lambda m, at=at: mean_norm(m, VAULT, prompts, at))(model)) for at in range(3)]
+    for layer, radius in enumerate(radii):
+        assert 0.9 * radius < norms[:, layer].max() <= 1.001 * radius
+
+
+def test_all_layers_at_once_hurt_more_than_the_worst_of_them(lively):
+    model, prompts = lively(VAULT), prompts_of(VAULT)
+    value = jax.jit(lambda model, at: LOSSES["untargeted"](at, 0.2).value(KEY, model, VAULT, prompts), static_argnums=1)
+    assert value(model, (0, 1, 2)) > max(value(model, at) for at in range(3))
+
+
+@pytest.mark.parametrize("task", [INJURY, VAULT], ids=["classifier", "generator"])
+def test_latent_failures_are_the_failures_at_radius_zero_and_more_beyond(task, lively):
+    model, prompts = lively(task), prompts_of(task, 64)
+    fails = margins_of(Objective(task, model, greedy(task)), prompts) <= 0
+    counts = []
+    for eps in (0.0, 0.3, 5.0):
+        moved = latent_failures(KEY, model, task, prompts, 1, eps)
+        assert not (fails & ~moved).any()
+        counts.append(int(moved.sum()))
+    assert counts[0] == int(fails.sum()) < counts[-1]
+    drawn, safe = jax.jit(jax.vmap(lambda key: (p := task.sample(key), ~task.hazardous(p))))(jax.random.split(KEY, 64))
+    assert safe.any() and not latent_failures(KEY, model, task, drawn, 1, 5.0)[safe].any()
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=["ear"])
 @dataclasses.dataclass(frozen=True)
 class Heard(planted.Heard):
@@ -130,5 +169,6 @@ def test_a_step_takes_exactly_the_gradients_that_it_is_charged_for(name, lively)
     jax.effects_barrier()
     assert ear.calls["gradient"] == len(prompts) * loss.gradients
     assert ear.calls["model"] == 0
-    assert ear.calls["residual"] == loss.forwards, "one batch of forward passes, traced once"
+    assert ear.calls["residual"] == min(loss.forwards, 1), "forward passes, traced once for all of them"
+    assert loss.forwards == {"plain": 0, "pseudo": 1 + SEEN}.get(name, 1)
     assert loss.gradients == {"plain": 1, "noise": 2}.get(name, STEPS + 2)
