@@ -16,6 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from rich.console import Console
 
 from testbed import results
@@ -25,6 +26,8 @@ from testbed.launchers.local import threads
 from testbed.launchers.place import Place, Watch
 
 CHECKPOINTS = "checkpoints"  # the folder, beside the records, of what unfinished runs keep
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 32_000  # half of what Linux allows a process; each compiled program holds some until it is dropped
 POLL = 1.0  # seconds between two looks at runs that another sweep is at
 
 
@@ -83,6 +86,7 @@ def _claimed(run: Run, measure: Callable[..., dict], path: Path, watch: Watch) -
     try:
         if path.exists():
             return Ended(results.read_record(path))
+        _drop_programs()
         source, started = _source(), time.perf_counter()
         measurements = measure(run.config, run.seed, path.parent, watch)
         seconds = round(time.perf_counter() - started, 2)
@@ -94,6 +98,12 @@ def _claimed(run: Run, measure: Callable[..., dict], path: Path, watch: Watch) -
         return Ended(results.read_record(path))
     except Exception as error:
         return _failed(path, error)
+
+
+def _drop_programs(most: int = MOST_MAPS) -> None:
+    """Forget what was compiled once it holds more than `most` memory maps: past the limit the whole process aborts."""
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > most:
+        jax.clear_caches()
 
 
 def _failed(path: Path, error: Exception) -> Ended:

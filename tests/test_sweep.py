@@ -26,7 +26,7 @@ from testbed import checkpoint, results
 from testbed.claim import claim
 from testbed.launchers import threads
 from testbed.launchers.place import Place
-from testbed.sweep import Outcome, Run, kept, status, sweep
+from testbed.sweep import MAPS, Outcome, Run, _drop_programs, kept, status, sweep
 from testbed.training import Schedule, train
 
 ROOT = Path(__file__).parents[1]
@@ -604,6 +604,17 @@ def test_sweeps_that_share_a_folder_do_not_disturb_each_other(aftermath):
 def test_a_signal_from_outside_stops_a_sweep_soon(aftermath):
     assert aftermath["interrupted"]["status"] == 42
     assert aftermath["interrupted"]["seconds"] < 5
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="no memory maps to count on this system")
+@pytest.mark.parametrize(("most", "again"), [(0, True), (10**9, False)])
+def test_programs_are_dropped_only_once_they_hold_too_many_maps(most, again):
+    traced = []
+    program = jax.jit(lambda x: traced.append(x) or x + 1)
+    program(1.0)
+    _drop_programs(most)
+    program(1.0)
+    assert (len(traced) == 2) == again
 
 
 if __name__ == "__main__":
