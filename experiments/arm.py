@@ -16,6 +16,7 @@ from testbed.model import Transformer, load_or_make, model_config
 from testbed.objective import Objective, confirm
 from testbed.policy import greedy
 from testbed.relaxed import LOSSES
+from testbed.relaxed.latent import Layers
 from testbed.results import run_id
 from testbed.selection import ORDERS, REPLAYS
 from testbed.sweep import kept
@@ -49,7 +50,7 @@ class Recipe:
     twins: bool = False
     share: float = 0.5
     loss: str = "plain"
-    layer: int = 0
+    layer: Layers = 0
     eps: float = 0.0
 
 

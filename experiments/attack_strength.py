@@ -43,7 +43,7 @@ __all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summ
 
 TASK = "injury,password,cipher_vault"
 SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 4, "full": 90}  # a task
+MINUTES = {"quick": 4, "full": 20}  # a task
 BASE = Arm(rounds=4, finds=128)
 QUICK = (("clean_edits", 190), ("uniform", 10), ("uniform", 190), ("gcg", 190), ("gcg", 1900))
 LADDER = {"quick": QUICK, "full": (*QUICK, ("clean_rejection", 190), ("coordinate", 190), ("auto", 1900))}

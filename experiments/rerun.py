@@ -30,7 +30,7 @@ def rebuilt(like: Any, value: Any) -> Any:
             )
         known = {name: rebuilt(getattr(like, name), told) for name, told in value.items()}
         return type(like)(**added | known)
-    return tuple(value) if isinstance(like, tuple) else value
+    return tuple(value) if isinstance(value, list) else value  # a config holds no list
 
 
 def run_of(record: dict[str, Any]) -> Run:

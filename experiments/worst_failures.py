@@ -27,7 +27,7 @@ __all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summ
 
 TASK = "injury,injury_two,password"
 SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 3, "full": 60}  # a task
+MINUTES = {"quick": 3, "full": 30}  # a task
 BASE = Arm(finds=128, attack="uniform")
 ROUNDS = {"quick": (1,), "full": (1, 4, 16)}
 QUICK = ("anyone", "worst", "borderline", "egregious")

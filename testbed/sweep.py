@@ -100,9 +100,9 @@ def _claimed(run: Run, measure: Callable[..., dict], path: Path, watch: Watch) -
         return _failed(path, error)
 
 
-def _drop_programs(most: int = MOST_MAPS) -> None:
-    """Forget what was compiled once it holds more than `most` memory maps: past the limit the whole process aborts."""
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > most:
+def _drop_programs() -> None:
+    """Forget what was compiled if it holds too many memory maps: past the limit the whole process aborts."""
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
 
 

@@ -1,5 +1,6 @@
 """What the tests share: every task at a small size, models whose answers vary, and strict settings."""
 
+import contextlib
 import itertools
 import os
 from typing import NamedTuple
@@ -106,3 +107,17 @@ def table():
         return Table(tuple(logits))
 
     return make
+
+
+@contextlib.contextmanager
+def compilations():
+    """The names of what is compiled meanwhile, whether or not a cache on disk has it."""
+    names, listening = [], True
+
+    def listen(event, seconds, **about):
+        if listening and event == "/jax/core/compile/jaxpr_to_mlir_module_duration":
+            names.append(about.get("fun_name", "something"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    listening = False

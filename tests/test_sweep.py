@@ -26,7 +26,7 @@ from testbed import checkpoint, results
 from testbed.claim import claim
 from testbed.launchers import threads
 from testbed.launchers.place import Place
-from testbed.sweep import MAPS, Outcome, Run, _drop_programs, kept, status, sweep
+from testbed.sweep import MAPS, Outcome, Run, kept, status, sweep
 from testbed.training import Schedule, train
 
 ROOT = Path(__file__).parents[1]
@@ -608,13 +608,13 @@ def test_a_signal_from_outside_stops_a_sweep_soon(aftermath):
 
 @pytest.mark.skipif(not MAPS.exists(), reason="no memory maps to count on this system")
 @pytest.mark.parametrize(("most", "again"), [(0, True), (10**9, False)])
-def test_programs_are_dropped_only_once_they_hold_too_many_maps(most, again):
+def test_programs_are_dropped_between_runs_only_once_they_hold_too_many_maps(most, again, tmp_path, monkeypatch):
+    monkeypatch.setattr("testbed.sweep.MOST_MAPS", most)
     traced = []
     program = jax.jit(lambda x: traced.append(x) or x + 1)
-    program(1.0)
-    _drop_programs(most)
-    program(1.0)
-    assert (len(traced) == 2) == again
+    console = Console(file=io.StringIO())
+    sweep(worklist(2, 1), lambda *run: {"x": float(program(1.0))}, tmp_path, console, threads(1))
+    assert len(traced) == (2 if again else 1)
 
 
 if __name__ == "__main__":

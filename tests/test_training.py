@@ -1,6 +1,5 @@
-"""Schedules, supervised steps, rounds of attack and training, and the promise that a second call compiles nothing."""
+"""Schedules, supervised steps, and rounds of attack and training."""
 
-import contextlib
 import copy
 import dataclasses
 import functools
@@ -12,20 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import planted
 import pytest
+from conftest import compilations
 from planted import Ear
-from reference import H, K, N, P, Q
+from reference import H, K, N, Q
 from reference import injury as injury_rule
 
-from tasks import TASKS
 from tasks.injury import injury
 from testbed.attacks import ATTACKS
-from testbed.attacks.search import Attack, Scored, search
+from testbed.attacks.search import Attack, Scored
 from testbed.defence import attack_cost
 from testbed.evaluation import exact
 from testbed.evaluation.estimate import clean_behaviour
 from testbed.model import Transformer, model_config
-from testbed.objective import Objective, confirm
-from testbed.policy import calibrate, conservative, greedy
+from testbed.objective import Objective
+from testbed.policy import greedy
 from testbed.schedule import Schedule, Unit, units
 from testbed.training import State, advance, begin, train
 
@@ -62,20 +61,6 @@ class Clock:
     def __call__(self, soft_prompt, answer, latent=None):
         logits = jnp.zeros((1, 2)).at[0, answer[0]].add(self.time - jax.lax.stop_gradient(self.time))
         return jnp.where(self.time > self.limit, jnp.nan, logits)
-
-
-@contextlib.contextmanager
-def compilations():
-    """The names of what is compiled meanwhile, whether or not a cache on disk has it."""
-    names, listening = [], True
-
-    def listen(event, seconds, **about):
-        if listening and event == "/jax/core/compile/jaxpr_to_mlir_module_duration":
-            names.append(about.get("fun_name", "something"))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield names
-    listening = False
 
 
 def equal(a, b):
@@ -351,59 +336,3 @@ def test_adversarial_training_leaves_fewer_failures_than_more_plain_training(pla
     assert failures[2] < min(failures[:2]) / 4, f"plain, control, 4 rounds: {failures}"
     assert history.found[0] > 0.5 > history.found[-1]
     assert clean_accuracy(task, hardened) >= 0.99
-
-
-def test_compilations_are_heard():
-    function = jax.jit(lambda x: x + 1)
-    with compilations() as names:
-        function(np.zeros(3, np.float32))
-    assert len(names) == 1
-    with compilations() as names:
-        function(np.ones(3, np.float32))
-    assert not names
-
-
-def attacked(model, tau):
-    return Objective(TASK, model, conservative(TASK, tau))
-
-
-PROMPTS = np.array([(K, P, Q), (H, Q, P)], np.int32)
-CALLS = {
-    "train": lambda model, seed, rounds, tau: train(
-        jax.random.key(seed), model, TASK, dataclasses.replace(TINY, rounds=rounds), ATTACKS["coordinate"]()
-    ),
-    "search": lambda model, seed, rounds, tau: search(
-        ATTACKS["coordinate"](), attacked(model, tau), PROMPTS, jax.random.key(seed), 30, seed
-    ),
-    "confirm": lambda model, seed, rounds, tau: confirm(attacked(model, tau), PROMPTS),
-    "count": lambda model, seed, rounds, tau: exact.count(model, TASK, {"it": conservative(TASK, tau)}),
-    "calibrate": lambda model, seed, rounds, tau: calibrate(jax.random.key(seed), model, TASK, 0.01 * rounds, 64),
-    "clean_behaviour": lambda model, seed, rounds, tau: clean_behaviour(
-        jax.random.key(seed), model, TASK, conservative(TASK, tau), 1
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_second_call_compiles_nothing(lively, name):
-    models = [lively(TASK, seed=seed, layers=1) for seed in range(2)]
-    jax.block_until_ready(CALLS[name](models[0], 0, 1, 0.0))
-    for seed, rounds, tau in [(1, 1, 0.0), (0, 4, 0.0), (0, 1, -2.5)]:
-        with compilations() as names:
-            jax.block_until_ready(CALLS[name](models[seed], seed, rounds, tau))
-        assert not names, f"{name} with key and weights {seed}, {rounds} rounds, tau {tau} compiled {names}"
-
-
-@pytest.mark.parametrize("name", ["search", "confirm", "count", "clean_behaviour"])
-def test_measured_threshold_compiles_nothing_more(lively, name):
-    model = lively(TASK, seed=0, layers=1)
-    measured = calibrate(jax.random.key(0), model, TASK, 0.01, 64).tau
-    jax.block_until_ready(CALLS[name](model, 0, 1, 0.0))
-    with compilations() as names:
-        jax.block_until_ready(CALLS[name](model, 0, 1, measured))
-    assert not names, f"a threshold from calibrate made {name} compile {names}"
-
-
-@pytest.mark.parametrize("factory", [*TASKS.values(), *ATTACKS.values()])
-def test_factories_return_one_object(factory):
-    assert factory() is factory()

@@ -88,13 +88,13 @@ def anywhere(key, model, task, prompt, place, still, radius):
 
 def perturbations(perturb: Perturb, layer: Layers, eps: float, key, model, task: Task, prompts: jax.Array) -> jax.Array:
     """What is added to the residual streams of prompts `[B, T]`: `[B, L + 1, T + N - 1, D]`, zero at other layers."""
-    layers = jnp.atleast_1d(jnp.asarray(layer))
-    radius = eps * jnp.stack([mean_norm(model, task, prompts, at) for at in _several(layer)])[:, None, None]
+    layers = _several(layer)
+    radius = eps * jnp.stack([mean_norm(model, task, prompts, at) for at in layers])[:, None, None]
     blank = jnp.zeros((model.config.layers + 1, model.config.positions, model.config.width))
-    place = lambda delta: blank.at[layers].set(delta)
+    place = lambda delta: blank.at[jnp.asarray(layers)].set(delta)
 
     def one(key, prompt):
-        return place(perturb(key, model, task, prompt, place, blank[layers], radius))
+        return place(perturb(key, model, task, prompt, place, blank[: len(layers)], radius))
 
     return jax.vmap(one)(jax.random.split(key, len(prompts)), prompts)
 

@@ -1,0 +1,79 @@
+"""The promise that a second call compiles nothing, with another key, other weights, rounds or another threshold."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from conftest import compilations
+from reference import H, K, P, Q
+
+from tasks import TASKS
+from tasks.injury import injury
+from testbed.attacks import ATTACKS
+from testbed.attacks.search import search
+from testbed.evaluation import exact
+from testbed.evaluation.estimate import clean_behaviour
+from testbed.objective import Objective, confirm
+from testbed.policy import calibrate, conservative
+from testbed.schedule import Schedule
+from testbed.training import train
+
+TASK = injury(length=3)
+TINY = Schedule(steps=8, rounds=2, finds=8, budget=9, batch=8, learning_rate=1e-2, units=4)
+
+
+def test_compilations_are_heard():
+    function = jax.jit(lambda x: x + 1)
+    with compilations() as names:
+        function(np.zeros(3, np.float32))
+    assert len(names) == 1
+    with compilations() as names:
+        function(np.ones(3, np.float32))
+    assert not names
+
+
+def attacked(model, tau):
+    return Objective(TASK, model, conservative(TASK, tau))
+
+
+PROMPTS = np.array([(K, P, Q), (H, Q, P)], np.int32)
+CALLS = {
+    "train": lambda model, seed, rounds, tau: train(
+        jax.random.key(seed), model, TASK, dataclasses.replace(TINY, rounds=rounds), ATTACKS["coordinate"]()
+    ),
+    "search": lambda model, seed, rounds, tau: search(
+        ATTACKS["coordinate"](), attacked(model, tau), PROMPTS, jax.random.key(seed), 30, seed
+    ),
+    "confirm": lambda model, seed, rounds, tau: confirm(attacked(model, tau), PROMPTS),
+    "count": lambda model, seed, rounds, tau: exact.count(model, TASK, {"it": conservative(TASK, tau)}),
+    "calibrate": lambda model, seed, rounds, tau: calibrate(jax.random.key(seed), model, TASK, 0.01 * rounds, 64),
+    "clean_behaviour": lambda model, seed, rounds, tau: clean_behaviour(
+        jax.random.key(seed), model, TASK, conservative(TASK, tau), 1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_second_call_compiles_nothing(lively, name):
+    models = [lively(TASK, seed=seed, layers=1) for seed in range(2)]
+    jax.block_until_ready(CALLS[name](models[0], 0, 1, 0.0))
+    for seed, rounds, tau in [(1, 1, 0.0), (0, 4, 0.0), (0, 1, -2.5)]:
+        with compilations() as names:
+            jax.block_until_ready(CALLS[name](models[seed], seed, rounds, tau))
+        assert not names, f"{name} with key and weights {seed}, {rounds} rounds, tau {tau} compiled {names}"
+
+
+@pytest.mark.parametrize("name", ["search", "confirm", "count", "clean_behaviour"])
+def test_measured_threshold_compiles_nothing_more(lively, name):
+    model = lively(TASK, seed=0, layers=1)
+    measured = calibrate(jax.random.key(0), model, TASK, 0.01, 64).tau
+    jax.block_until_ready(CALLS[name](model, 0, 1, 0.0))
+    with compilations() as names:
+        jax.block_until_ready(CALLS[name](model, 0, 1, measured))
+    assert not names, f"a threshold from calibrate made {name} compile {names}"
+
+
+@pytest.mark.parametrize("factory", [*TASKS.values(), *ATTACKS.values()])
+def test_factories_return_one_object(factory):
+    assert factory() is factory()
