@@ -5,10 +5,11 @@ Research 2022)
 
 Hypothesis: weak attacks do not suffice: the stronger the attack trained against, the fewer failures are left. Arms
 train against a ladder of attacks, from the best of ten random prompts and from samples and edits of clean prompts to
-long gradient searches, with the same finds and gradient steps, and are evaluated by weak and strong attacks and by the
-exact count. An attack's strength is the number of decades of uniform sampling that it is worth on the plain model
-(`testbed.evaluation.strength`). The figure's matrix holds the share of attackers that find nothing, divided by the best
-share that any arm reaches against that attack (after UAR; Kang et al. 2019).
+long gradient searches, with the same finds and gradient steps, and are evaluated by weak and strong attacks and by
+the exact count. An attack's strength is the number of decades of uniform sampling that it is worth on the plain model
+(`testbed.evaluation.strength`); beside it stands in how many tokens two of its finds there differ, since a search
+that always ends at the same prompts teaches little else. The figure's matrix holds the share of attackers that find
+nothing, divided by the best share that any arm reaches against that attack (after UAR; Kang et al. 2019).
 
 Pre-declared contrast: for each seed, the least-squares slope of log10(failing prompts + 1), counted exactly at
 threshold 0, on the strength of the attack trained against. Supported (weak suffices) if it falls by less than .2
@@ -24,11 +25,12 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
+from scipy.spatial.distance import pdist
 
 from experiments import arm as arms
 from experiments.ablation import BY_TASK, caption_of
 from experiments.arm import Arm, Plain, plain_model
-from experiments.summary import of_arms as summary
+from experiments.summary import by_row
 from tasks import task_named
 from testbed import plots
 from testbed.attacks import ATTACKS, attack_model
@@ -59,7 +61,7 @@ def grid(preset: str, task: str) -> list[Arm]:
 
 
 def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
-    """An arm's account, with the strength of the attack that it trains against."""
+    """An arm's account, with the strength of the attack that it trains against, and how far its finds lie `apart`."""
     measured = arms.measure(arm, seed, folder, watch, EVALUATION)
     if not arm.rounds:
         return measured
@@ -68,7 +70,19 @@ def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     margins = exact.hazardous_margins(objective.model, task, objective.policy)
     key, budget = jax.random.fold_in(jax.random.key(seed), 4), arm.budget * objective.forwards
     trace = attack_model(attack, objective, key, arm.attackers, budget)
-    return measured | {"strength": strength(trace.margin, margins)}
+    return measured | {"strength": strength(trace.margin, margins), "apart": apart(trace.prompt)}
+
+
+def apart(prompts: np.ndarray) -> float:
+    """In how many tokens two of the prompts `[P, T]` differ, in the mean of all pairs."""
+    return float(pdist(prompts, "hamming").mean() * prompts.shape[1])
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row an arm, with the mean strength of its attack, and the tokens in which two of that attack's finds differ."""
+    means = frame.reindex(columns=["arm", "strength", "apart"]).groupby("arm", sort=False).mean()  # older: no `apart`
+    text = means.map(lambda mean: f"{mean:.1f}" if pd.notna(mean) else "-")
+    return by_row(frame).assign(strength=text["strength"], apart=text["apart"])
 
 
 def slopes(rows: pd.DataFrame, column: str = "greedy.exact.failures") -> np.ndarray:

@@ -40,8 +40,8 @@ flags.DEFINE_string("experiment", None, "Which question to ask (see --list), or 
 flags.DEFINE_list(
     "task",
     None,
-    "Which tasks to ask it on, separated by commas (see --list), with sizes after colons, as in injury:length=8. "
-    "Default: the experiment's.",
+    "Which tasks to ask it on, separated by commas (see --list), with sizes after colons, as in injury:length=8; or "
+    "all. Default: the experiment's.",
 )
 flags.DEFINE_string("preset", None, "How much: quick (minutes) or full (hours). Default: quick.")
 flags.DEFINE_integer("seeds", None, "How many paired seeds. Default: the preset's.")
@@ -121,7 +121,8 @@ def wanted() -> list[Job]:
             raise ValueError(f"--seeds must be at least 1, not {seeds}")
         if FLAGS.first_seed < 0:
             raise ValueError(f"--first_seed must not be negative, not {FLAGS.first_seed}")
-        tasks = dict.fromkeys(asked.get("task", experiment.TASK).split(","))
+        named = asked.get("task", experiment.TASK)
+        tasks = dict.fromkeys(TASKS if named == "all" else named.split(","))
         for task in tasks:
             task_named(task)
         folder, seeds = Path(FLAGS.out) / name, range(FLAGS.first_seed, FLAGS.first_seed + seeds)

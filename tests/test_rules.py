@@ -113,6 +113,19 @@ def test_a_task_that_every_attack_solves_has_slope_zero_and_is_said_to_tell_litt
     assert "tells little" in module.claim(frame).why
 
 
+def test_finds_are_apart_by_the_tokens_of_each_pair():
+    assert EXPERIMENTS["attack_strength"].apart(np.array([[0, 0], [0, 1], [1, 1]])) == pytest.approx((1 + 2 + 1) / 3)
+
+
+def test_the_ladders_table_tells_strength_and_how_far_finds_lie_apart():
+    module = EXPERIMENTS["attack_strength"]
+    old = table("injury", {"control": [9, 9]}, **{"compute.gradient_steps": 1})
+    new = table("injury", {"gcg, 190": [1, 2]}, strength=2.04, apart=[3.0, 4.0], **{"compute.gradient_steps": 1})
+    shown = module.summary(pd.concat([old, new]))
+    assert list(shown.loc["gcg, 190", ["strength", "apart"]]) == ["2.0", "3.5"]
+    assert list(module.summary(old).loc["control", ["strength", "apart"]]) == ["-", "-"]
+
+
 @pytest.mark.parametrize(
     ("calls", "rate", "outcome"),
     [(100, 1.0, "supported"), (100, 0.01, "refuted"), (1.0, 1.0, "undecided")],
