@@ -30,6 +30,7 @@ import pandas as pd
 
 from experiments.arm import Arm, Plain, defended_model
 from experiments.attack_tables import calls_of, counts, panel_gains, plot, summary
+from experiments.preset import Preset
 from tasks import task_named
 from testbed.attacks import ATTACKS
 from testbed.attacks.health import gradient_health
@@ -43,11 +44,12 @@ from testbed.objective import Objective, confirm
 from testbed.planted import Planted, plant, planted_prefixes
 from testbed.policy import greedy, respond
 
-__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "injury"
-SEEDS = {"quick": 3, "full": 5}
-MINUTES = {"quick": 10, "full": 60}
+PRESETS = {
+    "quick": Preset("injury", seeds=3, minutes=11),
+    "full": Preset("injury,cipher_vault", seeds=5, minutes=120),
+}
 GRADIENT_FREE = ("coordinate", "mcmc", "genetic")
 PLANTS = {"needle": "tokens", "hash": "remainder"}  # what it is called, and the kind that is in the run's id
 NEEDLE = 4  # tokens, or as many as are free

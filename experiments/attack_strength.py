@@ -30,6 +30,7 @@ from scipy.spatial.distance import pdist
 from experiments import arm as arms
 from experiments.ablation import BY_TASK, caption_of
 from experiments.arm import Arm, Plain, plain_model
+from experiments.preset import Preset
 from experiments.summary import by_row
 from tasks import task_named
 from testbed import plots
@@ -41,11 +42,13 @@ from testbed.evaluation.strength import strength
 from testbed.objective import Objective
 from testbed.policy import greedy
 
-__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "injury,password,cipher_vault"
-SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 4, "full": 20}  # a task
+TASKS = "injury,password,cipher_vault"
+PRESETS = {
+    "quick": Preset(TASKS, seeds=3, minutes=9),
+    "full": Preset(TASKS, seeds=5, minutes=30),
+}
 BASE = Arm(rounds=4, finds=128)
 QUICK = (("clean_edits", 190), ("uniform", 10), ("uniform", 190), ("gcg", 190), ("gcg", 1900))
 LADDER = {"quick": QUICK, "full": (*QUICK, ("clean_rejection", 190), ("coordinate", 190), ("auto", 1900))}

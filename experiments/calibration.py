@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.arm import DEFENCE_RATE, EVALUATION, Plain, models_of, plain_model
+from experiments.preset import Preset
 from experiments.summary import how
 from experiments.yardsticks import contradictions, failing, incompetent_model, untrained_over_chance, whole_space
 from tasks import task_named
@@ -32,9 +33,10 @@ from testbed.results import run_id
 from testbed.sweep import kept
 from testbed.training import Schedule, train
 
-TASK = "injury"
-SEEDS = {"quick": 3, "full": 5}
-MINUTES = {"quick": 5, "full": 8}
+PRESETS = {
+    "quick": Preset("injury", seeds=3, minutes=5),
+    "full": Preset("injury", seeds=5, minutes=8),
+}
 CLEAN_SAMPLES, MANY_CLEAN_SAMPLES = 2**16, 2**21  # many, where nothing exact is known of the clean failure rate
 HAZARD_SAMPLES = 2**19  # with none failing, the upper end of the interval is 7e-6
 MOST_CALLS = 10_000

@@ -14,15 +14,18 @@ whose clean accuracy is at least 99 %; on any task.
 
 from experiments.ablation import BY_TASK, Contrast, caption_of, drops
 from experiments.arm import Arm, Plain, measure
+from experiments.preset import Preset
 from experiments.summary import of_arms as summary
 from testbed import plots
 from testbed.evaluation.estimate import Verdict
 
-__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "injury,modular"
-SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 6, "full": 30}  # a task
+TASKS = "injury,modular"
+PRESETS = {
+    "quick": Preset(TASKS, seeds=3, minutes=8),
+    "full": Preset(TASKS, seeds=10, minutes=60),
+}
 WIDTHS = {"quick": (4, 8, 16, 32), "full": (4, 8, 16, 32, 64)}
 FINDS = (512, 2048)
 

@@ -16,16 +16,18 @@ tenth fails on more than thirty times the guessing rate.
 
 from experiments.ablation import BY_TASK, caption_of
 from experiments.arm import Arm, Plain, measure
+from experiments.preset import Preset
 from experiments.summary import of_arms as summary
 from tasks import task_named
 from testbed import plots
 from testbed.evaluation.estimate import Verdict
 
-__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "cipher_vault,injury"
-SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 4, "full": 30}  # a task
+PRESETS = {
+    "quick": Preset("cipher_vault,sort_guard,injury", seeds=3, minutes=9),
+    "full": Preset("cipher_vault,sort_guard,pointer_vault,injury", seeds=10, minutes=120),
+}
 WIDTHS = {"quick": (8, 32), "full": (4, 8, 16, 32, 48)}
 STEPS = {"quick": (16, 64, 256, 1536), "full": (16, 32, 64, 128, 256, 512, 1536)}
 

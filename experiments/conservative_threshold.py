@@ -21,6 +21,7 @@ import pandas as pd
 from experiments import arm as arms
 from experiments.ablation import BY_TASK, caption_of, plain_to_trained
 from experiments.arm import Arm, defended_model
+from experiments.preset import Preset
 from experiments.summary import of_arms as summary
 from tasks import task_named
 from testbed import plots
@@ -29,11 +30,13 @@ from testbed.evaluation.estimate import Verdict, paired_effect
 from testbed.evaluation.report import Watch
 from testbed.policy import calibrate, greedy
 
-__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "injury,cipher_vault"
-SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 2, "full": 20}  # a task
+TASKS = "injury,cipher_vault"
+PRESETS = {
+    "quick": Preset(TASKS, seeds=3, minutes=3),
+    "full": Preset(TASKS, seeds=10, minutes=40),
+}
 BLOCKED = (0.001, 0.01, 0.05, 0.2)
 ALLOWED = 0.05
 

@@ -17,14 +17,17 @@ import functools
 
 from experiments.ablation import Contrast, draw_arms, findings, verdict
 from experiments.arm import Arm, Plain, Recipe, measure
+from experiments.preset import Preset
 from experiments.summary import of_arms as summary
 from testbed.evaluation.estimate import Verdict
 
-__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "injury,cipher_vault"
-SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 6, "full": 30}  # a task
+TASKS = "injury,cipher_vault"
+PRESETS = {
+    "quick": Preset(TASKS, seeds=3, minutes=9),
+    "full": Preset(TASKS, seeds=10, minutes=60),
+}
 ROUNDS = {"quick": (1, 2, 16), "full": (1, 2, 4, 8, 16)}
 ORDERS = {"unselected": "anyone", "diverse": "diverse", "clustered": "clustered"}
 CONTRASTS = {"enough": Contrast("diverse, 2", "unselected, 16")}

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.arm import DEFENCE_RATE, Arm, Plain, defended_model, plain_model
+from experiments.preset import Preset
 from tasks import task_named
 from testbed import plots
 from testbed.attacks import ATTACKS
@@ -38,9 +39,10 @@ from testbed.policy import greedy
 from testbed.task import Task
 from testbed.training import UNITS_A_CALL, Schedule, Unit, advance, begin, units
 
-TASK = "injury"
-SEEDS = {"quick": 2, "full": 5}
-MINUTES = {"quick": 8, "full": 90}
+PRESETS = {
+    "quick": Preset("injury", seeds=3, minutes=8),
+    "full": Preset("injury,modular,cipher_vault", seeds=5, minutes=270),
+}
 FLOOR = 1e-9
 HEALTHY = 10  # effective samples
 RARE_HASH = 20_011  # some thirty hazardous prompts of two million: far below what samples see, above FLOOR

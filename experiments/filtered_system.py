@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.arm import Arm, Plain, defended_model, models_of
+from experiments.preset import Preset
 from tasks import task_named
 from testbed import plots
 from testbed.evaluation.estimate import Verdict, paired_effect
@@ -30,9 +31,10 @@ from testbed.model import load_or_make
 from testbed.results import run_id
 from testbed.training import Schedule
 
-TASK = "injury"
-SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 5, "full": 20}
+PRESETS = {
+    "quick": Preset("injury", seeds=3, minutes=3),
+    "full": Preset("injury", seeds=10, minutes=20),
+}
 LEAST = 1e-12  # a failure probability below this counts as this
 
 

@@ -37,8 +37,9 @@ class Job(NamedTuple):
 
     def minutes(self, missing: int) -> float:
         """About how long so many of the runs take on two cores."""
-        usual = len(self.runs) / len(self.tasks) / len(self.seeds) * self.experiment.SEEDS[self.preset]
-        return self.experiment.MINUTES[self.preset] * missing / usual
+        usual = self.experiment.PRESETS[self.preset]
+        runs = len(self.runs) / len(self.tasks) / len(self.seeds) * len(usual.tasks.split(",")) * usual.seeds
+        return usual.minutes * missing / runs
 
 
 def file_name(task: str) -> str:

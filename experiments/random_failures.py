@@ -22,6 +22,7 @@ import numpy as np
 from experiments import arm as arms
 from experiments.ablation import BY_TASK, caption_of, plain_to_trained
 from experiments.arm import Arm, defended_model
+from experiments.preset import Preset
 from experiments.summary import of_arms as summary
 from tasks import task_named
 from testbed import plots
@@ -32,11 +33,13 @@ from testbed.evaluation.survival import median_within
 from testbed.objective import Objective
 from testbed.policy import greedy
 
-__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "injury,cipher_vault"
-SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 2, "full": 30}  # a task
+TASKS = "injury,cipher_vault"
+PRESETS = {
+    "quick": Preset(TASKS, seeds=3, minutes=3),
+    "full": Preset(TASKS, seeds=10, minutes=60),
+}
 TOOL, BUDGET = "saliency", 10_000
 LEAST = 1e-12  # a rate of zero counts as this
 

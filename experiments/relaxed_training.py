@@ -27,6 +27,7 @@ import pandas as pd
 from experiments import arm as arms
 from experiments.ablation import BY_TASK, Contrast, draw_arms, drops, findings, verdict
 from experiments.arm import Arm, Plain, Recipe, defended_model
+from experiments.preset import Preset
 from experiments.summary import of_arms as summary
 from tasks import task_named
 from testbed import plots
@@ -35,11 +36,13 @@ from testbed.evaluation.report import Watch
 from testbed.relaxed.latent import latent_failures
 from testbed.relaxed.pseudo import reach
 
-__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "injury,cipher_vault"
-SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 4, "full": 25}  # a task
+TASKS = "injury,cipher_vault"
+PRESETS = {
+    "quick": Preset(TASKS, seeds=3, minutes=6),
+    "full": Preset(TASKS, seeds=5, minutes=20),
+}
 LAYER, EPS = 1, 0.3
 OTHERS = {"layer 0": (0, EPS), "layer 2": (2, EPS)}
 OTHERS |= {f"radius {eps:g}": (LAYER, eps) for eps in (0.03, 0.1, 1.0)}

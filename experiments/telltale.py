@@ -31,6 +31,7 @@ import pandas as pd
 from experiments import arm as arms
 from experiments.ablation import BY_TASK, caption_of
 from experiments.arm import Arm, Plain, Recipe, defended_model, plain_model
+from experiments.preset import Preset
 from experiments.summary import by_row
 from tasks import task_named
 from testbed import plots
@@ -41,11 +42,13 @@ from testbed.evaluation.report import Watch, plain, silent
 from testbed.evaluation.telltale import refuse_without_density, telltale
 from testbed.policy import greedy
 
-__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "injury,cipher_vault"
-SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 4, "full": 40}  # a task
+TASKS = "injury,cipher_vault"
+PRESETS = {
+    "quick": Preset(TASKS, seeds=3, minutes=6),
+    "full": Preset(TASKS, seeds=10, minutes=80),
+}
 AGAINST = ("gcg", "uniform", "clean_edits")
 FIRST, LATER = "1 round", ("16 rounds", "1 round, twins")
 KEY = 1_000_000  # all models are shown the same prompts: what looks clean is then the same, and one compiled attack

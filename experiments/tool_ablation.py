@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.ablation import BY_TASK, caption_of, holm
 from experiments.arm import Arm, Plain, defended_model
+from experiments.preset import Preset
 from tasks import task_named
 from testbed import plots
 from testbed.attacks import ATTACKS
@@ -30,11 +31,13 @@ from testbed.evaluation.survival import median_within
 from testbed.objective import Objective
 from testbed.policy import greedy
 
-__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "injury,password"
-SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 2, "full": 10}  # a task
+TASKS = "injury,password"
+PRESETS = {
+    "quick": Preset(TASKS, seeds=3, minutes=4),
+    "full": Preset(TASKS, seeds=10, minutes=20),
+}
 NO_TOOL, TOOLS = "clean_edits", ("coordinate", "saliency", "infill")
 BUDGET = 10_000
 

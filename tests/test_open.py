@@ -10,6 +10,7 @@ from test_run import command, own_cache  # noqa: F401 (a fixture that keeps the 
 
 from experiments import arm, attack_comparison, calibration, update_frequency
 from experiments.arm import Arm, Plain
+from experiments.preset import Preset
 from experiments.summary import as_counted, sampled
 from tasks import task_named
 from testbed import results
@@ -41,7 +42,7 @@ def test_large_tasks_of_the_science_keep_the_contract():
 def test_the_main_job_samples_and_says_so(too_large, tmp_path):
     base = Arm(plain=MINI, units=16, attack="coordinate", **DEFENCE)
     too_large.setattr(update_frequency, "Plain", functools.partial(Plain, width=8, steps=64, layers=1))
-    for table, value in (("SEEDS", 1), ("MINUTES", 1), ("ROUNDS", (1, 16)), ("BASE", base)):
+    for table, value in (("PRESETS", Preset(NAME, 1, 1)), ("ROUNDS", (1, 16)), ("BASE", base)):
         too_large.setitem(getattr(update_frequency, table), "mini", value)
     status, out, err = command("--preset=mini", f"--task={NAME}", f"--out={tmp_path}")
     assert (status, err) == (0, "")

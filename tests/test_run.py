@@ -19,6 +19,7 @@ from absl.testing import flagsaver
 
 from experiments import EXPERIMENTS, arm, jobs, run, update_frequency
 from experiments.arm import Arm, Plain
+from experiments.preset import Preset
 from experiments.rerun import leaves
 from tasks import TASKS
 from tasks.injury import injury
@@ -363,7 +364,7 @@ def job(tmp_path_factory):
         patch.setattr(arm, "train", counting)
         patch.setattr(update_frequency, "Plain", functools.partial(Plain, width=MINI.width, steps=MINI.steps))
         base = Arm(plain=MINI, steps=64, finds=16, units=16, budget=20, attackers=8, attack="coordinate")
-        for table, value in (("SEEDS", 2), ("MINUTES", 1), ("ROUNDS", (1, 16)), ("BASE", base)):
+        for table, value in (("PRESETS", Preset("injury", 2, 1)), ("ROUNDS", (1, 16)), ("BASE", base)):
             patch.setitem(getattr(update_frequency, table), "small", value)
         out = tmp_path_factory.mktemp("out")
         yield Job(out / "update_frequency", trained, command(f"--out={out}"))
