@@ -5,7 +5,7 @@ known by counting: checkpoints along plain training, checkpoints along adversari
 model with a failure planted behind a hash of the prompt. Of that last one nothing that is seen elsewhere tells
 anything: every estimator should miss it, and those that don't are lucky.
 
-Hypothesis: importance sampling beats activation extrapolation, and both beat plain sampling (Wu and Hilton 2024).
+Hypothesis: importance sampling beats activation extrapolation, and both beat plain sampling (Wu and Hilton 2025).
 
 Pre-declared contrast: mean |log10(estimate / truth)| over a run's models with a true probability of at least 1e-9 (an
 estimate below 1e-9 counts as 1e-9), mean of the extrapolations (qld, gld; on a generator gld alone) less mean of the
