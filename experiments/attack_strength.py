@@ -9,7 +9,8 @@ long gradient searches, with the same finds and gradient steps, and are evaluate
 the exact count. An attack's strength is the number of decades of uniform sampling that it is worth on the plain model
 (`testbed.evaluation.strength`); beside it stands in how many tokens two of its finds there differ, since a search
 that always ends at the same prompts teaches little else. The figure's matrix holds the share of attackers that find
-nothing, divided by the best share that any arm reaches against that attack (after UAR; Kang et al. 2019).
+nothing, divided by the best share that any arm reaches against that attack and budget (after UAR; Kang et al. 2019),
+beside the exact count; the table holds its mean over attacks and budgets.
 
 Pre-declared contrast: for each seed, the least-squares slope of log10(failing prompts + 1), counted exactly at
 threshold 0, on the strength of the attack trained against. Supported (weak suffices) if it falls by less than .2
@@ -53,7 +54,7 @@ BASE = Arm(rounds=4, finds=128)
 QUICK = (("clean_edits", 190), ("uniform", 10), ("uniform", 190), ("gcg", 190), ("gcg", 1900))
 LADDER = {"quick": QUICK, "full": (*QUICK, ("clean_rejection", 190), ("coordinate", 190), ("auto", 1900))}
 EVALUATION = ("clean_edits", *arms.EVALUATION)
-WITHIN = 1000
+WITHIN = (100, 1000)
 
 
 def grid(preset: str, task: str) -> list[Arm]:
@@ -82,10 +83,14 @@ def apart(prompts: np.ndarray) -> float:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row an arm, with the mean strength of its attack, and the tokens in which two of that attack's finds differ."""
+    """A row an arm, with the mean strength of its attack, the tokens in which two of that attack's finds differ, and a
+    score: what `defended` gives it in the mean of all attacks and budgets.
+    """
     means = frame.reindex(columns=["arm", "strength", "apart"]).groupby("arm", sort=False).mean()  # older: no `apart`
     text = means.map(lambda mean: f"{mean:.1f}" if pd.notna(mean) else "-")
-    return by_row(frame).assign(strength=text["strength"], apart=text["apart"])
+    score = defended(frame).mean(axis=1).map("{:.0%}".format)
+    rows = by_row(frame).drop(columns=["egregious", "steps"])  # so that the table fits
+    return rows.assign(strength=text["strength"], apart=text["apart"], withstands=score)
 
 
 def slopes(rows: pd.DataFrame, column: str = "greedy.exact.failures") -> np.ndarray:
@@ -101,9 +106,10 @@ def slopes(rows: pd.DataFrame, column: str = "greedy.exact.failures") -> np.ndar
 def plot(frame: pd.DataFrame) -> plots.Figure:
     """Failing prompts against the strength trained against, and who defends against whom, from one task."""
     rungs = frame[frame["strength"].notna()]
-    caption = "thick: means. Right: share of attackers that find nothing in 1,000 calls, over the best arm's."
-    figure, (left, right) = plots.panels(["Failing prompts, counted exactly", "Trained (rows), attacked (columns)"],
-                                         caption_of(frame, caption))  # fmt: skip
+    caption = "thick: means; in brackets the mean strength.\nRight: share of attackers that find nothing in so many "
+    caption += "calls, over the best arm's (%); last column: failing prompts, median."
+    titles = ["Failing prompts, counted exactly", "Trained against (rows), attacked by (columns)"]
+    figure, (left, right) = plots.panels(titles, caption_of(frame, caption))
     for column, label, color in (
         ("greedy.exact.failures", "threshold 0", "C3"),
         ("matched.exact.failures", "threshold at 1 % clean false alarms", "C0"),
@@ -111,17 +117,25 @@ def plot(frame: pd.DataFrame) -> plots.Figure:
         plots.arms_along(left, rungs, "strength", column, label, color)
     left.set_xlabel("strength trained against (decades of uniform samples)")
     left.set_ylabel("prompts (log above 1)")
-    left.legend(frameon=False, fontsize=8)
-    plots.shares(right, defended(frame))
-    right.tick_params(axis="x", rotation=30)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=8)
+    failing = frame.groupby("arm", sort=False)["greedy.exact.failures"].median().rename("exact")
+    strengths = frame.groupby("arm", sort=False)["strength"].mean()
+    names = [arm if np.isnan(strength) else f"{arm} ({strength:.1f})" for arm, strength in strengths.items()]
+    plots.shares(right, defended(frame).set_axis(names), failing)
+    right.tick_params(axis="x", rotation=90)
     return figure
 
 
 def defended(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row an arm, a column an attack: the share of its attackers that find nothing, over the best arm's."""
-    attackers = {name: (f"attacks.{name}.within.{WITHIN}", f"attacks.{name}.attackers") for name in EVALUATION}
+    """A row an arm, a column an attack and budget: attackers that find nothing, their share over the best arm's."""
     pooled = frame.groupby("arm", sort=False).sum(numeric_only=True)
-    shares = pd.DataFrame({name: 1 - pooled[found] / pooled[all_] for name, (found, all_) in attackers.items()})
+    shares = pd.DataFrame(
+        {
+            f"{name}, {budget}": 1 - pooled[f"attacks.{name}.within.{budget}"] / pooled[f"attacks.{name}.attackers"]
+            for name in EVALUATION
+            for budget in WITHIN
+        }
+    )
     return shares / shares.max().where(shares.max() > 0)
 
 

@@ -128,8 +128,15 @@ def ranking(ax: Axes, values: pd.DataFrame, colors: Sequence[str], reference: fl
     ax.grid(axis="y", color="0.92")
 
 
-def shares(ax: Axes, table: pd.DataFrame) -> None:
-    """Shares as coloured cells with their percentages; rows from the top, columns from the left; NaN is left blank."""
+def shares(ax: Axes, table: pd.DataFrame, beside: pd.Series | None = None) -> None:
+    """Shares as coloured cells with their percentages; rows from the top, columns from the left; NaN is left blank.
+
+    `beside`: a number for each row, in a last column without colour.
+    """
+    if beside is not None:
+        for row, number in enumerate(beside):
+            ax.text(table.shape[1], row, f"{number:,.0f}", ha="center", va="center", fontsize=7)
+        table = table.assign(**{beside.name: np.nan})
     ax.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(table.to_numpy()):
         if np.isnan(share):

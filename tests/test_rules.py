@@ -119,10 +119,16 @@ def test_finds_are_apart_by_the_tokens_of_each_pair():
 
 def test_the_ladders_table_tells_strength_and_how_far_finds_lie_apart():
     module = EXPERIMENTS["attack_strength"]
-    old = table("injury", {"control": [9, 9]}, **{"compute.gradient_steps": 1})
-    new = table("injury", {"gcg, 190": [1, 2]}, strength=2.04, apart=[3.0, 4.0], **{"compute.gradient_steps": 1})
+    attacked = {f"attacks.{name}.attackers": 10 for name in module.EVALUATION} | {"compute.gradient_steps": 1}
+
+    def found(number):
+        return attacked | {f"attacks.{name}.within.{b}": number for name in module.EVALUATION for b in module.WITHIN}
+
+    old = table("injury", {"control": [9, 9]}, **found(8))
+    new = table("injury", {"gcg, 190": [1, 2]}, strength=2.04, apart=[3.0, 4.0], **found(2))
     shown = module.summary(pd.concat([old, new]))
     assert list(shown.loc["gcg, 190", ["strength", "apart"]]) == ["2.0", "3.5"]
+    assert list(shown["withstands"]) == ["25%", "100%"], "a fifth of the attackers find nothing, against four fifths"
     assert list(module.summary(old).loc["control", ["strength", "apart"]]) == ["-", "-"]
 
 
