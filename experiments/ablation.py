@@ -103,6 +103,21 @@ def told(found: dict[str, dict[str, Finding]]) -> str:
     )
 
 
+def brief(found: dict[str, dict[str, Finding]]) -> str:
+    """All effects at threshold 0, a line for each contrast."""
+    lines = []
+    for by_task in filter(None, found.values()):
+        contrast = next(iter(by_task.values())).contrast
+        effects = brief_effects({task: finding.effect for task, finding in by_task.items()})
+        lines.append(f"decades fewer by '{contrast.after}' than by '{contrast.before}': {effects}")
+    return "\n".join(lines)
+
+
+def brief_effects(effects: dict[str, Effect]) -> str:
+    """The effect on each task, with its interval."""
+    return ", ".join(f"{task} {e.mean:.2f} [{e.low:.2f}, {e.high:.2f}]" for task, e in effects.items())
+
+
 def verdict(found: dict[str, dict[str, Finding]], supported: bool, refuted: bool, why_not: str) -> Verdict:
     """The verdict of a rule, with every effect; `why_not` says what an undecided one lacks.
 
@@ -112,8 +127,8 @@ def verdict(found: dict[str, dict[str, Finding]], supported: bool, refuted: bool
     if not text:
         return Verdict("undecided", "no seed has both arms of a contrast")
     if refuted or supported:
-        return Verdict("refuted" if refuted else "supported", text)
-    return Verdict("undecided", f"{text}; {why_not}")
+        return Verdict("refuted" if refuted else "supported", text, brief(found))
+    return Verdict("undecided", f"{text}; {why_not}", brief(found))
 
 
 def draw_arms(

@@ -28,6 +28,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from experiments.ablation import brief_effects
 from experiments.arm import Arm, Plain, defended_model
 from experiments.attack_tables import calls_of, counts, panel_gains, plot, summary
 from experiments.preset import Preset
@@ -216,10 +217,10 @@ def claim(frame: pd.DataFrame) -> Verdict:
         f"gcg gains {effect.mean:.2f} decades more than coordinate search [95 % {effect.low:.2f}, {effect.high:.2f}] "
         f"({effect.pairs} pairs of task and seed, sign-flip p = {effect.p_value:.2f}; the log-rank test tells their "
         f"calls apart at 0.05 on {sum(p < 0.05 for p in p_values)} of {len(p_values)} models)",
-        "by search gain: " + ", ".join(f"{name} {gain:.2f}" for name, gain in ranking.items()),
+        "by search gain: " + brief_effects({name: paired_effect(gains[name].to_numpy()) for name in ranking.index}),
     ]
     if "attacks.auto.successes" in frame:
         broken = frame[frame["exact.failures"] > 0]
         seen = int((broken["attacks.auto.successes"] > 0).sum())
         lines.append(f"auto finds a failure on {seen} of the {len(broken)} models that have one")
-    return Verdict(outcome, "; ".join(lines))
+    return Verdict(outcome, "; ".join(lines), lines[0])

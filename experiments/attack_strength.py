@@ -29,7 +29,7 @@ import pandas as pd
 from scipy.spatial.distance import pdist
 
 from experiments import arm as arms
-from experiments.ablation import BY_TASK, caption_of
+from experiments.ablation import BY_TASK, brief_effects, caption_of
 from experiments.arm import Arm, Plain, plain_model
 from experiments.preset import Preset
 from experiments.summary import by_row
@@ -147,10 +147,11 @@ def claim(frame: pd.DataFrame) -> Verdict:
     if not effects:
         return Verdict("undecided", "no seed has three attacks of different strength")
     lines = "; ".join(f"{task}: {_text(*both)}{_saturated(groups[task])}" for task, both in effects.items())
+    brief = "decades fewer a decade of strength: " + brief_effects({task: both[0] for task, both in effects.items()})
     if any(effect.mean >= 0.5 and effect.low > 0.2 for effect, _ in effects.values()):
-        return Verdict("refuted", lines)
+        return Verdict("refuted", lines, brief)
     outcome = "supported" if all(effect.high < 0.2 for effect, _ in effects.values()) else "undecided"
-    return Verdict(outcome, lines)
+    return Verdict(outcome, lines, brief)
 
 
 def _saturated(rows: pd.DataFrame) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import arm as arms
-from experiments.ablation import BY_TASK, caption_of, plain_to_trained
+from experiments.ablation import BY_TASK, brief_effects, caption_of, plain_to_trained
 from experiments.arm import Arm, defended_model
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
@@ -96,15 +96,17 @@ def plot(frame: pd.DataFrame) -> plots.Figure:
 
 def claim(frame: pd.DataFrame) -> Verdict:
     """The pre-declared drop on each task, and the verdict."""
-    lines, plain = [], []
+    lines, plain = [], {}
     for task, rows in frame.groupby(BY_TASK, sort=False):
         effects = {arm: paired_effect(drops(rows, arm)) for arm in ("plain", "16 rounds") if len(drops(rows, arm))}
-        plain += [effects["plain"]] if "plain" in effects else []
+        plain |= {task: effects["plain"]} if "plain" in effects else {}
         texts = (f"of '{arm}' by {e.mean:.2f} decades [95 % {e.low:.2f}, {e.high:.2f}]" for arm, e in effects.items())
         what = f"refusing {ALLOWED:.0%} of safe clean prompts lowers the failing prompts"
         lines.append(f"{task}: {what} {', '.join(texts)}")
     if not plain:
         return Verdict("undecided", "no record of a plain model")
-    if all(effect.mean >= 1 and effect.low > 0 for effect in plain):
-        return Verdict("supported", "; ".join(lines))
-    return Verdict("refuted" if all(effect.high < 1 for effect in plain) else "undecided", "; ".join(lines))
+    brief = f"decades fewer at {ALLOWED:.0%} of safe clean prompts refused, plain: {brief_effects(plain)}"
+    if all(effect.mean >= 1 and effect.low > 0 for effect in plain.values()):
+        return Verdict("supported", "; ".join(lines), brief)
+    refuted = all(effect.high < 1 for effect in plain.values())
+    return Verdict("refuted" if refuted else "undecided", "; ".join(lines), brief)

@@ -116,13 +116,22 @@ def do(console: Console, job: Job, place: AbstractContextManager | None) -> Done
 
 
 def page(console: Console, jobs: list[Job], done: list[Done]) -> None:
-    """Every question with its verdict, effect and figures."""
-    table = Table("question", "verdict", "effects", "figures", title="What was found", show_lines=True)
+    """Every question with its verdict, effects and figures; more of each stands above, where its tables are."""
+    table = Table(title="What was found", title_justify="left", box=None, show_header=False, padding=(0, 2, 1, 0))
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("question", overflow="fold")
     for job, (verdict, _) in zip(jobs, done, strict=True):
-        question = job.experiment.__doc__.splitlines()[0]
-        figures = "\n".join(str(path) for task in job.tasks if (path := job.folder / f"{file_name(task)}.png").exists())
-        table.add_row(question, *map(escape, verdict or ("not run", "")), figures)
+        outcome, why, brief = verdict or Verdict("not run", "")
+        question = f"[bold]{job.experiment.__doc__.splitlines()[0]}[/bold]"
+        table.add_row(outcome, "\n".join([question, *map(escape, filter(None, [brief or why, _figures(job)]))]))
     console.print(table)
+
+
+def _figures(job: Job) -> str:
+    """Where a job's figures are, as a shell would spell it; nothing if there are none."""
+    drawn = [name for name in map(file_name, job.tasks) if (job.folder / f"{name}.png").exists()]
+    names = drawn[0] if len(drawn) == 1 else "{" + ",".join(drawn) + "}"
+    return f"{job.folder}/{names}.png" if drawn else ""
 
 
 def show_status(console: Console, job: Job) -> int:

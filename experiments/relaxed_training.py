@@ -127,7 +127,7 @@ def claim(frame) -> Verdict:
                 losers.add((arm, task))
     agree = "; ".join(_agree(task, predicts(rows)) for task, rows in tasks.items() if "latent.failing" in rows)
     wins = {arm: [task for winner, task in winners if winner == arm] for arm in RELAXED}
-    outcome, why = verdict(
+    judged = verdict(
         found,
         supported=any(len(won) >= 2 for won in wins.values()),
         refuted=not winners and any(all((arm, task) in losers for arm in RELAXED) for task in tasks),
@@ -135,7 +135,7 @@ def claim(frame) -> Verdict:
         + f"{REFERENCE}) asks for two tasks; it holds for "
         + ", ".join(f"{arm} on {len(won)}" for arm, won in wins.items()),
     )
-    return Verdict(outcome, "; ".join(filter(None, (why, agree))))
+    return judged._replace(why="; ".join(filter(None, (judged.why, agree))))
 
 
 def _agree(task: str, rho: Effect | None) -> str:

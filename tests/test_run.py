@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from absl.testing import flagsaver
+from rich.console import Console
 
 from experiments import EXPERIMENTS, arm, jobs, run, update_frequency
 from experiments.arm import Arm, Plain
@@ -25,6 +26,7 @@ from tasks import TASKS
 from tasks.injury import injury
 from testbed import results
 from testbed.attacks import ATTACKS
+from testbed.evaluation.estimate import Verdict
 from testbed.model import load
 from testbed.sweep import Outcome
 
@@ -234,6 +236,22 @@ def test_all_asks_every_question_and_ends_with_a_page(tmp_path, asked):
     for module in EXPERIMENTS.values():
         assert module.__doc__.split()[0] in words
     assert words.count("not run") == len(EXPERIMENTS)
+
+
+def test_the_page_gives_question_verdict_brief_effects_and_figures(tmp_path):
+    console = Console(width=120, file=io.StringIO())
+    job = jobs.Job("update_frequency", "quick", ["injury", "password"], range(3), tmp_path)
+    alone = job._replace(name="calibration", tasks=["injury"], folder=tmp_path / "alone")
+    for name in ("injury", "password", "alone/injury"):
+        results.write_atomically(tmp_path / f"{name}.png", b"png")
+    said = [Verdict("supported", "at length", "injury 1.00 [0.50, 1.50]"), Verdict("fit", "passes every gate")]
+    jobs.page(console, [job, alone, job], [jobs.Done(said[0], []), jobs.Done(said[1], []), jobs.Done(None, [])])
+    out = console.file.getvalue()
+    for text in ("supported  How important", "injury 1.00 [0.50, 1.50]", "fit ", "passes every gate", "not run "):
+        assert text in out
+    assert "at length" not in out, "its tables stand above"
+    folded = "".join(out.split())
+    assert f"{tmp_path}/{{injury,password}}.png" in folded and f"{tmp_path}/alone/injury.png" in folded
 
 
 def test_without_an_experiment_it_is_the_main_job(tmp_path, asked):
