@@ -4,8 +4,9 @@
 
 People in that project edited text with a tool that showed which words matter (saliency), which replacements lower the
 score, and filled in phrases. Here the same parts are searches, with and without each other, and time is calls of the
-model: random edits of clean prompts (no tool), replacements anywhere, replacements where the gradient points, and
-phrases filled in.
+model: random edits of clean prompts (no tool), replacements anywhere, replacements where the gradient points (in one
+pass over the prompt and in two; without insertions and deletions), phrases filled in, and both. Every tool starts at a
+random hazardous prompt, not at a clean one; what that alone is worth, uniform sampling tells.
 
 Hypothesis: tools at least halve the time to the first failure (13 against 26 minutes in Ziegler et al. 2022). Pre-
 declared contrasts, on models trained in one round against uniform search: log10 of the median calls to the first
@@ -18,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 
 from experiments.ablation import BY_TASK, brief_effects, caption_of, holm
 from experiments.arm import Arm, Plain, defended_model
@@ -25,7 +27,9 @@ from experiments.preset import Preset
 from tasks import task_named
 from testbed import plots
 from testbed.attacks import ATTACKS
-from testbed.evaluation.estimate import Verdict, paired_effect
+from testbed.attacks.combine import chain
+from testbed.attacks.saliency import infill, saliency
+from testbed.evaluation.estimate import Effect, Verdict, paired_effect
 from testbed.evaluation.report import Watch, calls_to_failure
 from testbed.evaluation.survival import median_within
 from testbed.objective import Objective
@@ -39,6 +43,18 @@ PRESETS = {
     "full": Preset(TASKS, seeds=10, minutes=20),
 }
 NO_TOOL, TOOLS = "clean_edits", ("coordinate", "saliency", "infill")
+WAYS = {name: lambda task, name=name: ATTACKS[name]() for name in (NO_TOOL, "uniform", *TOOLS)} | {
+    "saliency, one pass": lambda task: saliency(patience=task.prompt_length),
+    "saliency, no shifts": lambda task: saliency(shifts=False),
+    "saliency and infill": lambda task: chain(saliency(), infill(), steps=1),
+}
+PARTS = {  # not pre-declared: what is compared with what
+    "where to start": ("uniform", NO_TOOL),
+    "saliency": ("saliency", "coordinate"),
+    "a second pass": ("saliency", "saliency, one pass"),
+    "insertion and deletion": ("saliency", "saliency, no shifts"),
+    "phrases besides": ("saliency and infill", "saliency"),
+}
 BUDGET = 10_000
 
 
@@ -52,17 +68,23 @@ def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     task, key = task_named(arm.plain.task), jax.random.fold_in(jax.random.key(seed), 7)
     objective = Objective(task, defended_model(arm, seed, folder, watch).model, greedy(task))
     budget, first = BUDGET * objective.forwards, {}
-    for number, name in enumerate((NO_TOOL, *TOOLS)):
-        watch("attacking", number, 1 + len(TOOLS))
-        first[name] = calls_to_failure(key, objective, ATTACKS[name](), arm.attackers, budget)
+    for number, (name, make) in enumerate(WAYS.items()):
+        watch("attacking", number, len(WAYS))
+        first[name] = calls_to_failure(key, objective, make(task), arm.attackers, budget)
     return {"arm": arm.name, "budget": budget, "first": first}
 
 
 def medians(frame):
     """Median calls, a row a seed, a column a way to search."""
-    names = [NO_TOOL, *TOOLS]
+    names = [name for name in WAYS if f"first.{name}" in frame]
     of = lambda row: [median_within(row[f"first.{name}"], row["budget"]) for name in names]
     return frame.set_index("seed").apply(of, axis=1, result_type="expand").set_axis(names, axis=1)
+
+
+def worth(calls: pd.DataFrame) -> dict[str, Effect]:
+    """What each of `PARTS` saves, from log10 of the median calls; of those that the records hold."""
+    there = {part: pair for part, pair in PARTS.items() if set(pair) <= set(calls)}
+    return {part: paired_effect((calls[less] - calls[more]).to_numpy()) for part, (more, less) in there.items()}
 
 
 def summary(frame):
@@ -93,6 +115,9 @@ def claim(frame) -> Verdict:
     tasks = dict.fromkeys(task for task, _ in effects)
     everywhere = any(all((task, tool) in halves for task in tasks) for tool in TOOLS)
     why = f"calls to the first failure against random edits of clean prompts: {'; '.join(lines)}"
+    for task, rows in frame.groupby(BY_TASK, sort=False):
+        if parts := worth(np.log10(medians(rows))):
+            why += f"; not pre-declared, decades of calls that parts save on {task}: {brief_effects(parts)}"
     brief = "\n".join(
         f"decades of calls, {tool} over {NO_TOOL}: {brief_effects({task: effects[task, tool] for task in tasks})}"
         for tool in TOOLS

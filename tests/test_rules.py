@@ -187,6 +187,18 @@ def test_tools_are_judged_by_the_calls_they_save(calls, outcome):
     assert EXPERIMENTS["tool_ablation"].claim(frame).outcome == outcome
 
 
+def test_a_part_of_the_tool_is_worth_the_calls_that_it_saves():
+    module = EXPERIMENTS["tool_ablation"]
+    calls = dict.fromkeys(module.WAYS, 2.0) | {"uniform": 1.5, "saliency": 0.5, "saliency, one pass": 1.0}
+    frame = pd.DataFrame({name: [value, value + 0.1, value - 0.1] for name, value in calls.items()})
+    saved = {part: round(effect.mean, 6) for part, effect in module.worth(frame).items()}
+    assert saved == {
+        "where to start": 0.5, "saliency": 1.5, "a second pass": 0.5, "insertion and deletion": 1.5,
+        "phrases besides": -1.5,
+    }  # fmt: skip
+    assert module.worth(frame[["clean_edits", "coordinate"]]) == {}
+
+
 SIGNS = [f"telltale.{of}" for of in ("fixed_natural", "fixed_attacked.value", "odd_twins.value", "clean_safe.value")]
 
 
