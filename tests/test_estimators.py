@@ -1,6 +1,7 @@
 """The calibration of the estimators in miniature: measured, told as a leaderboard, drawn and judged from records."""
 
 import functools
+import re
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,18 @@ def test_the_verdict_is_the_declared_contrast(sign, outcome):
     expected = 1.5 + 0.075 - 0.2 if sign > 0 else 0.175 - 3
     assert f"extrapolation is {expected:.2f} decades" in verdict.why
     assert "no hash" in verdict.why
+
+
+def test_where_both_kinds_are_as_far_off_nothing_is_decided():
+    """No effect: what extrapolation misses in one seed, importance sampling misses in the next."""
+    rows = []
+    for seed in range(4):
+        sampled, extrapolated = (0.1, 1.0) if seed % 2 else (1.0, 0.1)
+        off = {"mhis": sampled, "itgis": -sampled, "qld": extrapolated, "gld": -extrapolated}
+        rows.append(row(seed, "training", ERRORS | off))
+    verdict = estimators.claim(pd.DataFrame(rows))
+    assert verdict.outcome == "undecided"
+    assert re.search(r"extrapolation is -?0\.00 decades further off", verdict.why)
 
 
 def test_models_that_never_fail_and_the_planted_hash_do_not_count():

