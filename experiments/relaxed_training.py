@@ -8,8 +8,8 @@ plain steps (control); latent noise of the same norm (the control that gradients
 untargeted between the blocks; one-sided (hazardous prompts towards the catastrophe); and adversarial training on
 prompts (16 rounds of gcg). In `full` also untargeted ones at the embedding, before the head and at all these layers at
 once, and at other radii relative to the residuals there; pseudo-inputs, points that an overseer takes for hazardous
-(`testbed.relaxed.pseudo`); and one round of prompts with latent steps. Robustness is always counted in the input space.
-Layer and radius of the pre-declared arms were fixed before any run and not tuned.
+(`testbed.relaxed.pseudo_inputs`); and one round of prompts with latent steps. Robustness is always counted in the
+input space. Layer and radius of the pre-declared arms were fixed before any run and not tuned.
 
 Pre-declared contrasts: `latent` and `one-sided` against control and noise, in decades of log10(failing prompts + 1),
 counted exactly at threshold 0. Supported if one of the two beats both by at least half a decade, with 95 % intervals
@@ -34,7 +34,7 @@ from testbed import plots
 from testbed.evaluation.estimate import Effect, Verdict, paired_effect
 from testbed.evaluation.report import Watch
 from testbed.relaxed.latent import latent_failures
-from testbed.relaxed.pseudo import reach
+from testbed.relaxed.pseudo_inputs import reach
 
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 

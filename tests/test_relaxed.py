@@ -25,7 +25,7 @@ from testbed.relaxed.latent import (
     towards_catastrophe,
     up_the_loss,
 )
-from testbed.relaxed.pseudo import SEEN
+from testbed.relaxed.pseudo_inputs import SEEN
 
 INJURY, VAULT = injury(length=4), cipher_vault(length=5, vocab=4)
 KEY = jax.random.key(0)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from testbed.defence import PLAIN, Loss
 from testbed.relaxed.latent import noise, one_sided, untargeted
-from testbed.relaxed.pseudo import pseudo
+from testbed.relaxed.pseudo_inputs import pseudo
 
 LOSSES: dict[str, Callable[..., Loss]] = {
     "plain": lambda layer, eps: PLAIN,

@@ -12,7 +12,7 @@ from scipy.spatial.distance import mahalanobis
 from tasks.cipher_vault import cipher_vault
 from tasks.injury import injury
 from testbed.defence import cross_entropy
-from testbed.relaxed.pseudo import (
+from testbed.relaxed.pseudo_inputs import (
     SHRINKAGE,
     log_refuses,
     nearest_prompt,
