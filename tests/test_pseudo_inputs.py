@@ -107,6 +107,17 @@ def test_latents_lead_from_the_prompts_to_the_points_and_nowhere_else(layer, liv
     assert not found.latents[:, [other for other in range(3) if other != layer]].any()
 
 
+@pytest.mark.parametrize("layer", [-1, 3])
+def test_a_layer_that_is_not_there_is_refused(layer, lively):
+    with pytest.raises(ValueError, match=f"layer {layer} .*name layers from 0 .* to 2 "):
+        made(lively(VAULT), VAULT, prompts_of(VAULT), layer, 1.0)
+
+
+def test_several_layers_are_refused(lively):
+    with pytest.raises(ValueError, match=r"one layer.*not \(0, 1\)"):
+        made(lively(VAULT), VAULT, prompts_of(VAULT), (0, 1), 1.0)
+
+
 @BOTH
 def test_the_climb_ends_within_the_ball_where_hazard_and_passing_are_likelier(task, lively):
     model, prompts = lively(task), prompts_of(task)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +93,14 @@ def test_perturbed_losses_lie_above_the_clean_one_and_gradients_above_noise(task
 def perturbed(perturb, layer, eps, model, task, prompts):
     made = jax.jit(lambda model, prompts: perturbations(perturb, layer, eps, KEY, model, task, prompts))
     return made(model, prompts)
+
+
+@pytest.mark.parametrize("layer", [-1, 3, (0, 3), (-1, 1)])
+def test_a_layer_that_is_not_there_is_refused(layer, lively):
+    """A perturbation there would change nothing, or the wrong layer, and nobody would know."""
+    model, prompts = lively(VAULT), prompts_of(VAULT)
+    with pytest.raises(ValueError, match=rf"layer {re.escape(str(layer))} .*name layers from 0 .* to 2 "):
+        perturbed(anywhere, layer, 0.5, model, VAULT, prompts)
 
 
 def test_one_sided_moves_hazards_towards_the_catastrophe_and_leaves_the_rest(lively):

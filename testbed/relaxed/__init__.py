@@ -13,4 +13,7 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "noise": noise,
     "pseudo": pseudo,
 }
-"""`(layer, eps) -> Loss`: where in the residual stream, and how far."""
+"""`(layer, eps) -> Loss`: where in the residual stream, and how far.
+
+Its value raises a ValueError where the model has no such layer, and `pseudo`'s where several are named.
+"""
