@@ -27,7 +27,7 @@ from testbed.launchers.place import Place, Watch
 
 CHECKPOINTS = "checkpoints"  # the folder, beside the records, of what unfinished runs keep
 MAPS = Path("/proc/self/maps")
-MOST_MAPS = 32_000  # half of what Linux allows a process; each compiled program holds some until it is dropped
+MAPS_ALLOWED = Path("/proc/sys/vm/max_map_count")
 POLL = 1.0  # seconds between two looks at runs that another sweep is at
 
 
@@ -101,8 +101,12 @@ def _claimed(run: Run, measure: Callable[..., dict], path: Path, watch: Watch) -
 
 
 def _drop_programs() -> None:
-    """Forget what was compiled if it holds too many memory maps: past the limit the whole process aborts."""
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+    """Forget what was compiled if it holds too many memory maps: past the limit the whole process aborts.
+
+    Too many: more than half of what this system allows a process, or of 64,000 where it does not say.
+    """
+    allowed = int(MAPS_ALLOWED.read_text()) if MAPS_ALLOWED.exists() else 64_000
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > allowed // 2:
         jax.clear_caches()
 
 

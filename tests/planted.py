@@ -181,8 +181,15 @@ class Heard:
     inner: object
     ear: Ear
 
+    @property
+    def config(self):
+        return self.inner.config
+
     def __call__(self, soft_prompt, answer, latent=None):
         return _listen(self.ear, self.inner(soft_prompt, answer, latent))
+
+    def residual(self, soft_prompt, answer, layer):
+        return _listen(self.ear, self.inner.residual(soft_prompt, answer, layer))
 
 
 def _tell(ear, call, times, x):

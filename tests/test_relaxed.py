@@ -1,7 +1,7 @@
 """Perturbations of the residual stream: closed forms, the ball, what stays as it is, and exactly counted gradients."""
 
-import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from testbed.relaxed.latent import (
     towards_catastrophe,
     up_the_loss,
 )
-from testbed.relaxed.pseudo import SEEN
+from testbed.relaxed.pseudo_inputs import SEEN
 
 INJURY, VAULT = injury(length=4), cipher_vault(length=5, vocab=4)
 KEY = jax.random.key(0)
@@ -94,6 +94,14 @@ def perturbed(perturb, layer, eps, model, task, prompts):
     return made(model, prompts)
 
 
+@pytest.mark.parametrize("layer", [-1, 3, (0, 3), (-1, 1)])
+def test_a_layer_that_is_not_there_is_refused(layer, lively):
+    """A perturbation there would change nothing, or the wrong layer, and nobody would know."""
+    model, prompts = lively(VAULT), prompts_of(VAULT)
+    with pytest.raises(ValueError, match=rf"layer {re.escape(str(layer))} .*name layers from 0 .* to 2 "):
+        perturbed(anywhere, layer, 0.5, model, VAULT, prompts)
+
+
 def test_one_sided_moves_hazards_towards_the_catastrophe_and_leaves_the_rest(lively):
     model = lively(INJURY, layers=1)
     prompts = jnp.asarray([[K, P, Q, Q], [Q, Q, Q, Q], [H, P, K, P]])
@@ -146,29 +154,16 @@ def test_latent_failures_are_the_failures_at_radius_zero_and_more_beyond(task, l
     assert safe.any() and not latent_failures(KEY, model, task, drawn, 1, 5.0)[safe].any()
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=["ear"])
-@dataclasses.dataclass(frozen=True)
-class Heard(planted.Heard):
-    """A transformer whose calls are heard, with all that a relaxed loss asks of it."""
-
-    @property
-    def config(self):
-        return self.inner.config
-
-    def residual(self, soft_prompt, answer, layer):
-        self.ear.calls["residual"] += 1
-        return self.inner.residual(soft_prompt, answer, layer)
+SEVERAL = [(name, (0, 1, 2)) for name in ("untargeted", "one_sided", "noise")]
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_step_takes_exactly_the_gradients_that_it_is_charged_for(name, lively):
-    ear, prompts = planted.Ear(), prompts_of(INJURY, 4)
-    loss = LOSSES[name](1, 0.3)
-    model = Heard(lively(INJURY, layers=1), ear)
+@pytest.mark.parametrize(("name", "layer"), [*((name, 1) for name in LOSSES), *SEVERAL])
+def test_a_step_takes_exactly_the_gradients_and_forward_passes_that_it_is_charged_for(name, layer, lively):
+    ear, prompts, loss = planted.Ear(), prompts_of(INJURY, 4), LOSSES[name](layer, 0.3)
+    model = ear.model(lively(INJURY, layers=2 if layer != 1 else 1))
     jax.block_until_ready(jax.jit(jax.grad(loss.value, 1), static_argnums=2)(KEY, model, INJURY, prompts))
     jax.effects_barrier()
     assert ear.calls["gradient"] == len(prompts) * loss.gradients
-    assert ear.calls["model"] == 0
-    assert ear.calls["residual"] == min(loss.forwards, 1), "forward passes, traced once for all of them"
-    assert loss.forwards == {"plain": 0, "pseudo": 1 + SEEN}.get(name, 1)
+    assert ear.calls["model"] == len(prompts) * loss.forwards
+    assert loss.forwards == {"plain": 0, "pseudo": 1 + SEEN}.get(name, 1 if layer == 1 else 3)
     assert loss.gradients == {"plain": 1, "noise": 2}.get(name, STEPS + 2)

@@ -118,6 +118,34 @@ def test_a_latent_arm_more_than_a_decade_behind_prompts_is_not_supported():
     assert EXPERIMENTS["relaxed_training"].claim(on_two(left)).outcome == "undecided"
 
 
+def ranked(correct: int) -> pd.DataFrame:
+    """Records of one task: three models whose latent failures rank as their failing prompts do, and one far from it.
+
+    That one answers so many of 1,000 clean prompts right, the others 990.
+    """
+    models = {"control": (10, 100, 990), "latent": (20, 200, 990), "noise": (30, 300, 990), "odd": (0, 5000, correct)}
+    frames = [
+        table("injury", {name: [left] * 3}, **{"latent.failing": failing, "greedy.clean.correct": right})
+        for name, (failing, left, right) in models.items()
+    ]
+    return pd.concat(frames)
+
+
+def test_latent_failures_are_ranked_with_failing_prompts_seed_by_seed():
+    rho = EXPERIMENTS["relaxed_training"].predicts(ranked(correct=990))
+    assert (rho.mean, rho.pairs) == (pytest.approx(1 - 6 * (1 + 1 + 1 + 9) / (4 * 15)), 3)
+
+
+def test_a_broken_model_does_not_count_where_latent_failures_are_ranked():
+    module, frame = EXPERIMENTS["relaxed_training"], ranked(correct=989)
+    assert module.predicts(frame).mean == pytest.approx(1)
+    told = "injury: over the models with 99 % clean accuracy, latent failures rank with failing prompts at rho = 1.00 "
+    assert told + "[95 % over seeds 1.00, 1.00]" in module.claim(frame).why
+    broken = frame.assign(**{"greedy.clean.correct": 989})
+    assert module.predicts(broken) is None
+    assert "injury: nothing to rank in the latent space" in module.claim(broken).why
+
+
 @pytest.mark.parametrize(("slope", "outcome"), [(0.0, "supported"), (1.0, "refuted"), (0.35, "undecided")])
 def test_strength_is_judged_by_its_slope(slope, outcome):
     module = EXPERIMENTS["attack_strength"]

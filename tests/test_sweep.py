@@ -26,7 +26,7 @@ from testbed import checkpoint, results
 from testbed.claim import claim
 from testbed.launchers import threads
 from testbed.launchers.place import Place
-from testbed.sweep import MAPS, Outcome, Run, kept, status, sweep
+from testbed.sweep import MAPS, MAPS_ALLOWED, Outcome, Run, kept, status, sweep
 from testbed.training import Schedule, train
 
 ROOT = Path(__file__).parents[1]
@@ -606,15 +606,29 @@ def test_a_signal_from_outside_stops_a_sweep_soon(aftermath):
     assert aftermath["interrupted"]["seconds"] < 5
 
 
-@pytest.mark.skipif(not MAPS.exists(), reason="no memory maps to count on this system")
-@pytest.mark.parametrize(("most", "again"), [(0, True), (10**9, False)])
-def test_programs_are_dropped_between_runs_only_once_they_hold_too_many_maps(most, again, tmp_path, monkeypatch):
-    monkeypatch.setattr("testbed.sweep.MOST_MAPS", most)
+@pytest.mark.parametrize(
+    ("held", "allowed", "again"),
+    [(11, "20", True), (10, "20", False), (32_001, None, True), (32_000, None, False)],
+)
+def test_programs_are_dropped_between_runs_once_they_hold_half_of_the_maps_allowed(
+    held, allowed, again, tmp_path, monkeypatch
+):
+    maps, limit = tmp_path / "maps", tmp_path / "max_map_count"
+    maps.write_text(held * "7f00-7f01 r--p\n")
+    if allowed:
+        limit.write_text(f"{allowed}\n")
+    monkeypatch.setattr("testbed.sweep.MAPS", maps)
+    monkeypatch.setattr("testbed.sweep.MAPS_ALLOWED", limit)
     traced = []
     program = jax.jit(lambda x: traced.append(x) or x + 1)
     console = Console(file=io.StringIO())
-    sweep(worklist(2, 1), lambda *run: {"x": float(program(1.0))}, tmp_path, console, threads(1))
+    sweep(worklist(2, 1), lambda *run: {"x": float(program(1.0))}, tmp_path / "out", console, threads(1))
     assert len(traced) == (2 if again else 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_linux_tells_how_many_maps_a_process_holds_and_may_hold():
+    assert 0 < MAPS.read_bytes().count(b"\n") < int(MAPS_ALLOWED.read_text())
 
 
 if __name__ == "__main__":

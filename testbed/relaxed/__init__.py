@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from testbed.defence import PLAIN, Loss
 from testbed.relaxed.latent import noise, one_sided, untargeted
-from testbed.relaxed.pseudo import pseudo
+from testbed.relaxed.pseudo_inputs import pseudo
 
 LOSSES: dict[str, Callable[..., Loss]] = {
     "plain": lambda layer, eps: PLAIN,
@@ -13,4 +13,7 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "noise": noise,
     "pseudo": pseudo,
 }
-"""`(layer, eps) -> Loss`: where in the residual stream, and how far."""
+"""`(layer, eps) -> Loss`: where in the residual stream, and how far.
+
+Its value raises a ValueError where the model has no such layer, and `pseudo`'s where several are named.
+"""

@@ -87,8 +87,12 @@ def anywhere(key, model, task, prompt, place, still, radius):
 
 
 def perturbations(perturb: Perturb, layer: Layers, eps: float, key, model, task: Task, prompts: jax.Array) -> jax.Array:
-    """What is added to the residual streams of prompts `[B, T]`: `[B, L + 1, T + N - 1, D]`, zero at other layers."""
-    layers = _several(layer)
+    """What is added to the residual streams of prompts `[B, T]`: `[B, L + 1, T + N - 1, D]`, zero at other layers.
+
+    Raises:
+      ValueError: the model has no such layer.
+    """
+    layers = layers_of(model, layer)
     radius = eps * jnp.stack([mean_norm(model, task, prompts, at) for at in layers])[:, None, None]
     blank = jnp.zeros((model.config.layers + 1, model.config.positions, model.config.width))
     place = lambda delta: blank.at[jnp.asarray(layers)].set(delta)
@@ -97,6 +101,19 @@ def perturbations(perturb: Perturb, layer: Layers, eps: float, key, model, task:
         return place(perturb(key, model, task, prompt, place, blank[: len(layers)], radius))
 
     return jax.vmap(one)(jax.random.split(key, len(prompts)), prompts)
+
+
+def layers_of(model, layer: Layers) -> tuple[int, ...]:
+    """The layers that `layer` names, of a model that has them: 0 to L.
+
+    Raises:
+      ValueError: it has not; indexing would take the last layer for -1, and perturb nothing beyond L.
+    """
+    last = model.config.layers
+    if not all(0 <= at <= last for at in _several(layer)):
+        there = f"0 (the embedding) to {last} (before the head)"
+        raise ValueError(f"layer {layer} is not in this model; name layers from {there}")
+    return _several(layer)
 
 
 def _several(layer: Layers) -> tuple[int, ...]:
@@ -108,6 +125,9 @@ def latent_failures(key, model, task: Task, prompts: jax.Array, layer: Layers, e
     """bool `[B]`: which prompts `[B, T]` fail once their residuals are pushed towards the catastrophe.
 
     How robust a model is in the latent space; what it does on real prompts is another question.
+
+    Raises:
+      ValueError: the model has no such layer.
     """
     latents = perturbations(towards_catastrophe, layer, eps, key, model, task, prompts)
 

@@ -12,7 +12,8 @@ from scipy.spatial.distance import mahalanobis
 from tasks.cipher_vault import cipher_vault
 from tasks.injury import injury
 from testbed.defence import cross_entropy
-from testbed.relaxed.pseudo import (
+from testbed.relaxed.pseudo_inputs import (
+    SEEN,
     SHRINKAGE,
     log_refuses,
     nearest_prompt,
@@ -107,11 +108,38 @@ def test_latents_lead_from_the_prompts_to_the_points_and_nowhere_else(layer, liv
     assert not found.latents[:, [other for other in range(3) if other != layer]].any()
 
 
+@pytest.mark.parametrize("layer", [-1, 3])
+def test_a_layer_that_is_not_there_is_refused(layer, lively):
+    with pytest.raises(ValueError, match=f"layer {layer} .*name layers from 0 .* to 2 "):
+        made(lively(VAULT), VAULT, prompts_of(VAULT), layer, 1.0)
+
+
+def test_several_layers_are_refused(lively):
+    with pytest.raises(ValueError, match=r"one layer.*not \(0, 1\)"):
+        made(lively(VAULT), VAULT, prompts_of(VAULT), (0, 1), 1.0)
+
+
+@functools.partial(jax.jit, static_argnames=("task", "layer"))
+def lengths(model, task, points, layer):
+    """How far points `[B, T, D]` lie from the mean for the overseer of `made`, over the root of their features."""
+    draws = jax.vmap(task.sample)(jax.random.split(KEY, SEEN * len(points)))
+    seen = points_of(model, task, draws, layer).reshape(len(draws), -1)
+    overseer = oversee(seen, jax.vmap(task.hazardous)(draws))
+    whitened = jax.vmap(lambda point: overseer.whiten(point.ravel()))(points)
+    return jnp.linalg.norm(whitened, axis=1) / seen.shape[1] ** 0.5
+
+
 @BOTH
-def test_the_climb_ends_within_the_ball_where_hazard_and_passing_are_likelier(task, lively):
+@pytest.mark.parametrize("eps", [0.0, 0.5, 1.0])
+def test_the_climb_ends_within_the_ball_and_reaches_its_edge(eps, task, lively):
     model, prompts = lively(task), prompts_of(task)
-    tight, *_ = made(model, task, prompts, 1, 0.0)
-    np.testing.assert_allclose(tight.points, tight.points[:1].repeat(len(prompts), axis=0), atol=1e-3)  # all: the mean
+    far = lengths(model, task, made(model, task, prompts, 1, eps)[0].points, 1)
+    assert far.max() == pytest.approx(eps, rel=1e-2, abs=1e-3)
+
+
+@BOTH
+def test_the_climb_ends_where_hazard_and_passing_are_likelier(task, lively):
+    model, prompts = lively(task), prompts_of(task)
     found, _, refuses, refused = made(model, task, prompts, 1, 1.0)
     risk = found.hazardous * -jnp.expm1(refuses)
     hazard = jax.vmap(task.hazardous)(prompts)
@@ -143,15 +171,16 @@ def test_a_real_prompt_is_its_own_nearest(task, lively):
     np.testing.assert_allclose(far, 0, atol=1e-4)
 
 
-def test_no_prompt_is_nearer_to_the_first_token_and_none_found_is_forbidden(lively, all_prompts):
+def test_no_token_is_nearer_given_those_before_it_and_none_found_is_forbidden(lively, all_prompts):
     model, space = lively(VAULT), all_prompts(VAULT)
     point = residuals(model, VAULT, prompts_of(VAULT, 1))[0] + 0.7
     found, far = (x[0] for x in nearest(model, VAULT, point[None]))
     assert (space == found).all(axis=1).any()
     away = np.linalg.norm(residuals(model, VAULT, space) - point, axis=-1)
     np.testing.assert_allclose(away[(space == found).all(axis=1)][0], far, atol=1e-4)
-    np.testing.assert_allclose(far[0], away[:, 0].min(), atol=1e-4)
-    assert far.max() >= away.max(axis=1).min() - 1e-4
+    for place, distance in enumerate(far):
+        alike = (space[:, :place] == found[:place]).all(axis=1)
+        np.testing.assert_allclose(distance, away[alike, place].min(), atol=1e-4)
 
 
 def test_reach_says_zero_for_an_empty_ball_and_all_for_a_wide_one(lively):

@@ -1,9 +1,9 @@
 """Relaxed adversarial training on pseudo-inputs: points of the residual stream that no prompt need lead to.
 
 An overseer says how surely a point is one of a hazardous prompt, the model how surely it would not refuse there. An
-adversary climbs the product of both within a ball of clean activations, and the model learns to refuse where it ends,
-as far as the overseer is sure. A catastrophe on a prompt nobody can find has such points too, if the overseer knows
-one when it sees it. Whether a real prompt leads anywhere near them is `reachable`.
+adversary climbs the product of both within a ball around the mean of clean activations, and the model learns to refuse
+where it ends, as far as the overseer is sure. A catastrophe on a prompt nobody can find has such points too, if the
+overseer knows one when it sees it. Whether a real prompt leads anywhere near them is `reachable`.
 
 Reference: Christiano 2019, Worst-case guarantees; Hubinger 2019, Relaxed adversarial training for inner alignment.
 """
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from testbed.defence import Loss, cross_entropy
-from testbed.relaxed.latent import STEPS, ascend, mean_norm
+from testbed.relaxed.latent import STEPS, ascend, layers_of, mean_norm
 from testbed.task import Task
 
 SEEN = 4  # clean prompts that the overseer sees, for each prompt of the batch
@@ -99,10 +99,19 @@ class PseudoInputs(NamedTuple):
 
 
 def pseudo_inputs(key: jax.Array, model, task: Task, prompts: jax.Array, layer: int, eps: float) -> PseudoInputs:
-    """Climb C(z) P(z) from the residuals of prompts `[B, T]`, within a Mahalanobis ball of clean activations.
+    """Climb C(z) P(z) from the residuals of prompts `[B, T]`, within a Mahalanobis ball around their mean.
 
-    The radius is `eps` times the root of the number of features: 1 is where clean activations lie on average.
+    The radius is `eps` times the root of the number of features F = T D, in the norm of the shrunk covariance. Points
+    of that very covariance would lie at 1 in the root mean square; clean activations lie nearer, since shrinkage gives
+    most directions variance that they don't have: before block 1 of plain models of injury at .55 to .6 on average
+    (99th percentile .9), and hazards drawn by `sample_hazard` at 1.
+
+    Raises:
+      ValueError: the model has no such layer, or several are named.
     """
+    if not isinstance(layer, int):
+        raise ValueError(f"pseudo-inputs are points of one layer; name a single number, not {layer}")
+    layers_of(model, layer)
     draws = jax.vmap(task.sample)(jax.random.split(key, SEEN * len(prompts)))
     points = points_of(model, task, jnp.concatenate([prompts, draws]), layer)
     seen = points[len(prompts) :].reshape(len(draws), -1)
@@ -128,7 +137,8 @@ def pseudo(layer: int, eps: float) -> Loss:
     """Half clean; half the cross-entropy of refusing at pseudo-inputs, weighted by C, which bounds C P from above.
 
     The product itself is flat where the model is sure. K + 2 gradients a prompt, K being `STEPS`, and the forward
-    passes of the overseer.
+    passes of the overseer. What is no pass through the model is not charged: the covariance of F features, its Cholesky
+    factor, and the products with it at each step of the climb.
     """
 
     def value(key, model, task, prompts):
