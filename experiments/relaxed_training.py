@@ -10,8 +10,8 @@ catastrophe); and adversarial training on prompts (16 rounds of gcg). In `full` 
 before the head and at all these layers at once, and at other radii relative to the residuals there; pseudo-inputs,
 points that an overseer takes for hazardous (`testbed.relaxed.pseudo_inputs`); and one round of prompts with latent
 steps. Robustness is always counted in the input space. Layer and radius of the pre-declared arms were fixed before any
-run and not tuned. Also in `full`, not pre-declared, in no contrast and outside the equal compute: untargeted, one-sided
-and noise at equal steps instead, as many as the control's, at about eight times (noise: twice) its compute.
+run and not tuned. Also in `full`, not pre-declared and outside the equal compute: control and noise that take as few
+steps as the latent arms, which tells what a perturbation is worth from what its price takes away.
 
 Pre-declared contrasts: `latent` and `one-sided` against control and noise, in decades of log10(failing prompts + 1),
 counted exactly at threshold 0. Supported if one of the two beats both by at least half a decade, with 95 % intervals
@@ -53,11 +53,7 @@ STEPS = {"plain": 1536, "noise": 656, "latent": 176, "all layers": 160, "pseudo"
 RELAXED = ("latent", "one-sided")
 CONTRASTS = {f"{arm} against {control}": Contrast(control, arm) for arm in RELAXED for control in ("control", "noise")}
 REFERENCE = "16 rounds"
-EQUAL_STEPS = {
-    "latent, equal steps": "untargeted",
-    "one-sided, equal steps": "one_sided",
-    "noise, equal steps": "noise",
-}
+FEW_STEPS = tuple(f"{arm}, {STEPS['latent']} steps" for arm in ("control", "noise"))
 HAZARDS = 1024
 ACCURATE = 0.99  # clean accuracy, below which a model is broken: its failures say nothing of its latent space
 
@@ -65,7 +61,7 @@ ACCURATE = 0.99  # clean accuracy, below which a model is broken: its failures s
 def grid(preset: str, task: str) -> list[Arm]:
     """Plain, controls, latent training of both kinds, prompts alone.
 
-    In full also other places, radii and mixtures, and what as many steps as the control's do whatever they cost.
+    In full also other places, radii and mixtures, and controls of as few steps as latent training takes.
     """
 
     def arm(kind, label, **changes):
@@ -90,7 +86,8 @@ def grid(preset: str, task: str) -> list[Arm]:
         relaxed("untargeted", "latent, all layers", (0, 1, 2), kind="all layers"),
         relaxed("pseudo", "pseudo-inputs", eps=1.0, kind="pseudo"),
         relaxed("untargeted", "1 round and latent", kind="both", rounds=1),
-        *(relaxed(loss, label, kind="plain") for label, loss in EQUAL_STEPS.items()),
+        arm("latent", FEW_STEPS[0]),
+        relaxed("noise", FEW_STEPS[1]),
     ]
 
 
@@ -111,8 +108,8 @@ def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
 def plot(frame: pd.DataFrame) -> plots.Figure:
     """Failing prompts, the price, and what fails in the latent space, from one task."""
     caption = "arms spend the control's forward-pass equivalents or up to a tenth less"
-    if frame["arm"].isin(EQUAL_STEPS).any():
-        caption += " ('equal steps': as many steps as the control, at more compute)"
+    if frame["arm"].isin(FEW_STEPS).any():
+        caption += f", but those of {STEPS['latent']} steps"
     caption += ".\nRight: random hazards that fail once "
     caption += f"their residuals are pushed towards the catastrophe, at layer {LAYER} and radius {EPS:g}."
     return draw_arms(frame, caption, more=[("latent.failing", f"Failing in the latent space, of {HAZARDS:,}")])

