@@ -153,7 +153,7 @@ def test_thresholds_are_judged_by_what_they_buy(after, outcome):
 )
 def test_capacity_is_judged_by_fit_and_saturation(fit, left, outcome):
     arms = {"width 4, 512 finds": MANY, "width 4, 2048 finds": left}
-    frame = table("injury", arms, fit=fit, **{"config.plain.width": 4})
+    frame = table("injury", arms, fit=fit, found=[[1.0]] * 4, **{"config.plain.width": 4})
     assert EXPERIMENTS["capacity"].claim(frame).outcome == outcome
 
 
@@ -222,6 +222,56 @@ def test_what_is_said_of_telltales():
         "injury: '1 round' mends 0.10 times as much of the clean failures as of the attack's [95 % 0.10, 0.10] (4 ",
         "refuses 4 [4, 4] times as many safe twins as the control and 1 [1, 1] times as many of all safe prompts",
         "'16 rounds' raises the ratio by 0.70 [0.67, 0.72] and divides the alarms by 2.7 [2.7, 2.7]",
+def sized(left: dict[int, list], right=(990, 1000), **columns) -> pd.DataFrame:
+    """Records of one width, by number of finds; of 1,000 clean answers so many are `right` with few and with many."""
+    few, many = (
+        table("injury", {f"width 4, {finds} finds": n}, **columns, **{"config.plain.width": 4, "config.finds": finds})
+        for finds, n in left.items()
+    )
+    few["greedy.clean.correct"], many["greedy.clean.correct"] = right
+    return pd.concat([few, many])
+
+
+def test_what_is_said_of_capacity():
+    fit, found = [0.9, 0.95, 1.0, 0.95], [[0.4, 0.0], [0.1, 0.0], [0.0, 0.0], [1.0, 1.0]]
+    frame = sized({512: [999] * 4, 2048: [99] * 4}, fit=fit, found=found)
+    frame.loc[frame["config.finds"] == 2048, "matched.exact.failures"] = 9
+    why = EXPERIMENTS["capacity"].claim(frame).why
+    for words in (
+        "injury, width 4: clean accuracy 100.00%, fits 95.0% of 2048 finds (90.0% to 100.0% over seeds), ",
+        "at least 48.3% of those that failed when found (0.0% to 95.0%), ",  # .5, 0, none failed, .95
+        "'width 4, 2048 finds' leaves 1.00 decades fewer failing prompts than 'width 4, 512 finds' [95 % 1.00, 1.00] "
+        "(4 seeds, Holm p = 0.12; at 1 % clean false alarms 2.00 [2.00, 2.00])",
+    ):
+        assert words in why
+    never = sized({512: FEW, 2048: FEW}, fit=1.0, found=[[0.0]] * 4)
+    assert "(100.0% to 100.0% over seeds), none of which failed when found, 'width 4" in (
+        EXPERIMENTS["capacity"].claim(never).why
+    )
+
+
+def test_capacity_is_judged_at_the_clean_accuracy_of_the_models_whose_fit_is_told():
+    inaccurate = sized({512: MANY, 2048: MANY}, right=(1000, 985), fit=0.5, found=[[1.0]] * 4)
+    assert EXPERIMENTS["capacity"].claim(inaccurate).outcome == "refuted", "no width is accurate enough to be judged"
+
+
+def test_a_fit_on_one_task_only_does_not_refute():
+    frames = [sized({512: FEW, 2048: FEW}, fit=fit, found=[[1.0]] * 4) for fit in (0.9, 0.99)]
+    frames[1]["config.plain.task"] = "modular"
+    assert EXPERIMENTS["capacity"].claim(pd.concat(frames)).outcome == "undecided"
+
+
+def test_a_figure_of_capacity_shows_what_is_missing():
+    frame = sized({512: FEW, 2048: FEW}, right=(990, 999), fit=[0.99, 0.98, 1.0, 1.0])
+    figure = EXPERIMENTS["capacity"].plot(frame)
+    plt.close(figure)
+    assert ["not" in ax.get_title(loc="left") for ax in figure.axes] == [True, False, True]
+    unfitted, _, wrong = ([line.get_ydata()[0] for line in ax.lines if line.get_marker() == "o"] for ax in figure.axes)
+    np.testing.assert_allclose(unfitted, [100, 200, 0, 0] * 2)
+    np.testing.assert_allclose(wrong, [100] * 4 + [10] * 4)
+    assert all(ax.get_yscale() == "symlog" for ax in figure.axes)
+
+
     ):
         assert words in why
 
