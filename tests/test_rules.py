@@ -287,6 +287,62 @@ def test_a_seed_of_which_nothing_was_found_says_nothing_of_what_was_mended():
     frame.loc[(frame["arm"] == "1 round") & (frame["seed"] == 2), "telltale.fixed_attacked.value"] = np.nan
     frame.loc[(frame["arm"] == "1 round") & (frame["seed"] == 1), "telltale.fixed_attacked.value"] = 0.0
     told = EXPERIMENTS["telltale"].signs(frame)
+def grown(task: str, left: dict[str, list], **columns) -> pd.DataFrame:
+    """Records of a task: a label that ends with width and steps -> failing prompts; `defended` after 64 more steps."""
+    frames = []
+    for label, failures in left.items():
+        what, width, steps = label.split()
+        sizes = {"config.plain.width": int(width), "config.plain.steps": int(steps)}
+        wrong = {"greedy.exact.wrong": 990_000 if what == "dumb" else 0, "config.steps": 64 * (what == "defended")}
+        frames.append(table(task, {label: failures}, **sizes, **wrong, **columns))
+    return pd.concat(frames)
+
+
+def test_what_is_said_of_generators_by_competence(monkeypatch):
+    monkeypatch.setitem(TASKS, "cipher_vault", cipher_vault)
+    left = {"dumb 8 16": [9] * 4, "able 8 512": [99] * 4, "able 32 512": [19531 + 1953125 * 9] * 4}
+    frame = grown("cipher_vault", left | {"defended 32 512": [0, 0, 0, 3]}, **{"greedy.exact.hazardous": 10**9})
+    frame.loc[frame["config.steps"] > 0, "matched.exact.failures"] = 2
+    frame.loc[frame["arm"] == "able 32 512", "matched.exact.failures"] = 999
+    guess = 10**9 * EXPERIMENTS["competence"].guessing("cipher_vault") + 1
+    above, matched = np.log10((19531 + 1953125 * 9 + 1) / guess), np.log10(1000 / guess)
+    why = EXPERIMENTS["competence"].claim(frame).why
+    for words in (
+        f"the worst of a seed above a tenth fails on {above:.2f} decades [95 % {above:.2f}, {above:.2f}] more (at 1 % "
+        f"clean false alarms {matched:.2f} [{matched:.2f}, {matched:.2f}]) than guessing, on 6.25 decades [95 % 6.25, "
+        "6.25] more (at 1 % clean false alarms 2.00 [2.00, 2.00]) than the worst below",
+        "; the widest defended ones leave at most 3 prompts (at 1 % clean false alarms 2)",
+    ):
+        assert words in why, why
+    apart = frame[(frame["arm"] != "dumb 8 16") | (frame["seed"] == 0)]
+    apart = apart[~apart["arm"].str.startswith("able") | (apart["seed"] > 0)]
+    assert "on who knows how many more (no seed has both) than the worst below" in (
+        EXPERIMENTS["competence"].claim(apart).why
+    )
+
+
+def test_what_is_said_of_classifiers_by_competence():
+    left = {
+        "plain 8 16": [99_999] * 4,
+        "plain 32 16": [9_999] * 4,
+        "plain 8 512": [9_999] * 4,
+        "plain 32 512": [99] * 4,
+    }
+    frame = grown("injury", left | {"plain 8 64": [10**6] * 4, "defended 32 512": [1] * 4})
+    frame.loc[frame["config.plain.steps"] == 16, "matched.exact.failures"] = 999_999
+    verdict = EXPERIMENTS["competence"].claim(frame)
+    assert verdict.outcome == "undecided"
+    assert verdict.why == (
+        "injury is a classifier and not judged: 1.0% to 10.0% of hazardous prompts fail after 16 steps, 0.0% to 1.0% "
+        "after 512, so the shortest trained fail on 1.50 decades [95 % 1.50, 1.50] more (at 1 % clean false alarms "
+        "3.00 [3.00, 3.00]) than the longest; the widest defended ones leave at most 1 prompts (at 1 % clean false "
+        "alarms 1)"
+    )
+    assert "no plain models of two lengths" in (
+        EXPERIMENTS["competence"].claim(frame[frame["config.plain.steps"] == 512]).why
+    )
+
+
     assert (told.ratio.pairs, told.alarms.pairs) == (2, 4)
     assert told.ratio.mean == pytest.approx(0.1 * (0.95 + 1.04) / 2)
     assert told.alarms.mean == pytest.approx(np.log10(4))
