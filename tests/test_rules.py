@@ -181,6 +181,30 @@ def test_tools_are_judged_by_the_calls_they_save(calls, outcome):
     assert EXPERIMENTS["tool_ablation"].claim(frame).outcome == outcome
 
 
+def test_what_is_said_of_random_failures():
+    rates = {"control": (1e-5, 1e-7), "16 rounds": (1e-7, 0.0)}
+    first = {("injury", "16 rounds"): [2000] * 4, ("cipher_vault", "16 rounds"): [19, 21, 19, 21]}
+    frames = []
+    for task in TWO:
+        for name, (rate, matched) in rates.items():
+            columns = {"first": [[calls] * 3 for calls in first.get((task, name), [20] * 4)], "budget": 10_000}
+            columns |= {"greedy.exact.clean_failure": rate, "matched.exact.clean_failure": matched}
+            frames.append(table(task, {name: FEW}, **columns))
+    frame = pd.concat(frames)
+    why = EXPERIMENTS["random_failures"].claim(frame).why
+    for words in (
+        "injury: calls to the first failure times 1e+02 [95 % 1e+02, 1e+02] (Holm p = 0.50), clean failure rate times "
+        "0.01 [95 % 0.01, 0.01] (4 seeds, Holm p = 0.50; at 1 % clean false alarms times 1e-05 [95 % 1e-05, "
+        "1e-05]; zero counts as 1e-12)",
+        "cipher_vault: calls to the first failure times 1 [95 % 0.95, 1.1] (Holm p = 0.75), ",
+    ):
+        assert words in why, why
+    without = EXPERIMENTS["random_failures"].claim(frame.drop(columns="matched.exact.clean_failure"))
+    assert "Holm p = 0.50; zero" in without.why
+    unknown = frame.assign(**{"greedy.exact.clean_failure": np.nan})
+    assert EXPERIMENTS["random_failures"].claim(unknown).outcome == "undecided"
+
+
 SIGNS = [f"telltale.{of}" for of in ("fixed_natural", "fixed_attacked.value", "odd_twins.value", "clean_safe.value")]
 
 
