@@ -25,7 +25,7 @@ def table(task: str, left: dict[str, list], **columns) -> pd.DataFrame:
             for of in ("failures", "egregious", "planted", "natural")
         }
         | {"greedy.exact.clean_failure": 1e-5, "greedy.exact.hazardous": 10**6, "greedy.exact.safe": 10**6}
-        | {"greedy.exact.wrong": 0, "greedy.exact.false_alarms": 0}
+        | {"greedy.exact.wrong": 0, "greedy.exact.false_alarms": 0, "matched.exact.false_alarms": 0}
         | {"greedy.clean.correct": 1000, "greedy.clean.samples": 1000, "compute.forwards": 1e6}
         | {name: value[seed] if isinstance(value, list) else value for name, value in columns.items()}
         for name, failures in left.items()
@@ -240,12 +240,6 @@ def test_telltales_are_judged_by_what_was_mended_and_by_alarms(first, rounds, tw
     assert verdict.outcome == outcome, verdict.why
 
 
-def test_what_is_said_of_telltales():
-    why = EXPERIMENTS["telltale"].claim(signed("injury", **{"1 round": STRONG, "16 rounds": WEAK})).why
-    for words in (
-        "injury: '1 round' mends 0.10 times as much of the clean failures as of the attack's [95 % 0.10, 0.10] (4 ",
-        "refuses 4 [4, 4] times as many safe twins as the control and 1 [1, 1] times as many of all safe prompts",
-        "'16 rounds' raises the ratio by 0.70 [0.67, 0.72] and divides the alarms by 2.7 [2.7, 2.7]",
 def sized(left: dict[int, list], right=(990, 1000), **columns) -> pd.DataFrame:
     """Records of one width, by number of finds; of 1,000 clean answers so many are `right` with few and with many."""
     few, many = (
@@ -349,6 +343,74 @@ def test_what_is_said_of_classifiers_by_competence():
     left = {
         "plain 8 16": [99_999] * 4,
         "plain 32 16": [9_999] * 4,
+@pytest.mark.parametrize(("calls", "outcome"), [(10, "supported"), (100, "refuted")])
+def test_tools_are_judged_by_the_calls_they_save(calls, outcome):
+    tools = {
+        f"first.{name}": [[calls + seed] * 3 for seed in range(4)] for name in ("coordinate", "saliency", "infill")
+    }
+    frame = on_two({"searched": FEW}, budget=1000, **tools, **{"first.clean_edits": [[100 + s] * 3 for s in range(4)]})
+    assert EXPERIMENTS["tool_ablation"].claim(frame).outcome == outcome
+
+
+SIGNS = [f"telltale.{of}" for of in ("fixed_natural", "fixed_attacked.value", "odd_twins.value", "clean_safe.value")]
+
+
+def signed(task: str, **of_arms) -> pd.DataFrame:
+    """Records of one task: arm -> (clean failures mended over the attack's, alarms over the control's)."""
+    jitter, frames = np.array([0.95, 1.0, 1.02, 1.04]), []
+    for name, (ratio, times) in {"control": (1.0, 1.0), **of_arms}.items():
+        ratio, times = np.asarray(ratio) * jitter, np.asarray(times) * jitter
+        told = zip(SIGNS, (0.9 * ratio, 0.9 * np.ones(4), 0.02 * times, 0.01 * jitter), strict=True)
+        frames.append(table(task, {name: FEW}, **{column: list(values) for column, values in told}))
+    return pd.concat(frames)
+
+
+STRONG, WEAK = (0.1, 4.0), (0.8, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("first", "rounds", "twins", "outcome"),
+    [
+        (STRONG, WEAK, STRONG, "supported"),
+        (STRONG, STRONG, WEAK, "supported"),
+        (STRONG, STRONG, STRONG, "undecided"),  # neither shrinks
+        (STRONG, (0.8, 4.0), (0.1, 1.5), "undecided"),  # each shrinks elsewhere
+        (([0.1, 0.2, 0.4, 0.6], 4.0), WEAK, WEAK, "undecided"),  # a third in the mean, but not surely more
+        ((0.1, [1.3, 1.5, 2.0, 2.4]), (0.8, 0.9), WEAK, "undecided"),  # more alarms, but hardly twice
+        ((0.5, 4.0), WEAK, WEAK, "refuted"),  # what is natural was mended as well
+        ((0.1, 1.5), (0.8, 1.1), WEAK, "refuted"),  # not wary of what looks attacked
+    ],
+)
+def test_telltales_are_judged_by_what_was_mended_and_by_alarms(first, rounds, twins, outcome):
+    arms = {"1 round": first, "16 rounds": rounds, "1 round, twins": twins}
+    verdict = EXPERIMENTS["telltale"].claim(pd.concat([signed(task, **arms) for task in TWO]))
+    assert verdict.outcome == outcome, verdict.why
+
+
+def test_what_is_said_of_telltales():
+    frame = signed("injury", **{"1 round": STRONG, "16 rounds": WEAK})
+    frame["matched.exact.false_alarms"] = np.where(frame["arm"] == "1 round", 3000, 1000)
+    why = EXPERIMENTS["telltale"].claim(frame).why
+    for words in (
+        "injury: '1 round' mends 0.10 times as much of the clean failures as of the attack's [95 % 0.10, 0.10] (4 ",
+        "refuses 4 [4, 4] times as many safe twins as the control and 1 [1, 1] times as many of all safe prompts "
+        "(at 1 % clean false alarms 3 [3, 3])",
+        "'16 rounds' raises the ratio by 0.70 [0.67, 0.72] and divides the alarms by 2.7 [2.7, 2.7]",
+    ):
+        assert words in why
+
+
+def test_a_telltale_on_one_task_only_is_undecided():
+    arms = {"16 rounds": WEAK, "1 round, twins": WEAK}
+    frames = [signed(task, **arms, **{"1 round": first}) for task, first in zip(TWO, (STRONG, (0.9, 1.0)), strict=True)]
+    assert EXPERIMENTS["telltale"].claim(pd.concat(frames)).outcome == "undecided"
+
+
+def test_a_seed_of_which_nothing_was_found_says_nothing_of_what_was_mended():
+    frame = signed("injury", **{"1 round": STRONG})
+    frame.loc[(frame["arm"] == "1 round") & (frame["seed"] == 2), "telltale.fixed_attacked.value"] = np.nan
+    frame.loc[(frame["arm"] == "1 round") & (frame["seed"] == 1), "telltale.fixed_attacked.value"] = 0.0
+    told = EXPERIMENTS["telltale"].signs(frame)
         "plain 8 512": [9_999] * 4,
         "plain 32 512": [99] * 4,
     }
