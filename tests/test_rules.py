@@ -1,5 +1,7 @@
 """The rules of the questions on synthetic tables whose effects are known, and the figures drawn from them."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,6 +83,45 @@ def test_the_verdict_follows_the_rule(name, outcome):
     verdict = EXPERIMENTS[name].claim(on_two(RULES[name][outcome]))
     assert verdict.outcome == outcome, verdict.why
     assert all(task in verdict.why for task in TWO)
+
+
+def test_what_is_said_of_reliability():
+    claim, arms = EXPERIMENTS["reliability"].claim, {"plain": MANY, "control": SOME, "best recipe": [0, 0, 0, 7]}
+    frame = table("injury", arms)
+    for arm, alarms in (("plain", [1000, 2000, 0, 3000]), ("control", [4000] * 4), ("best recipe", [20_000, 0, 0, 0])):
+        frame.loc[frame["arm"] == arm, "greedy.exact.false_alarms"] = alarms
+    frame.loc[frame["arm"] == "best recipe", "matched.exact.failures"] = [0, 1, 2, 0]
+    told = (
+        "injury: 3 of 4 seeds without a failing prompt [95 % 0.19, 0.99] (2 at 1 % clean false alarms), 0.0 to 2.0 % "
+        "of safe prompts refused{before}, 1.0 M forward passes{control}"
+    )
+    control = ", the control refuses 0.4 to 0.4 % and fails on 700 to 1,500"
+    assert claim(frame) == ("supported", told.format(before=", 0.0 to 0.3 % before", control=control))
+    older = claim(frame[frame["arm"] != "control"])
+    assert older == ("supported", told.format(before=", 0.0 to 0.3 % before", control=""))
+    assert claim(frame[frame["arm"] == "best recipe"]).why == told.format(before="", control="")
+
+
+def test_the_control_of_reliability_differs_from_the_best_recipe_in_its_attacks_alone():
+    plain, control, best = EXPERIMENTS["reliability"].grid("quick", "injury")
+    assert (plain.name, control.name, best.name) == ("plain", "control", "best recipe")
+    assert dataclasses.replace(control, rounds=best.rounds, label=best.label) == best
+
+
+def test_where_no_candidate_is_more_egregious_worst_failures_cannot_tell():
+    claim, arms = EXPERIMENTS["worst_failures"].claim, {"anyone": SOME, "borderline": MANY, "egregious": SOME}
+    frame = on_two(arms)
+    note = "cannot tell: 'egregious' left what 'anyone' left"
+    verdict = claim(frame)
+    assert verdict.outcome == "supported" and all(f"; {task} {note}" in verdict.why for task in TWO)
+    # One seed that differs in one count will do: then there was a choice.
+    differs = (frame["config.plain.task"] == "injury") & (frame["arm"] == "anyone") & (frame["seed"] == 2)
+    for column in ("greedy.exact.failures", "greedy.exact.false_alarms", "matched.exact.failures"):
+        changed = frame.copy()
+        changed.loc[differs, column] += 1
+        why = claim(changed).why
+        assert f"; injury {note}" not in why and f"; cipher_vault {note}" in why
+    assert note not in claim(frame[frame["arm"] != "anyone"]).why
 
 
 def test_a_latent_arm_that_fails_more_on_clean_prompts_is_not_supported():
