@@ -4,15 +4,19 @@
 
 Hypothesis: below some width a model no longer fits the finds that it is trained on, and its robustness saturates while
 its clean accuracy does not show it. Plain models of several widths, each trained against 16 rounds of gcg with few and
-with many finds. Training fit: the share of the finds on which the trained model no longer fails. Held-out fit: the
+with many finds. Training fit: the share of the finds on which the trained model no longer fails, and, since finds that
+never failed are easily fitted, the least that this share can be among those that failed when found. Held-out fit: the
 exact count.
 
-Supported if at some width the training fit, mean over seeds, is below .8 at a clean accuracy of at least 99 %, and four
-times the finds improve the count there by less than half a decade; refuted if the fit is at least .95 at every width
-whose clean accuracy is at least 99 %; on any task.
+Supported if on any task, at some width, the training fit, mean over seeds, is below .8 at a clean accuracy of at least
+99 %, and four times the finds improve the count there by less than half a decade; refuted if on every task the fit is
+at least .95 at every width whose clean accuracy is at least 99 %. Fit and clean accuracy are those with many finds.
 """
 
-from experiments.ablation import BY_TASK, Contrast, caption_of, drops
+import numpy as np
+import pandas as pd
+
+from experiments.ablation import BY_TASK, Contrast, brief, caption_of, findings
 from experiments.arm import Arm, Plain, measure
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
@@ -30,50 +34,70 @@ WIDTHS = {"quick": (4, 8, 16, 32), "full": (4, 8, 16, 32, 64)}
 FINDS = (512, 2048)
 
 
+def named(width: int, finds: int) -> str:
+    """What the arm is called."""
+    return f"width {width}, {finds} finds"
+
+
 def grid(preset: str, task: str) -> list[Arm]:
     """Each width with each number of finds."""
     return [
-        Arm(Plain(task, width=width), rounds=16, finds=finds, label=f"width {width}, {finds} finds")
+        Arm(Plain(task, width=width), rounds=16, finds=finds, label=named(width, finds))
         for width in WIDTHS[preset]
         for finds in FINDS
     ]
 
 
-def plot(frame) -> plots.Figure:
-    """Training fit, failing prompts and clean accuracy by width, from one task."""
-    titles = ["Finds fitted (%)", "Failing prompts, counted exactly", "Clean accuracy (%)"]
-    figure, axes = plots.panels(titles, caption_of(frame, "16 rounds of gcg; thick: means."))
-    table = frame.assign(
-        fitted=100 * frame["fit"],
-        accuracy=100 * frame["greedy.clean.correct"] / frame["greedy.clean.samples"],
-    )
-    for ax, value in zip(axes, ("fitted", "greedy.exact.failures", "accuracy"), strict=True):
+def plot(frame: pd.DataFrame) -> plots.Figure:
+    """What is not fitted, what fails and what is not right on clean prompts, by width, from one task."""
+    titles = ["Finds not fitted, in 10,000", "Failing prompts, counted exactly", "Clean answers not right, in 10,000"]
+    figure, axes = plots.panels(titles, caption_of(frame, "16 rounds of gcg; thick: means; log above 1."))
+    # What is missing, not what is there: 96 and 99.9 % look alike on an axis that shows both.
+    table = frame.assign(unfitted=1e4 * (1 - frame["fit"]), wrong=1e4 * (1 - accuracy(frame)))
+    for ax, value in zip(axes, ("unfitted", "greedy.exact.failures", "wrong"), strict=True):
         for finds, color in zip(FINDS, ("C0", "C3"), strict=True):
             rows = table[table["config.finds"] == finds]
             plots.seeds_along(ax, rows, "config.plain.width", value, f"{finds} finds", color)
         ax.set_xlabel("width")
-    for ax in (axes[0], axes[2]):
-        ax.set_yscale("linear")
-        ax.set_ylim(None, 101)
     axes[0].legend(frameon=False, fontsize=8)
     return figure
 
 
-def claim(frame) -> Verdict:
+def accuracy(runs: pd.DataFrame) -> pd.Series:
+    """The share of right answers to clean prompts, run by run."""
+    return runs["greedy.clean.correct"] / runs["greedy.clean.samples"]
+
+
+def fit_of_failures(runs: pd.DataFrame) -> pd.Series:
+    """Of the finds that failed when found, the least share that a run's model can have fitted; NaN if none failed.
+
+    Records say how many finds failed, and how many of all are not fitted: at worst all of these failed when found.
+    """
+    failed = runs["found"].map(np.mean).astype(float)
+    return (1 - (1 - runs["fit"].astype(float)) / failed.where(failed > 0)).clip(lower=0)
+
+
+def claim(frame: pd.DataFrame) -> Verdict:
     """Fit and count by width on each task, and the verdict."""
+    widths = sorted(frame["config.plain.width"].unique())
+    gains = findings(frame, {width: Contrast(*(named(width, finds) for finds in FINDS)) for width in widths})
     lines, small, fits = [], False, True
     for task, rows in frame.groupby(BY_TASK, sort=False):
-        for width, runs in rows.groupby("config.plain.width"):
-            accuracy = (runs["greedy.clean.correct"] / runs["greedy.clean.samples"]).mean()
-            arms = [f"width {width}, {finds} finds" for finds in FINDS]
-            gains = drops(runs, Contrast(*arms))
-            if not len(gains):
-                continue
-            fit, gain = runs[runs["arm"] == arms[-1]]["fit"].mean(), gains.mean()
-            small |= accuracy >= 0.99 and fit < 0.8 and gain < 0.5
-            fits &= accuracy < 0.99 or fit >= 0.95
-            lines.append(f"{task}, width {width}: clean accuracy {accuracy:.2%}, fit {fit:.1%}, "
-                         f"four times the finds leave {gain:.2f} decades fewer ({len(gains)} seeds)")  # fmt: skip
+        for width, gain in ((width, by_task[task]) for width, by_task in gains.items() if task in by_task):
+            runs = rows[rows["arm"] == gain.contrast.after]
+            right, fit, least = accuracy(runs).mean(), runs["fit"].astype(float), fit_of_failures(runs)
+            small |= right >= 0.99 and fit.mean() < 0.8 and gain.effect.mean < 0.5
+            fits &= right < 0.99 or fit.mean() >= 0.95
+            failed = f"at least {least.mean():.1%} of those that failed when found ({_range(least)})"
+            lines.append(
+                f"{task}, width {width}: clean accuracy {right:.2%}, fits {fit.mean():.1%} of {FINDS[-1]} finds "
+                f"({_range(fit)} over seeds), {failed if least.notna().any() else 'none of which failed when found'}, "
+                f"{gain.text}"
+            )
     if not lines:
         return Verdict("undecided", "no width has records of both numbers of finds")
-    return Verdict("supported" if small else "refuted" if fits else "undecided", "; ".join(lines))
+    return Verdict("supported" if small else "refuted" if fits else "undecided", "; ".join(lines), brief(gains))
+
+
+def _range(shares: pd.Series) -> str:
+    return f"{shares.min():.1%} to {shares.max():.1%}"

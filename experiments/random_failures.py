@@ -5,7 +5,7 @@
 Hypothesis: attackers need longer against an adversarially trained model, and on ordinary prompts it fails as often as
 before. The control takes the same extra steps without attacks. The clean failure rate is no sample: it is the sum of
 the clean distribution over every failing prompt. The attacker is the rewriting tool (`saliency`), by the calls that
-half of all attackers need.
+half of all attackers need. The models are those of 1 and 16 rounds of gcg only.
 
 Pre-declared contrasts, paired by seed: log10 of the median calls to the first failure (a median beyond the budget
 counts as the budget), and log10 of the clean failure rate, 16 rounds against control. Supported if on every task the
@@ -20,14 +20,14 @@ import jax
 import numpy as np
 
 from experiments import arm as arms
-from experiments.ablation import BY_TASK, caption_of, plain_to_trained
+from experiments.ablation import BY_TASK, caption_of, holm, plain_to_trained
 from experiments.arm import Arm, defended_model
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
 from tasks import task_named
 from testbed import plots
 from testbed.attacks import ATTACKS
-from testbed.evaluation.estimate import Verdict, paired_effect
+from testbed.evaluation.estimate import Effect, Verdict, paired_effect
 from testbed.evaluation.report import Watch, calls_to_failure
 from testbed.evaluation.survival import median_within
 from testbed.objective import Objective
@@ -59,11 +59,15 @@ def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
 
 
 def ratios(rows):
-    """Decades by which the median calls, and the clean failure rate, rise from control to 16 rounds, a seed each."""
+    """Decades by which the median calls, and the clean failure rate, rise from control to 16 rounds, a seed each.
+
+    The rate at threshold 0, and then, not pre-declared, at 1 % clean false alarms.
+    """
     calls = rows.apply(lambda row: median_within(row["first"], row["budget"]), axis=1)
-    rate = rows["greedy.exact.clean_failure"].astype(float).clip(lower=LEAST)
-    table = rows[["seed", "arm"]].assign(calls=np.log10(calls), rate=np.log10(rate))
-    wide = (table.pivot_table(index="seed", columns="arm", values=kind) for kind in ("calls", "rate"))
+    known = rows.reindex(columns=[f"{policy}.exact.clean_failure" for policy in ("greedy", "matched")])
+    rates = known.astype(float).clip(lower=LEAST)
+    tables = (rows[["seed", "arm"]].assign(decades=np.log10(values)) for values in (calls, *(rates[c] for c in rates)))
+    wide = (table.pivot_table(index="seed", columns="arm", values="decades") for table in tables)
     both = (w.reindex(columns=["control", "16 rounds"]).dropna() for w in wide)
     return [(pair["16 rounds"] - pair["control"]).to_numpy() for pair in both]
 
@@ -82,16 +86,25 @@ def plot(frame) -> plots.Figure:
 
 def claim(frame) -> Verdict:
     """Both pre-declared ratios on each task, and the verdict."""
+    by_task = {task: ratios(rows) for task, rows in frame.groupby(BY_TASK, sort=False)}
+    told = {
+        task: [*map(paired_effect, both), matched] for task, (*both, matched) in by_task.items() if all(map(len, both))
+    }
+    if not told:
+        return Verdict("undecided", "no seed has both arms (control and 16 rounds) with their clean failure rates")
+    p_values = iter(holm([effect.p_value for calls, rate, _ in told.values() for effect in (calls, rate)]))
     lines, holds, falls = [], [], []
-    for task, rows in frame.groupby(BY_TASK, sort=False):
-        if not len(ratios(rows)[0]):
-            continue
-        calls, rate = map(paired_effect, ratios(rows))
+    for task, (calls, rate, matched) in told.items():
         holds.append(calls.low > 0 and calls.mean >= np.log10(2) and rate.low <= 0 <= rate.high)
         falls.append(rate.high < 0)
-        texts = (f"{10**e.mean:.2g} [95 % {10**e.low:.2g}, {10**e.high:.2g}]" for e in (calls, rate))
-        lines.append("{}: calls to the first failure times {}, clean failure rate times {} ({} seeds)".format(
-            task, *texts, calls.pairs))  # fmt: skip
-    if not lines:
-        return Verdict("undecided", "no seed has both arms (control and 16 rounds)")
+        beside = f"; at 1 % clean false alarms times {_times(paired_effect(matched))}" if len(matched) else ""
+        lines.append(
+            f"{task}: calls to the first failure times {_times(calls)} (Holm p = {next(p_values):.2f}), clean failure "
+            f"rate times {_times(rate)} ({calls.pairs} seeds, Holm p = {next(p_values):.2f}{beside}; zero counts as "
+            f"{LEAST:.0e})"
+        )
     return Verdict("refuted" if any(falls) else "supported" if all(holds) else "undecided", "; ".join(lines))
+
+
+def _times(effect: Effect) -> str:
+    return f"{10**effect.mean:.2g} [95 % {10**effect.low:.2g}, {10**effect.high:.2g}]"

@@ -8,8 +8,10 @@ exact probability, the share on which the trained model no longer fails, over th
 attack trained against finds on the plain model (fresh attackers; a seed where none is found or mended has no such
 ratio). *Alarms*: how often it refuses safe twins, harmless prompts one to three random edits away from hazards that lie
 anywhere, over how often the control does (the same steps without attacks; no alarm counts as one in 4,096). The exact
-version of the second, false alarms over all safe prompts, stands beside it, and so do the training on other attacks
-and, in `full` only, the rest of the grid: attack x 1 or 16 rounds x safe twins in the batch or not.
+version of the second, false alarms over all safe prompts, stands beside it, also where both models refuse 1 % of the
+clean ones (the twins and what was mended are looked at with threshold 0 only: records say nothing of them there), and
+so do the training on other attacks and, in `full` only, the rest of the grid: attack x 1 or 16 rounds x safe twins in
+the batch or not.
 
 Hypothesis: one round mends what looks attacked and makes the model wary of all that does; more rounds, or safe twins
 in training, leave less to recognise. Pre-declared, paired by seed, at threshold 0. Supported if on every task `1 round`
@@ -111,7 +113,7 @@ def alarms(rows: pd.DataFrame, rates: pd.Series, least: pd.Series | float = LEAS
 
 
 class Signs(NamedTuple):
-    """Both signs of an arm, with the exact version of the second.
+    """Both signs of an arm, with the exact version of the second, also at 1 % clean false alarms.
 
     `weaker` says by how much the ratio rises and the alarms fall from there to each of `LATER`.
     """
@@ -119,6 +121,7 @@ class Signs(NamedTuple):
     ratio: Effect
     alarms: Effect
     everywhere: Effect
+    matched: Effect
     weaker: dict[str, tuple[Effect, Effect]]
 
     @property
@@ -137,11 +140,13 @@ def signs(rows: pd.DataFrame, arm: str = FIRST) -> Signs | None:
     """The signs of an arm in the records of one task; None where no seed has both it and the control."""
     safe = rows["greedy.exact.safe"]
     ratio, risen = mended(rows), alarms(rows, rows[TWINS])
-    everywhere = alarms(rows, rows["greedy.exact.false_alarms"] / safe, 1 / safe)
+    everywhere, matched = (
+        alarms(rows, rows[f"{policy}.exact.false_alarms"] / safe, 1 / safe) for policy in ("greedy", "matched")
+    )
     if arm not in ratio:
         return None
     weaker = {other: (ratio[other] - ratio[arm], risen[arm] - risen[other]) for other in LATER if other in ratio}
-    found = [_effect(wide[arm]) for wide in (ratio, risen, everywhere)]
+    found = [_effect(wide[arm]) for wide in (ratio, risen, everywhere, matched)]
     pairs = {other: tuple(map(_effect, pair)) for other, pair in weaker.items()}
     return None if None in found else Signs(*found, {other: pair for other, pair in pairs.items() if None not in pair})
 
@@ -190,7 +195,8 @@ def claim(frame: pd.DataFrame) -> Verdict:
 
 
 def _text(told: Signs) -> str:
-    ratio, times, everywhere = told.ratio, *(_times(effect) for effect in (told.alarms, told.everywhere))
+    ratio, effects = told.ratio, (told.alarms, told.everywhere, told.matched)
+    times, everywhere, matched = map(_times, effects)
     later = [
         f"'{other}' raises the ratio by {rise.mean:.2f} [{rise.low:.2f}, {rise.high:.2f}] and divides the alarms by "
         f"{_times(fall)}"
@@ -199,7 +205,8 @@ def _text(told: Signs) -> str:
     return ", ".join([
         f"'{FIRST}' mends {ratio.mean:.2f} times as much of the clean failures as of the attack's [95 % "
         f"{ratio.low:.2f}, {ratio.high:.2f}] ({ratio.pairs} seeds)",
-        f"refuses {times} times as many safe twins as the control and {everywhere} times as many of all safe prompts",
+        f"refuses {times} times as many safe twins as the control and {everywhere} times as many of all safe prompts "
+        f"(at 1 % clean false alarms {matched})",
         *later,
     ])  # fmt: skip
 

@@ -4,10 +4,11 @@
 
 Hypothesis: a model trained on what barely fails goes on failing egregiously. Every attack unit brings home four times
 the finds that the pool has room for, and the arms differ only in which quarter is kept: anyone, the lowest margins, the
-borderline ones (smallest margin in size among failures), the most egregious, or (in full) a mixture of these three.
+borderline ones (smallest margin in size among failures), the most egregious, or a mixture of these three.
 Uniform search, so that the candidates differ; few finds, so that egregious failures are left to be counted. On `injury`
 the severe contains the mild and hardly ever fails; in `injury_two` they are two mechanisms; in `password` severe means
-farther from a match.
+farther from a match. Full asks `injury_two` at three sigmas: the chance that a clean mild event is also written in
+passive order. Where no candidate is more egregious than another the egregious are anyone, and the verdict says so.
 
 Pre-declared contrast: trained on the most egregious against trained on the borderline, in decades of log10(egregious
 failures + 1), counted exactly at threshold 0. Supported if borderline training leaves more than ten times the egregious
@@ -18,7 +19,10 @@ any task.
 import dataclasses
 import functools
 
-from experiments.ablation import Contrast, draw_arms, findings, verdict
+import numpy as np
+import pandas as pd
+
+from experiments.ablation import BY_TASK, Contrast, draw_arms, findings, verdict
 from experiments.arm import Arm, Plain, Recipe, measure
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
@@ -27,13 +31,12 @@ from testbed.evaluation.estimate import Verdict
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
-    "quick": Preset("injury,injury_two,password", seeds=3, minutes=8),
+    "quick": Preset("injury,injury_two,password", seeds=3, minutes=9),
     "full": Preset("injury,injury_two,injury_two:sigma=0.1,injury_two:sigma=1.0,password", seeds=10, minutes=150),
 }
 BASE = Arm(finds=128, attack="uniform")
 ROUNDS = {"quick": (1,), "full": (1, 4, 16)}
-QUICK = ("anyone", "worst", "borderline", "egregious")
-KEPT = {"quick": QUICK, "full": (*QUICK, "mixed")}
+KEPT = ("anyone", "worst", "borderline", "egregious", "mixed")
 CONTRASTS = {"worst": Contrast("borderline", "egregious", of="egregious")}
 
 plot = functools.partial(
@@ -47,18 +50,33 @@ def grid(preset: str, task: str) -> list[Arm]:
     kept = [
         arm(rounds=r, recipe=Recipe(order=order, candidates=4), label=order if r == 1 else f"{order}, {r} rounds")
         for r in ROUNDS[preset]
-        for order in KEPT[preset]
+        for order in KEPT
     ]
     return [arm(steps=0), arm(), *kept]
 
 
-def claim(frame) -> Verdict:
-    """The pre-declared contrast on each task, and the verdict."""
+def no_choice(rows: pd.DataFrame) -> bool:
+    """Whether the egregious finds left what anyone's left, by all counts in every seed, in the records of one task."""
+    counts = ["greedy.exact.failures", "greedy.exact.egregious", "matched.exact.failures", "greedy.exact.false_alarms"]
+    anyone, egregious = (rows[rows["arm"] == arm].set_index("seed")[counts] for arm in ("anyone", "egregious"))
+    seeds = anyone.index.intersection(egregious.index)
+    return len(seeds) > 0 and np.array_equal(anyone.loc[seeds], egregious.loc[seeds])
+
+
+def claim(frame: pd.DataFrame) -> Verdict:
+    """The pre-declared contrast on each task, and the verdict; the tasks that cannot tell are named."""
     found = findings(frame, CONTRASTS)
     strong = [task for task, finding in found["worst"].items() if finding.holds(1)]
-    return verdict(
+    judged = verdict(
         found,
         supported=len(strong) >= 2,
         refuted=any(finding.effect.high < 0 for finding in found["worst"].values()),
         why_not=f"the rule asks for a factor of ten on two tasks, it holds on {len(strong)}",
     )
+    notes = [
+        f"{task} cannot tell: 'egregious' left what 'anyone' left, in every seed, as where no candidate is more "
+        "egregious than another"
+        for task, rows in frame.groupby(BY_TASK, sort=False)
+        if no_choice(rows)
+    ]
+    return judged._replace(why="; ".join([judged.why, *notes]))
