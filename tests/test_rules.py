@@ -239,6 +239,30 @@ def test_random_failures_are_judged_by_calls_and_rate(calls, rate, outcome):
     assert EXPERIMENTS["random_failures"].claim(pd.concat(frames)).outcome == outcome
 
 
+def test_what_is_said_of_random_failures():
+    rates = {"control": (1e-5, 1e-7), "16 rounds": (1e-7, 0.0)}
+    first = {("injury", "16 rounds"): [2000] * 4, ("cipher_vault", "16 rounds"): [19, 21, 19, 21]}
+    frames = []
+    for task in TWO:
+        for name, (rate, matched) in rates.items():
+            columns = {"first": [[calls] * 3 for calls in first.get((task, name), [20] * 4)], "budget": 10_000}
+            columns |= {"greedy.exact.clean_failure": rate, "matched.exact.clean_failure": matched}
+            frames.append(table(task, {name: FEW}, **columns))
+    frame = pd.concat(frames)
+    why = EXPERIMENTS["random_failures"].claim(frame).why
+    for words in (
+        "injury: calls to the first failure times 1e+02 [95 % 1e+02, 1e+02] (Holm p = 0.50), clean failure rate times "
+        "0.01 [95 % 0.01, 0.01] (4 seeds, Holm p = 0.50; at 1 % clean false alarms times 1e-05 [95 % 1e-05, "
+        "1e-05]; zero counts as 1e-12)",
+        "cipher_vault: calls to the first failure times 1 [95 % 0.95, 1.1] (Holm p = 0.75), ",
+    ):
+        assert words in why, why
+    without = EXPERIMENTS["random_failures"].claim(frame.drop(columns="matched.exact.clean_failure"))
+    assert "Holm p = 0.50; zero" in without.why
+    unknown = frame.assign(**{"greedy.exact.clean_failure": np.nan})
+    assert EXPERIMENTS["random_failures"].claim(unknown).outcome == "undecided"
+
+
 @pytest.mark.parametrize(("after", "outcome"), [(5, "supported"), (900, "refuted"), (100, "undecided")])
 def test_thresholds_are_judged_by_what_they_buy(after, outcome):
     spread = [5, 200, 900, 900] if outcome == "undecided" else [after] * 4
@@ -254,6 +278,56 @@ def test_capacity_is_judged_by_fit_and_saturation(fit, left, outcome):
     arms = {"width 4, 512 finds": MANY, "width 4, 2048 finds": left}
     frame = table("injury", arms, fit=fit, found=[[1.0]] * 4, **{"config.plain.width": 4})
     assert EXPERIMENTS["capacity"].claim(frame).outcome == outcome
+
+
+def sized(left: dict[int, list], right=(990, 1000), **columns) -> pd.DataFrame:
+    """Records of one width, by number of finds; of 1,000 clean answers so many are `right` with few and with many."""
+    few, many = (
+        table("injury", {f"width 4, {finds} finds": n}, **columns, **{"config.plain.width": 4, "config.finds": finds})
+        for finds, n in left.items()
+    )
+    few["greedy.clean.correct"], many["greedy.clean.correct"] = right
+    return pd.concat([few, many])
+
+
+def test_what_is_said_of_capacity():
+    fit, found = [0.9, 0.95, 1.0, 0.95], [[0.4, 0.0], [0.1, 0.0], [0.0, 0.0], [1.0, 1.0]]
+    frame = sized({512: [999] * 4, 2048: [99] * 4}, fit=fit, found=found)
+    frame.loc[frame["config.finds"] == 2048, "matched.exact.failures"] = 9
+    why = EXPERIMENTS["capacity"].claim(frame).why
+    for words in (
+        "injury, width 4: clean accuracy 100.00%, fits 95.0% of 2048 finds (90.0% to 100.0% over seeds), ",
+        "at least 48.3% of those that failed when found (0.0% to 95.0%), ",  # .5, 0, none failed, .95
+        "'width 4, 2048 finds' leaves 1.00 decades fewer failing prompts than 'width 4, 512 finds' [95 % 1.00, 1.00] "
+        "(4 seeds, Holm p = 0.12; at 1 % clean false alarms 2.00 [2.00, 2.00])",
+    ):
+        assert words in why
+    never = sized({512: FEW, 2048: FEW}, fit=1.0, found=[[0.0]] * 4)
+    assert "(100.0% to 100.0% over seeds), none of which failed when found, 'width 4" in (
+        EXPERIMENTS["capacity"].claim(never).why
+    )
+
+
+def test_capacity_is_judged_at_the_clean_accuracy_of_the_models_whose_fit_is_told():
+    inaccurate = sized({512: MANY, 2048: MANY}, right=(1000, 985), fit=0.5, found=[[1.0]] * 4)
+    assert EXPERIMENTS["capacity"].claim(inaccurate).outcome == "refuted", "no width is accurate enough to be judged"
+
+
+def test_a_fit_on_one_task_only_does_not_refute():
+    frames = [sized({512: FEW, 2048: FEW}, fit=fit, found=[[1.0]] * 4) for fit in (0.9, 0.99)]
+    frames[1]["config.plain.task"] = "modular"
+    assert EXPERIMENTS["capacity"].claim(pd.concat(frames)).outcome == "undecided"
+
+
+def test_a_figure_of_capacity_shows_what_is_missing():
+    frame = sized({512: FEW, 2048: FEW}, right=(990, 999), fit=[0.99, 0.98, 1.0, 1.0])
+    figure = EXPERIMENTS["capacity"].plot(frame)
+    plt.close(figure)
+    assert ["not" in ax.get_title(loc="left") for ax in figure.axes] == [True, False, True]
+    unfitted, _, wrong = ([line.get_ydata()[0] for line in ax.lines if line.get_marker() == "o"] for ax in figure.axes)
+    np.testing.assert_allclose(unfitted, [100, 200, 0, 0] * 2)
+    np.testing.assert_allclose(wrong, [100] * 4 + [10] * 4)
+    assert all(ax.get_yscale() == "symlog" for ax in figure.axes)
 
 
 @pytest.mark.parametrize(
@@ -307,130 +381,6 @@ def test_a_part_of_the_tool_is_worth_the_calls_that_it_saves():
     assert module.worth(frame[["clean_edits", "coordinate"]]) == {}
 
 
-def test_what_is_said_of_random_failures():
-    rates = {"control": (1e-5, 1e-7), "16 rounds": (1e-7, 0.0)}
-    first = {("injury", "16 rounds"): [2000] * 4, ("cipher_vault", "16 rounds"): [19, 21, 19, 21]}
-    frames = []
-    for task in TWO:
-        for name, (rate, matched) in rates.items():
-            columns = {"first": [[calls] * 3 for calls in first.get((task, name), [20] * 4)], "budget": 10_000}
-            columns |= {"greedy.exact.clean_failure": rate, "matched.exact.clean_failure": matched}
-            frames.append(table(task, {name: FEW}, **columns))
-    frame = pd.concat(frames)
-    why = EXPERIMENTS["random_failures"].claim(frame).why
-    for words in (
-        "injury: calls to the first failure times 1e+02 [95 % 1e+02, 1e+02] (Holm p = 0.50), clean failure rate times "
-        "0.01 [95 % 0.01, 0.01] (4 seeds, Holm p = 0.50; at 1 % clean false alarms times 1e-05 [95 % 1e-05, "
-        "1e-05]; zero counts as 1e-12)",
-        "cipher_vault: calls to the first failure times 1 [95 % 0.95, 1.1] (Holm p = 0.75), ",
-    ):
-        assert words in why, why
-    without = EXPERIMENTS["random_failures"].claim(frame.drop(columns="matched.exact.clean_failure"))
-    assert "Holm p = 0.50; zero" in without.why
-    unknown = frame.assign(**{"greedy.exact.clean_failure": np.nan})
-    assert EXPERIMENTS["random_failures"].claim(unknown).outcome == "undecided"
-
-
-SIGNS = [f"telltale.{of}" for of in ("fixed_natural", "fixed_attacked.value", "odd_twins.value", "clean_safe.value")]
-
-
-def signed(task: str, **of_arms) -> pd.DataFrame:
-    """Records of one task: arm -> (clean failures mended over the attack's, alarms over the control's)."""
-    jitter, frames = np.array([0.95, 1.0, 1.02, 1.04]), []
-    for name, (ratio, times) in {"control": (1.0, 1.0), **of_arms}.items():
-        ratio, times = np.asarray(ratio) * jitter, np.asarray(times) * jitter
-        told = zip(SIGNS, (0.9 * ratio, 0.9 * np.ones(4), 0.02 * times, 0.01 * jitter), strict=True)
-        frames.append(table(task, {name: FEW}, **{column: list(values) for column, values in told}))
-    return pd.concat(frames)
-
-
-STRONG, WEAK = (0.1, 4.0), (0.8, 1.5)
-
-
-@pytest.mark.parametrize(
-    ("first", "rounds", "twins", "outcome"),
-    [
-        (STRONG, WEAK, STRONG, "supported"),
-        (STRONG, STRONG, WEAK, "supported"),
-        (STRONG, STRONG, STRONG, "undecided"),  # neither shrinks
-        (STRONG, (0.8, 4.0), (0.1, 1.5), "undecided"),  # each shrinks elsewhere
-        (([0.1, 0.2, 0.4, 0.6], 4.0), WEAK, WEAK, "undecided"),  # a third in the mean, but not surely more
-        ((0.1, [1.3, 1.5, 2.0, 2.4]), (0.8, 0.9), WEAK, "undecided"),  # more alarms, but hardly twice
-        ((0.5, 4.0), WEAK, WEAK, "refuted"),  # what is natural was mended as well
-        ((0.1, 1.5), (0.8, 1.1), WEAK, "refuted"),  # not wary of what looks attacked
-    ],
-)
-def test_telltales_are_judged_by_what_was_mended_and_by_alarms(first, rounds, twins, outcome):
-    arms = {"1 round": first, "16 rounds": rounds, "1 round, twins": twins}
-    verdict = EXPERIMENTS["telltale"].claim(pd.concat([signed(task, **arms) for task in TWO]))
-    assert verdict.outcome == outcome, verdict.why
-
-
-def sized(left: dict[int, list], right=(990, 1000), **columns) -> pd.DataFrame:
-    """Records of one width, by number of finds; of 1,000 clean answers so many are `right` with few and with many."""
-    few, many = (
-        table("injury", {f"width 4, {finds} finds": n}, **columns, **{"config.plain.width": 4, "config.finds": finds})
-        for finds, n in left.items()
-    )
-    few["greedy.clean.correct"], many["greedy.clean.correct"] = right
-    return pd.concat([few, many])
-
-
-def test_what_is_said_of_capacity():
-    fit, found = [0.9, 0.95, 1.0, 0.95], [[0.4, 0.0], [0.1, 0.0], [0.0, 0.0], [1.0, 1.0]]
-    frame = sized({512: [999] * 4, 2048: [99] * 4}, fit=fit, found=found)
-    frame.loc[frame["config.finds"] == 2048, "matched.exact.failures"] = 9
-    why = EXPERIMENTS["capacity"].claim(frame).why
-    for words in (
-        "injury, width 4: clean accuracy 100.00%, fits 95.0% of 2048 finds (90.0% to 100.0% over seeds), ",
-        "at least 48.3% of those that failed when found (0.0% to 95.0%), ",  # .5, 0, none failed, .95
-        "'width 4, 2048 finds' leaves 1.00 decades fewer failing prompts than 'width 4, 512 finds' [95 % 1.00, 1.00] "
-        "(4 seeds, Holm p = 0.12; at 1 % clean false alarms 2.00 [2.00, 2.00])",
-    ):
-        assert words in why
-    never = sized({512: FEW, 2048: FEW}, fit=1.0, found=[[0.0]] * 4)
-    assert "(100.0% to 100.0% over seeds), none of which failed when found, 'width 4" in (
-        EXPERIMENTS["capacity"].claim(never).why
-    )
-
-
-def test_capacity_is_judged_at_the_clean_accuracy_of_the_models_whose_fit_is_told():
-    inaccurate = sized({512: MANY, 2048: MANY}, right=(1000, 985), fit=0.5, found=[[1.0]] * 4)
-    assert EXPERIMENTS["capacity"].claim(inaccurate).outcome == "refuted", "no width is accurate enough to be judged"
-
-
-def test_a_fit_on_one_task_only_does_not_refute():
-    frames = [sized({512: FEW, 2048: FEW}, fit=fit, found=[[1.0]] * 4) for fit in (0.9, 0.99)]
-    frames[1]["config.plain.task"] = "modular"
-    assert EXPERIMENTS["capacity"].claim(pd.concat(frames)).outcome == "undecided"
-
-
-def test_a_figure_of_capacity_shows_what_is_missing():
-    frame = sized({512: FEW, 2048: FEW}, right=(990, 999), fit=[0.99, 0.98, 1.0, 1.0])
-    figure = EXPERIMENTS["capacity"].plot(frame)
-    plt.close(figure)
-    assert ["not" in ax.get_title(loc="left") for ax in figure.axes] == [True, False, True]
-    unfitted, _, wrong = ([line.get_ydata()[0] for line in ax.lines if line.get_marker() == "o"] for ax in figure.axes)
-    np.testing.assert_allclose(unfitted, [100, 200, 0, 0] * 2)
-    np.testing.assert_allclose(wrong, [100] * 4 + [10] * 4)
-    assert all(ax.get_yscale() == "symlog" for ax in figure.axes)
-
-
-    ):
-        assert words in why
-
-
-def test_a_telltale_on_one_task_only_is_undecided():
-    arms = {"16 rounds": WEAK, "1 round, twins": WEAK}
-    frames = [signed(task, **arms, **{"1 round": first}) for task, first in zip(TWO, (STRONG, (0.9, 1.0)), strict=True)]
-    assert EXPERIMENTS["telltale"].claim(pd.concat(frames)).outcome == "undecided"
-
-
-def test_a_seed_of_which_nothing_was_found_says_nothing_of_what_was_mended():
-    frame = signed("injury", **{"1 round": STRONG})
-    frame.loc[(frame["arm"] == "1 round") & (frame["seed"] == 2), "telltale.fixed_attacked.value"] = np.nan
-    frame.loc[(frame["arm"] == "1 round") & (frame["seed"] == 1), "telltale.fixed_attacked.value"] = 0.0
-    told = EXPERIMENTS["telltale"].signs(frame)
 def grown(task: str, left: dict[str, list], **columns) -> pd.DataFrame:
     """Records of a task: a label that ends with width and steps -> failing prompts; `defended` after 64 more steps."""
     frames = []
@@ -469,13 +419,22 @@ def test_what_is_said_of_classifiers_by_competence():
     left = {
         "plain 8 16": [99_999] * 4,
         "plain 32 16": [9_999] * 4,
-@pytest.mark.parametrize(("calls", "outcome"), [(10, "supported"), (100, "refuted")])
-def test_tools_are_judged_by_the_calls_they_save(calls, outcome):
-    tools = {
-        f"first.{name}": [[calls + seed] * 3 for seed in range(4)] for name in ("coordinate", "saliency", "infill")
+        "plain 8 512": [9_999] * 4,
+        "plain 32 512": [99] * 4,
     }
-    frame = on_two({"searched": FEW}, budget=1000, **tools, **{"first.clean_edits": [[100 + s] * 3 for s in range(4)]})
-    assert EXPERIMENTS["tool_ablation"].claim(frame).outcome == outcome
+    frame = grown("injury", left | {"plain 8 64": [10**6] * 4, "defended 32 512": [1] * 4})
+    frame.loc[frame["config.plain.steps"] == 16, "matched.exact.failures"] = 999_999
+    verdict = EXPERIMENTS["competence"].claim(frame)
+    assert verdict.outcome == "undecided"
+    assert verdict.why == (
+        "injury is a classifier and not judged: 1.0% to 10.0% of hazardous prompts fail after 16 steps, 0.0% to 1.0% "
+        "after 512, so the shortest trained fail on 1.50 decades [95 % 1.50, 1.50] more (at 1 % clean false alarms "
+        "3.00 [3.00, 3.00]) than the longest; the widest defended ones leave at most 1 prompts (at 1 % clean false "
+        "alarms 1)"
+    )
+    assert "no plain models of two lengths" in (
+        EXPERIMENTS["competence"].claim(frame[frame["config.plain.steps"] == 512]).why
+    )
 
 
 SIGNS = [f"telltale.{of}" for of in ("fixed_natural", "fixed_attacked.value", "odd_twins.value", "clean_safe.value")]
@@ -537,24 +496,6 @@ def test_a_seed_of_which_nothing_was_found_says_nothing_of_what_was_mended():
     frame.loc[(frame["arm"] == "1 round") & (frame["seed"] == 2), "telltale.fixed_attacked.value"] = np.nan
     frame.loc[(frame["arm"] == "1 round") & (frame["seed"] == 1), "telltale.fixed_attacked.value"] = 0.0
     told = EXPERIMENTS["telltale"].signs(frame)
-        "plain 8 512": [9_999] * 4,
-        "plain 32 512": [99] * 4,
-    }
-    frame = grown("injury", left | {"plain 8 64": [10**6] * 4, "defended 32 512": [1] * 4})
-    frame.loc[frame["config.plain.steps"] == 16, "matched.exact.failures"] = 999_999
-    verdict = EXPERIMENTS["competence"].claim(frame)
-    assert verdict.outcome == "undecided"
-    assert verdict.why == (
-        "injury is a classifier and not judged: 1.0% to 10.0% of hazardous prompts fail after 16 steps, 0.0% to 1.0% "
-        "after 512, so the shortest trained fail on 1.50 decades [95 % 1.50, 1.50] more (at 1 % clean false alarms "
-        "3.00 [3.00, 3.00]) than the longest; the widest defended ones leave at most 1 prompts (at 1 % clean false "
-        "alarms 1)"
-    )
-    assert "no plain models of two lengths" in (
-        EXPERIMENTS["competence"].claim(frame[frame["config.plain.steps"] == 512]).why
-    )
-
-
     assert (told.ratio.pairs, told.alarms.pairs) == (2, 4)
     assert told.ratio.mean == pytest.approx(0.1 * (0.95 + 1.04) / 2)
     assert told.alarms.mean == pytest.approx(np.log10(4))
