@@ -35,7 +35,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 PRESETS = {
     "small": Preset("injury", seeds=3, minutes=3),
     "quick": Preset("injury,password,cipher_vault", seeds=3, minutes=9),
-    "full": Preset("injury,password,cipher_vault", seeds=5, minutes=60),
+    "full": Preset("injury,password,cipher_vault", seeds=5, minutes=70),
 }
 ROUNDS = {"small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64)}
 BASE = {"small": Arm(), "quick": Arm(), "full": Arm(units=64)}
