@@ -4,7 +4,7 @@
 
 Hypothesis: a model trained on what barely fails goes on failing egregiously. Every attack unit brings home four times
 the finds that the pool has room for, and the arms differ only in which quarter is kept: anyone, the lowest margins, the
-borderline ones (smallest margin in size among failures), the most egregious, or a mixture of these three.
+borderline ones (smallest margin in size among failures), the most egregious, or (in full) a mixture of these three.
 Uniform search, so that the candidates differ; few finds, so that egregious failures are left to be counted. On `injury`
 the severe contains the mild and hardly ever fails; in `injury_two` they are two mechanisms; in `password` severe means
 farther from a match. Full asks `injury_two` at three sigmas: the chance that a clean mild event is also written in
@@ -31,12 +31,13 @@ from testbed.evaluation.estimate import Verdict
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
-    "quick": Preset("injury,injury_two,password", seeds=3, minutes=9),
+    "quick": Preset("injury,injury_two,password", seeds=3, minutes=8),
     "full": Preset("injury,injury_two,injury_two:sigma=0.1,injury_two:sigma=1.0,password", seeds=10, minutes=150),
 }
 BASE = Arm(finds=128, attack="uniform")
 ROUNDS = {"quick": (1,), "full": (1, 4, 16)}
-KEPT = ("anyone", "worst", "borderline", "egregious", "mixed")
+QUICK = ("anyone", "worst", "borderline", "egregious")
+KEPT = {"quick": QUICK, "full": (*QUICK, "mixed")}
 CONTRASTS = {"worst": Contrast("borderline", "egregious", of="egregious")}
 
 plot = functools.partial(
@@ -50,7 +51,7 @@ def grid(preset: str, task: str) -> list[Arm]:
     kept = [
         arm(rounds=r, recipe=Recipe(order=order, candidates=4), label=order if r == 1 else f"{order}, {r} rounds")
         for r in ROUNDS[preset]
-        for order in KEPT
+        for order in KEPT[preset]
     ]
     return [arm(steps=0), arm(), *kept]
 
