@@ -108,7 +108,7 @@ def plot(frame: pd.DataFrame) -> plots.Figure:
     rungs = frame[frame["strength"].notna()]
     caption = "thick: means; in brackets the mean strength.\nRight: share of attackers that find nothing in so many "
     caption += "calls, over the best arm's (%); last column: failing prompts, median."
-    titles = ["Failing prompts, counted exactly", "Trained against (rows), attacked by (columns)"]
+    titles = ["Failing prompts, counted exactly", "Trained (rows), attacked (columns)"]
     figure, (left, right) = plots.panels(titles, caption_of(frame, caption))
     for column, label, color in (
         ("greedy.exact.failures", "threshold 0", "C3"),
