@@ -5,7 +5,8 @@ difficult-to-formalize catastrophe with an ultra-high level of reliability." (Re
 
 The strongest recipe at hand (32 rounds, 4,096 finds by gcg) on every task whose input space is counted whole, so that
 zero means zero. A model that refuses everything would be reliable too, so clean accuracy and the share of all safe
-prompts that are refused stand beside it, and in `full` the control: the same 3,072 steps without attacks.
+prompts that are refused stand beside it, and in `full` the control: the same 3,072 steps without attacks. For time,
+`quick` asks four tasks only, and not `brackets`, the one that was seen to fail: `--task=all` asks every task.
 
 Hypothesis: it can. Supported if on at least half of the tasks most seeds end without a failing prompt (at threshold 0)
 at a clean accuracy of at least 99 %; refuted if on no task a single seed does. The share of seeds comes with its

@@ -121,8 +121,8 @@ def wanted() -> list[Job]:
             raise ValueError(f"--seeds must be at least 1, not {seeds}")
         if FLAGS.first_seed < 0:
             raise ValueError(f"--first_seed must not be negative, not {FLAGS.first_seed}")
-        named = asked.get("task", experiment.PRESETS[preset].tasks)
-        tasks = dict.fromkeys(TASKS if named == "all" else named.split(","))
+        named = asked.get("task", experiment.PRESETS[preset].tasks).split(",")
+        tasks = dict.fromkeys(task for word in named for task in (TASKS if word == "all" else [word]))
         for task in tasks:
             task_named(task)
         folder, seeds = Path(FLAGS.out) / name, range(FLAGS.first_seed, FLAGS.first_seed + seeds)

@@ -76,7 +76,7 @@ def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
 
 def medians(frame):
     """Median calls, a row a seed, a column a way to search."""
-    names = [name for name in WAYS if f"first.{name}" in frame]
+    names = [name for name in WAYS if f"first.{name}" in frame and frame[f"first.{name}"].notna().all()]  # older: fewer
     of = lambda row: [median_within(row[f"first.{name}"], row["budget"]) for name in names]
     return frame.set_index("seed").apply(of, axis=1, result_type="expand").set_axis(names, axis=1)
 

@@ -33,7 +33,7 @@ from testbed.evaluation.estimate import Verdict
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
-    "small": Preset("injury", seeds=3, minutes=3),
+    "small": Preset("injury", seeds=3, minutes=4),
     "quick": Preset("injury,password,cipher_vault", seeds=3, minutes=9),
     "full": Preset("injury,password,cipher_vault", seeds=5, minutes=70),
 }

@@ -265,6 +265,12 @@ def test_tools_are_judged_by_the_calls_that_they_save(injury, cipher_vault, outc
     assert verdict.outcome == outcome, verdict.why
 
 
+def test_records_of_fewer_ways_to_search_beside_newer_ones_show_what_all_have():
+    old = table("injury", {"searched": [1]}, **{"first.clean_edits": [[9, 9]], "budget": 99})
+    new = table("injury", {"searched": [1]}, **{"first.clean_edits": [[5, 5]], "first.uniform": [[3, 3]], "budget": 99})
+    assert list(EXPERIMENTS["tool_ablation"].medians(pd.concat([old, new]))) == ["clean_edits"]
+
+
 def test_a_part_of_the_tool_is_worth_the_calls_that_it_saves():
     module = EXPERIMENTS["tool_ablation"]
     calls = dict.fromkeys(module.WAYS, 2.0) | {"uniform": 1.5, "saliency": 0.5, "saliency, one pass": 1.0}

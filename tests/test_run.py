@@ -224,8 +224,8 @@ def test_a_task_that_is_named_twice_is_done_once(tmp_path, asked):
 
 
 def test_all_tasks_are_those_of_the_table(tmp_path, asked):
-    command(f"--out={tmp_path}", "--experiment=reliability", "--task=all", "--seeds=1")
-    assert list(dict.fromkeys(run.config.plain.task for run in asked[0][0])) == list(TASKS)
+    command(f"--out={tmp_path}", "--experiment=reliability", "--task=all,injury:length=4", "--seeds=1")
+    assert list(dict.fromkeys(run.config.plain.task for run in asked[0][0])) == [*TASKS, "injury:length=4"]
 
 
 def test_all_asks_every_question_and_ends_with_a_page(tmp_path, asked):
