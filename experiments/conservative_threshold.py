@@ -35,7 +35,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 TASKS = "injury,cipher_vault"
 PRESETS = {
     "quick": Preset(TASKS, seeds=3, minutes=3),
-    "full": Preset(TASKS, seeds=10, minutes=40),
+    "full": Preset(TASKS, seeds=10, minutes=10),
 }
 BLOCKED = (0.001, 0.01, 0.05, 0.2)
 ALLOWED = 0.05

@@ -40,7 +40,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 TASKS = "injury,password"
 PRESETS = {
     "quick": Preset(TASKS, seeds=3, minutes=4),
-    "full": Preset(TASKS, seeds=10, minutes=20),
+    "full": Preset(TASKS, seeds=10, minutes=15),
 }
 NO_TOOL, TOOLS = "clean_edits", ("coordinate", "saliency", "infill")
 WAYS = {name: lambda task, name=name: ATTACKS[name]() for name in (NO_TOOL, "uniform", *TOOLS)} | {
