@@ -211,7 +211,7 @@ def paired_effect(differences: np.ndarray, level: float = 0.95, seed: int = 0) -
 class Verdict(NamedTuple):
     """What a claim's rule, fixed before the runs, makes of the records: supported, refuted or undecided, and why.
 
-    `brief`: its main effects, a line each, for a page of many verdicts; empty where there is nothing shorter than `why`.
+    `brief`: its main effects, a line each, for a page of many verdicts; empty where nothing is shorter than `why`.
     """
 
     outcome: str
