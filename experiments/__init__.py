@@ -1,7 +1,7 @@
 """Experiments, one question a file. `EXPERIMENTS` is the table: name -> module.
 
-A module has a docstring (the question and what was hypothesised), `PRESETS` (how much is asked: name ->
-`experiments.preset.Preset`), `grid(preset, task)` (configs, as data),
+A module has a docstring (the question and what was hypothesised), `PRESETS` (how much is asked: `quick`, `full` and
+whatever else -> `experiments.preset.Preset`), `grid(preset, task)` (configs, as data),
 `measure(config, seed, folder, watch) -> plain numbers`, `summary(frame) -> DataFrame`, `plot(frame) -> Figure` and
 `claim(frame) -> Verdict`. The last three read records only.
 A long training keeps its state in `testbed.sweep.kept(folder, name)`, so that a kill loses a minute of it.

@@ -48,7 +48,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 TASKS = "injury,password,cipher_vault"
 PRESETS = {
     "quick": Preset(TASKS, seeds=3, minutes=9),
-    "full": Preset(TASKS, seeds=5, minutes=30),
+    "full": Preset(TASKS, seeds=5, minutes=40),
 }
 BASE = Arm(rounds=4, finds=128)
 QUICK = (("clean_edits", 190), ("uniform", 10), ("uniform", 190), ("gcg", 190), ("gcg", 1900))

@@ -7,7 +7,7 @@ three seeds, a few minutes. Runs that are already recorded are skipped, so a sto
   python -m experiments.run --list                            what there is to run
   python -m experiments.run --task=cipher_vault --seeds=5     another task, more seeds
   python -m experiments.run --task=injury:length=8            a task at another size
-  python -m experiments.run --experiment=update_frequency     a question in full: its tasks, its arms
+  python -m experiments.run --experiment=update_frequency     a whole question: its tasks, its arms
   python -m experiments.run --experiment=all                  every question, one after another, and a page of verdicts
   python -m experiments.run --plot_only                       table and figure again, from the records alone
   python -m experiments.run --evaluate=PATH                   everything that can be measured about a saved model
