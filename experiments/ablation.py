@@ -118,17 +118,30 @@ def brief_effects(effects: dict[str, Effect]) -> str:
     return ", ".join(f"{task} {e.mean:.2f} [{e.low:.2f}, {e.high:.2f}]" for task, e in effects.items())
 
 
-def verdict(found: dict[str, dict[str, Finding]], supported: bool, refuted: bool, why_not: str) -> Verdict:
+def verdict(
+    found: dict[str, dict[str, Finding]],
+    supported: bool,
+    refuted: bool,
+    why_not: str,
+    beside: dict[str, dict[str, Finding]] | None = None,
+) -> Verdict:
     """The verdict of a rule, with every effect; `why_not` says what an undecided one lacks.
 
+    `beside` are findings that decide nothing, since no rule named them before the runs: they are told as such.
     Undecided, whatever the rule says, where no seed has both arms of any contrast.
     """
-    text = told(found)
+    text, short = told(found), brief(found)
     if not text:
         return Verdict("undecided", "no seed has both arms of a contrast")
-    if refuted or supported:
-        return Verdict("refuted" if refuted else "supported", text, brief(found))
-    return Verdict("undecided", f"{text}; {why_not}", brief(found))
+    outcome = "refuted" if refuted else "supported" if supported else "undecided"
+    if outcome == "undecided":
+        text, short = f"{text}; {why_not}", f"{short}\n{why_not}"
+    return Verdict(outcome, text + not_declared(beside or {}), short)
+
+
+def not_declared(beside: dict[str, dict[str, Finding]]) -> str:
+    """Findings that no rule named before the runs, as text that goes on where a verdict's ends."""
+    return f"; not pre-declared: {told(beside)}" if any(beside.values()) else ""
 
 
 def draw_arms(

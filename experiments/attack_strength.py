@@ -29,7 +29,7 @@ import pandas as pd
 from scipy.spatial.distance import pdist
 
 from experiments import arm as arms
-from experiments.ablation import BY_TASK, brief_effects, caption_of
+from experiments.ablation import BY_TASK, Contrast, brief_effects, caption_of, findings, not_declared
 from experiments.arm import Arm, Plain, plain_model
 from experiments.preset import Preset
 from experiments.summary import by_row
@@ -51,10 +51,12 @@ PRESETS = {
     "full": Preset(TASKS, seeds=5, minutes=40),
 }
 BASE = Arm(rounds=4, finds=128)
+SAMPLES = "clean_rejection"  # the weakest: samples of the clean distribution, no search at all
 QUICK = (("clean_edits", 190), ("uniform", 10), ("uniform", 190), ("gcg", 190), ("gcg", 1900))
-LADDER = {"quick": QUICK, "full": (*QUICK, ("clean_rejection", 190), ("coordinate", 190), ("auto", 1900))}
+LADDER = {"quick": QUICK, "full": (*QUICK, (SAMPLES, 190), ("coordinate", 190), ("auto", 1900))}
 EVALUATION = ("clean_edits", *arms.EVALUATION)
 WITHIN = (100, 1000)
+BESIDE = {"a longer search": Contrast("gcg, 1900", "gcg, 190")}
 
 
 def grid(preset: str, task: str) -> list[Arm]:
@@ -147,11 +149,21 @@ def claim(frame: pd.DataFrame) -> Verdict:
     if not effects:
         return Verdict("undecided", "no seed has three attacks of different strength")
     lines = "; ".join(f"{task}: {_text(*both)}{_saturated(groups[task])}" for task, both in effects.items())
+    lines += _without_samples(groups) + not_declared(findings(frame, BESIDE))
     brief = "decades fewer a decade of strength: " + brief_effects({task: both[0] for task, both in effects.items()})
     if any(effect.mean >= 0.5 and effect.low > 0.2 for effect, _ in effects.values()):
         return Verdict("refuted", lines, brief)
     outcome = "supported" if all(effect.high < 0.2 for effect, _ in effects.values()) else "undecided"
     return Verdict(outcome, lines, brief)
+
+
+def _without_samples(groups: dict[str, pd.DataFrame]) -> str:
+    """The slopes over the attacks that search, where there was one that does not: how much rests on it."""
+    found = {task: slopes(rows[rows["config.attack"] != SAMPLES]) for task, rows in groups.items()}
+    effects = {task: paired_effect(fits) for task, fits in found.items() if len(fits)}
+    if not effects or all((rows["config.attack"] != SAMPLES).all() for rows in groups.values()):
+        return ""
+    return f"; without {SAMPLES} (not pre-declared): {brief_effects(effects)}"
 
 
 def _saturated(rows: pd.DataFrame) -> str:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from experiments.ablation import caption_of
 from experiments.arm import DEFENCE_RATE, EVALUATION, Plain, models_of, plain_model
 from experiments.preset import Preset
 from experiments.summary import how
@@ -288,16 +289,17 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot(frame: pd.DataFrame) -> plots.Figure:
-    """Failing prompts of each model of the calibration, seed by seed."""
+    """Failing prompts of each model of the calibration, seed by seed, from one task."""
     ending = f".{how(frame, 'plain')}.failures"
     models = ["plain", "control", "weakest", "strongest", "best_defence", "whole_space", "incompetent"]
     columns = [model + ending for model in models if model + ending in frame and frame[model + ending].notna().all()]
     long = frame.melt(["seed"], columns, "arm", "failures")
     long["arm"] = long["arm"].str.removesuffix(ending).str.replace("_", " ")
-    figure, (ax,) = plots.panels(["Failing prompts, counted exactly"], frame["config.plain.task"].iloc[0])
-    plots.seeds_by_arm(ax, long, "failures", "threshold 0", "C3")
-    ax.set_ylabel("prompts (log above 1)")
-    ax.tick_params(axis="x", rotation=30)
+    caption = f"bar: mean.\nweakest: 1 round of {WEAKEST}; strongest: 16 rounds of {STRONGEST};\nwhole space: "
+    caption += "trained on all of it; incompetent: an early checkpoint."
+    figure, (ax,) = plots.panels(["Failing prompts, counted exactly"], caption_of(frame, caption))
+    plots.dots_by_arm(ax, long, "failures", "threshold 0", "C3")
+    ax.set_xlabel("prompts (log above 1)")
     return figure
 
 

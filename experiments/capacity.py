@@ -3,14 +3,14 @@
 "Our classifier fails to fit our adversarial examples." (Redwood Research 2022)
 
 Hypothesis: below some width a model no longer fits the finds that it is trained on, and its robustness saturates while
-its clean accuracy does not show it. Plain models of several widths, each trained against 16 rounds of gcg with few and
-with many finds. Training fit: the share of the finds on which the trained model no longer fails, and, since finds that
-never failed are easily fitted, the least that this share can be among those that failed when found. Held-out fit: the
-exact count.
+its clean accuracy does not show it. Plain models of several widths (in `full` also of other depths), each trained
+against 16 rounds of gcg with few and with many finds. Training fit: the share of the finds on which the trained model
+no longer fails, and, since finds that never failed are easily fitted, the least that this share can be among those that
+failed when found. Held-out fit: the exact count.
 
-Supported if on any task, at some width, the training fit, mean over seeds, is below .8 at a clean accuracy of at least
+Supported if on any task, at some size, the training fit, mean over seeds, is below .8 at a clean accuracy of at least
 99 %, and four times the finds improve the count there by less than half a decade; refuted if on every task the fit is
-at least .95 at every width whose clean accuracy is at least 99 %. Fit and clean accuracy are those with many finds.
+at least .95 at every size whose clean accuracy is at least 99 %. Fit and clean accuracy are those with many finds.
 """
 
 import numpy as np
@@ -30,28 +30,36 @@ PRESETS = {
     "quick": Preset(TASKS, seeds=3, minutes=8),
     "full": Preset(TASKS, seeds=10, minutes=60),
 }
-WIDTHS = {"quick": (4, 8, 16, 32), "full": (4, 8, 16, 32, 64)}
+LAYERS = 2  # of all but those that say otherwise
+WIDE = tuple((width, LAYERS) for width in (4, 8, 16, 32))
+SIZES = {"quick": WIDE, "full": (*WIDE, (64, LAYERS), (32, 1), (32, 4))}  # width and layers
 FINDS = (512, 2048)
 
 
-def named(width: int, finds: int) -> str:
+def sized(width: int, layers: int) -> str:
+    """What a size is called."""
+    return f"width {width}" + (f", {layers} layer{'s' * (layers > 1)}" if layers != LAYERS else "")
+
+
+def named(width: int, layers: int, finds: int) -> str:
     """What the arm is called."""
-    return f"width {width}, {finds} finds"
+    return f"{sized(width, layers)}, {finds} finds"
 
 
 def grid(preset: str, task: str) -> list[Arm]:
-    """Each width with each number of finds."""
+    """Each size with each number of finds."""
     return [
-        Arm(Plain(task, width=width), rounds=16, finds=finds, label=named(width, finds))
-        for width in WIDTHS[preset]
+        Arm(Plain(task, width=width, layers=layers), rounds=16, finds=finds, label=named(width, layers, finds))
+        for width, layers in SIZES[preset]
         for finds in FINDS
     ]
 
 
 def plot(frame: pd.DataFrame) -> plots.Figure:
-    """What is not fitted, what fails and what is not right on clean prompts, by width, from one task."""
+    """What is not fitted, what fails and what is not right on clean prompts, by width at two layers, from one task."""
     titles = ["Finds not fitted, in 10,000", "Failing prompts, counted exactly", "Clean answers not right, in 10,000"]
     figure, axes = plots.panels(titles, caption_of(frame, "16 rounds of gcg; thick: means; log above 1."))
+    frame = frame[frame["config.plain.layers"] == LAYERS]
     # What is missing, not what is there: 96 and 99.9 % look alike on an axis that shows both.
     table = frame.assign(unfitted=1e4 * (1 - frame["fit"]), wrong=1e4 * (1 - accuracy(frame)))
     for ax, value in zip(axes, ("unfitted", "greedy.exact.failures", "wrong"), strict=True):
@@ -78,25 +86,31 @@ def fit_of_failures(runs: pd.DataFrame) -> pd.Series:
 
 
 def claim(frame: pd.DataFrame) -> Verdict:
-    """Fit and count by width on each task, and the verdict."""
-    widths = sorted(frame["config.plain.width"].unique())
-    gains = findings(frame, {width: Contrast(*(named(width, finds) for finds in FINDS)) for width in widths})
-    lines, small, fits = [], False, True
+    """Fit and count by size on each task, and the verdict."""
+    sizes = SIZES["full"]
+    gains = findings(frame, {sized(*size): Contrast(*(named(*size, finds) for finds in FINDS)) for size in sizes})
+    lines, short, small, fits = [], [], False, True
     for task, rows in frame.groupby(BY_TASK, sort=False):
-        for width, gain in ((width, by_task[task]) for width, by_task in gains.items() if task in by_task):
+        there, able = {size: by_task[task] for size, by_task in gains.items() if task in by_task}, []
+        for size, gain in there.items():
             runs = rows[rows["arm"] == gain.contrast.after]
             right, fit, least = accuracy(runs).mean(), runs["fit"].astype(float), fit_of_failures(runs)
             small |= right >= 0.99 and fit.mean() < 0.8 and gain.effect.mean < 0.5
             fits &= right < 0.99 or fit.mean() >= 0.95
+            able += [f"{size} {fit.mean():.1%}"] if right >= 0.99 else []
             failed = f"at least {least.mean():.1%} of those that failed when found ({_range(least)})"
             lines.append(
-                f"{task}, width {width}: clean accuracy {right:.2%}, fits {fit.mean():.1%} of {FINDS[-1]} finds "
+                f"{task}, {size}: clean accuracy {right:.2%}, fits {fit.mean():.1%} of {FINDS[-1]} finds "
                 f"({_range(fit)} over seeds), {failed if least.notna().any() else 'none of which failed when found'}, "
                 f"{gain.text}"
             )
+        short.append(
+            f"{task}, of {FINDS[-1]} finds fitted at 99 % clean accuracy or more: {', '.join(able) or 'no model'}"
+        )
     if not lines:
-        return Verdict("undecided", "no width has records of both numbers of finds")
-    return Verdict("supported" if small else "refuted" if fits else "undecided", "; ".join(lines), brief(gains))
+        return Verdict("undecided", "no size has records of both numbers of finds")
+    outcome = "supported" if small else "refuted" if fits else "undecided"
+    return Verdict(outcome, "; ".join(lines), "\n".join([*short, brief(gains)]))
 
 
 def _range(shares: pd.Series) -> str:

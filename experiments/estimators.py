@@ -68,9 +68,12 @@ def grid(preset: str, task: str) -> list[Calibrated]:
     """The three stages.
 
     Raises:
-      ValueError: the task's space is too large to count, so nothing can be calibrated on it.
+      ValueError: the task's space is too large to count, or it gives no density of its clean prompts: then nothing
+        can be calibrated on it.
     """
     exact.refuse_if_too_large(task_named(task))
+    if task_named(task).clean_log_prob is None:
+        raise ValueError(f"task {task} gives no clean_log_prob, so the truth is not known exactly; choose another")
     budget = {"quick": 2**14, "full": 2**16}[preset]
     return [Calibrated(Plain(task), stage, budget) for stage in ("training", "defence", "planted")]
 
@@ -123,8 +126,6 @@ def measure(config: Calibrated, seed: int, folder: Path, watch: Watch) -> dict[s
     """Count each model of the stage, and ask every estimator that can read it."""
     key = jax.random.fold_in(jax.random.key(seed), 6)
     task, found = task_named(config.plain.task), []
-    if task.clean_log_prob is None:
-        raise ValueError(f"task {task.name} gives no clean_log_prob, so the truth is not known exactly; choose another")
     asked = estimators(config.budget)
     for number, (model, walk) in enumerate(models(config, seed, folder, watch)):
         show = functools.partial(watch, f"{config.stage} {number}: counting")

@@ -1,5 +1,6 @@
 """Jobs: an experiment on tasks and seeds, from its worklist to its tables, figures and verdict."""
 
+import itertools
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -31,15 +32,45 @@ class Job(NamedTuple):
 
     @property
     def runs(self) -> list[Run]:
-        """The worklist: the grid of each task for each seed, so that a stopped sweep leaves whole paired seeds."""
+        """The worklist: the grid of each task for each seed, so that a stopped sweep leaves whole paired seeds.
+
+        Arm by arm, the tasks take turns: runs side by side then compile other programs and make other plain models,
+        where arms of one task would wait for each other.
+        """
         grids = [self.experiment.grid(self.preset, task) for task in self.tasks]
-        return [Run(self.name, config, seed) for seed in self.seeds for grid in grids for config in grid]
+        turns = [config for turn in itertools.zip_longest(*grids) for config in turn if config is not None]
+        return [Run(self.name, config, seed) for seed in self.seeds for config in turns]
 
     def minutes(self, missing: int) -> float:
         """About how long so many of the runs take on two cores."""
         usual = self.experiment.PRESETS[self.preset]
         runs = len(self.runs) / len(self.tasks) / len(self.seeds) * len(usual.tasks.split(",")) * usual.seeds
         return usual.minutes * missing / runs
+
+
+def recorded(name: str, folder: Path, preset: str | None = None, first_seed: int = 0) -> Job:
+    """The job that the records of a folder make up, so that they can be drawn without saying how they were made.
+
+    It is of the preset that most of them belong to (of equals the smaller), unless one is named; of every task that
+    has some of its runs; and of the seeds from `first_seed` on, up to the first that has none.
+    """
+    experiment, records = EXPERIMENTS[name], results.read(folder)[0]
+    presets = [preset] if preset else list(experiment.PRESETS)
+    usual = [task for one in reversed(experiment.PRESETS.values()) for task in one.tasks.split(",")]
+    plain = ((record["config"].get("plain"), record["seed"]) for record in records.values())
+    pairs = {(config["task"], seed) for config, seed in plain if config}  # without one it is none of this code's
+
+    def there(preset):
+        """(task, seed) of each run of the preset that has a record."""
+        arms = {task: experiment.grid(preset, task) for task, _ in pairs}
+        return [pair for pair in pairs for arm in arms[pair[0]] if Run(name, arm, pair[1]).id in records]
+
+    held = {preset: there(preset) for preset in presets}
+    preset = max(held, key=lambda preset: len(held[preset]))
+    tasks, seeds = ({pair[i] for pair in held[preset]} for i in (0, 1))
+    order = sorted(tasks, key=lambda task: (usual.index(task) if task in usual else len(usual), task))
+    there_on = itertools.takewhile(seeds.__contains__, itertools.count(first_seed))
+    return Job(name, preset, order, range(first_seed, first_seed + len(list(there_on))), folder)
 
 
 def file_name(task: str) -> str:

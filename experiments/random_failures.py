@@ -93,17 +93,19 @@ def claim(frame) -> Verdict:
     if not told:
         return Verdict("undecided", "no seed has both arms (control and 16 rounds) with their clean failure rates")
     p_values = iter(holm([effect.p_value for calls, rate, _ in told.values() for effect in (calls, rate)]))
-    lines, holds, falls = [], [], []
+    lines, short, holds, falls = [], [], [], []
     for task, (calls, rate, matched) in told.items():
         holds.append(calls.low > 0 and calls.mean >= np.log10(2) and rate.low <= 0 <= rate.high)
         falls.append(rate.high < 0)
         beside = f"; at 1 % clean false alarms times {_times(paired_effect(matched))}" if len(matched) else ""
+        short.append(f"{task}: calls times {_times(calls)}, clean failure rate times {_times(rate)}")
         lines.append(
             f"{task}: calls to the first failure times {_times(calls)} (Holm p = {next(p_values):.2f}), clean failure "
             f"rate times {_times(rate)} ({calls.pairs} seeds, Holm p = {next(p_values):.2f}{beside}; zero counts as "
             f"{LEAST:.0e})"
         )
-    return Verdict("refuted" if any(falls) else "supported" if all(holds) else "undecided", "; ".join(lines))
+    outcome = "refuted" if any(falls) else "supported" if all(holds) else "undecided"
+    return Verdict(outcome, "; ".join(lines), "\n".join(short))
 
 
 def _times(effect: Effect) -> str:

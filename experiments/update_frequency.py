@@ -42,6 +42,13 @@ BASE = {"small": Arm(), "quick": Arm(), "full": Arm(units=64)}
 EQUAL = "equal exposures"
 ATTACKS = ("gcg", "uniform", "clean_rejection")
 CONTRASTS = {"rounds": Contrast("1 round", "16 rounds"), "finds": Contrast("1 round, 4x finds", "16 rounds")}
+BESIDE = {
+    "still more finds": Contrast("1 round, 8x finds", "16 rounds"),
+    "a quarter of the finds": Contrast("1 round", "16 rounds, 0.25x finds"),
+    "equal exposures": Contrast("1 round", f"16 rounds, {EQUAL}"),
+    "samples, no search": Contrast("1 round, clean_rejection", "16 rounds, clean_rejection"),
+    "steps": Contrast("plain", "control"),
+}
 
 
 def grid(preset: str, task: str) -> list[Arm]:
@@ -109,4 +116,5 @@ def claim(frame: pd.DataFrame) -> Verdict:
         refuted=any(finding.effect.high < 0 for finding in found["rounds"].values()),
         why_not=f"the rule asks for a decade on two tasks, it holds on {len(strong)}; and for more than four times the "
         f"finds to match it in one round, which holds on {len(sure)} of these",
+        beside=findings(frame, BESIDE),
     )

@@ -7,8 +7,9 @@ the finds that the pool has room for, and the arms differ only in which quarter 
 borderline ones (smallest margin in size among failures), the most egregious, or (in full) a mixture of these three.
 Uniform search, so that the candidates differ; few finds, so that egregious failures are left to be counted. On `injury`
 the severe contains the mild and hardly ever fails; in `injury_two` they are two mechanisms; in `password` severe means
-farther from a match. Full asks `injury_two` at three sigmas: the chance that a clean mild event is also written in
-passive order. Where no candidate is more egregious than another the egregious are anyone, and the verdict says so.
+farther from a match. Where no candidate is more egregious than another the egregious are anyone, and the verdict says
+so: so it is on `injury`, which only full asks, as it does `injury_two` at three sigmas: the chance that a clean mild
+event is also written in passive order.
 
 Pre-declared contrast: trained on the most egregious against trained on the borderline, in decades of log10(egregious
 failures + 1), counted exactly at threshold 0. Supported if borderline training leaves more than ten times the egregious
@@ -31,7 +32,7 @@ from testbed.evaluation.estimate import Verdict
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
-    "quick": Preset("injury,injury_two,password", seeds=3, minutes=8),
+    "quick": Preset("injury_two,password", seeds=3, minutes=6),
     "full": Preset("injury,injury_two,injury_two:sigma=0.1,injury_two:sigma=1.0,password", seeds=10, minutes=150),
 }
 BASE = Arm(finds=128, attack="uniform")
@@ -39,6 +40,7 @@ ROUNDS = {"quick": (1,), "full": (1, 4, 16)}
 QUICK = ("anyone", "worst", "borderline", "egregious")
 KEPT = {"quick": QUICK, "full": (*QUICK, "mixed")}
 CONTRASTS = {"worst": Contrast("borderline", "egregious", of="egregious")}
+BESIDE = {"lowest margins": Contrast("worst", "borderline")}
 
 plot = functools.partial(
     draw_arms, of=("egregious",), caption="same candidates, finds and steps; arms differ in which finds are kept."
@@ -73,6 +75,7 @@ def claim(frame: pd.DataFrame) -> Verdict:
         supported=len(strong) >= 2,
         refuted=any(finding.effect.high < 0 for finding in found["worst"].values()),
         why_not=f"the rule asks for a factor of ten on two tasks, it holds on {len(strong)}",
+        beside=findings(frame, BESIDE),
     )
     notes = [
         f"{task} cannot tell: 'egregious' left what 'anyone' left, in every seed, as where no candidate is more "

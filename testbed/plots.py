@@ -43,19 +43,12 @@ def kinds(count: int) -> list[tuple]:
     return [plt.get_cmap("tab20")(number % 20) for number in range(count)]
 
 
-def seeds_by_arm(ax: Axes, table: pd.DataFrame, value: str, label: str, color: str, marker: str = "o") -> None:
-    """One line a seed across the arms (column `arm`, in order), and the mean of log10(value + 1) as a thick line.
-
-    The axis is logarithmic above 1 and linear below, so that zero can be shown.
-    """
-    wide = table.pivot_table(index="arm", columns="seed", values=value, sort=False)
-    x = np.arange(len(wide))
-    _paired_lines(ax, x, wide, label, color, marker)
-    ax.set_xticks(x, wide.index)
-
-
 def seeds_along(ax: Axes, table: pd.DataFrame, x: str, value: str, label: str, color: str, marker: str = "o") -> None:
-    """The same along a number (column `x`) on an axis of doublings; nothing where the table is empty."""
+    """One line a seed along a number (column `x`) on an axis of doublings, the mean of log10(value + 1) as a thick one.
+
+    The axis of values is logarithmic above 1 and linear below, so that zero can be shown. Nothing where the table is
+    empty.
+    """
     if table.empty:
         return
     wide = table.pivot_table(index=x, columns="seed", values=value)

@@ -1,5 +1,6 @@
 """What an arm spends, from its config alone: nothing is trained."""
 
+from experiments import EXPERIMENTS
 from experiments.arm import NOTHING, Arm, compute_of, defence_of
 from tasks import task_named
 from testbed.attacks import ATTACKS
@@ -7,6 +8,12 @@ from testbed.defence import attack_cost, training_cost
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.training import Schedule
+
+ABLATIONS = [
+    name
+    for name, module in EXPERIMENTS.items()
+    if isinstance(module.grid("quick", module.PRESETS["quick"].tasks.split(",")[0])[0], Arm)
+]
 
 
 def spent(config: Arm) -> dict[str, int]:

@@ -17,6 +17,7 @@ def table(task: str, left: dict[str, list], **columns) -> pd.DataFrame:
         | {"greedy.exact.clean_failure": 1e-5, "greedy.exact.hazardous": 10**6, "greedy.exact.safe": 10**6}
         | {"greedy.exact.wrong": 0, "greedy.exact.false_alarms": 0, "matched.exact.false_alarms": 0}
         | {"greedy.clean.correct": 1000, "greedy.clean.samples": 1000, "compute.forwards": 1e6}
+        | {"config.attack": "gcg"}
         | {name: value[seed] if isinstance(value, list) else value for name, value in columns.items()}
         for name, failures in left.items()
         for seed, n in enumerate(failures)

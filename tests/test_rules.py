@@ -5,14 +5,11 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from spending import ABLATIONS
 from synthetic import FEW, MANY, MIXED, SIGNS, SOME, TWO, on_two, table
 
 from experiments import EXPERIMENTS
 from experiments.ablation import Contrast, drops, findings, holm
-from experiments.arm import Arm
-
-ABLATIONS = [name for name, module in EXPERIMENTS.items() if isinstance(module.grid("quick", "injury")[0], Arm)]
-
 
 RULES = {
     "update_frequency": {
@@ -77,6 +74,23 @@ def test_two_blocks_each_of_which_matters_on_another_task_are_undecided():
     frame = pd.concat([table(task, usual | {other: MANY}) for task, other in others.items()])
     verdict = EXPERIMENTS["building_blocks"].claim(frame)
     assert verdict.outcome == "undecided", verdict.why
+
+
+def test_what_no_rule_named_is_told_as_such_and_decides_nothing():
+    declared = RULES["diversity"]["undecided"]
+    beside = {"unselected, 1": MANY, "diverse, 1": FEW}
+    before, after = (EXPERIMENTS["diversity"].claim(on_two(left)) for left in (declared, declared | beside))
+    assert after.outcome == before.outcome == "undecided" and "not pre-declared" not in before.why
+    declared, told = after.why.split("; not pre-declared: ")
+    assert declared == before.why
+    assert "injury: 'diverse, 1' leaves 3.28 decades fewer failing prompts than 'unselected, 1'" in told
+    assert "diverse, 1" not in after.brief
+
+
+def test_a_short_verdict_that_is_undecided_says_what_it_lacks():
+    for outcome, told in (("supported", False), ("undecided", True)):
+        verdict = EXPERIMENTS["worst_failures"].claim(on_two(RULES["worst_failures"][outcome]))
+        assert ("the rule asks for a factor of ten on two tasks" in verdict.brief) is told
 
 
 def test_what_is_said_of_reliability():
@@ -169,6 +183,18 @@ def test_strength_is_judged_by_its_slope(slope, outcome):
     np.testing.assert_allclose(module.slopes(pd.concat(frames[::2])), slope, atol=1e-6)
 
 
+def test_the_slope_over_the_attacks_that_search_stands_beside_that_of_all():
+    module, rungs = EXPERIMENTS["attack_strength"], {"samples": 0.0, "a": 2.0, "b": 3.0, "c": 4.0}
+    left = {"samples": [9999] * 4, "a": [9999] * 4, "b": [999] * 4, "c": [99] * 4, "control": MANY}
+    frame = pd.concat([table("injury", {arm: n}, strength=rungs.get(arm, np.nan)) for arm, n in left.items()])
+    frame.loc[frame["arm"] == "samples", "config.attack"] = module.SAMPLES
+    verdict = module.claim(frame)
+    assert "injury: failing prompts fall by 0.49 decades a decade of strength" in verdict.why
+    assert "; without clean_rejection (not pre-declared): injury 1.00 [1.00, 1.00]" in verdict.why
+    assert verdict.outcome == "undecided", "the rule is that of all attacks"
+    assert "without" not in module.claim(frame[frame["arm"] != "samples"]).why
+
+
 def test_a_task_that_every_attack_solves_has_slope_zero_and_is_said_to_tell_little():
     module = EXPERIMENTS["attack_strength"]
     frame = pd.concat([table("injury", {f"attack {s}": [0] * 4}, strength=s) for s in (1.0, 2.0, 4.0)])
@@ -219,7 +245,10 @@ def test_what_is_said_of_random_failures():
             columns |= {"greedy.exact.clean_failure": rate, "matched.exact.clean_failure": matched}
             frames.append(table(task, {name: FEW}, **columns))
     frame = pd.concat(frames)
-    why = EXPERIMENTS["random_failures"].claim(frame).why
+    _, why, brief = EXPERIMENTS["random_failures"].claim(frame)
+    assert brief.splitlines()[0] == (
+        "injury: calls times 1e+02 [95 % 1e+02, 1e+02], clean failure rate times 0.01 [95 % 0.01, 0.01]"
+    )
     for words in (
         "injury: calls to the first failure times 1e+02 [95 % 1e+02, 1e+02] (Holm p = 0.50), clean failure rate times "
         "0.01 [95 % 0.01, 0.01] (4 seeds, Holm p = 0.50; at 1 % clean false alarms times 1e-05 [95 % 1e-05, "

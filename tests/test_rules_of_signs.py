@@ -44,7 +44,11 @@ def test_telltales_are_judged_by_what_was_mended_and_by_alarms(first, rounds, tw
 def test_what_is_said_of_telltales():
     frame = signed("injury", **{"1 round": STRONG, "16 rounds": WEAK})
     frame["matched.exact.false_alarms"] = np.where(frame["arm"] == "1 round", 3000, 1000)
-    why = EXPERIMENTS["telltale"].claim(frame).why
+    _, why, brief = EXPERIMENTS["telltale"].claim(frame)
+    assert brief == (
+        "injury: '1 round' mends 0.10 times as much of the clean failures as of the attack's [95 % 0.10, 0.10], "
+        "refuses 4 [4, 4] times the control's safe twins"
+    )
     for words in (
         "injury: '1 round' mends 0.10 times as much of the clean failures as of the attack's [95 % 0.10, 0.10] (4 ",
         "refuses 4 [4, 4] times as many safe twins as the control and 1 [1, 1] times as many of all safe prompts "

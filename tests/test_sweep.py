@@ -608,9 +608,9 @@ def test_a_signal_from_outside_stops_a_sweep_soon(aftermath):
 
 @pytest.mark.parametrize(
     ("held", "allowed", "again"),
-    [(11, "20", True), (10, "20", False), (32_001, None, True), (32_000, None, False)],
+    [(21, "30", True), (20, "30", False), (42_667, None, True), (42_666, None, False)],
 )
-def test_programs_are_dropped_between_runs_once_they_hold_half_of_the_maps_allowed(
+def test_programs_are_dropped_between_runs_once_they_hold_two_thirds_of_the_maps_allowed(
     held, allowed, again, tmp_path, monkeypatch
 ):
     maps, limit = tmp_path / "maps", tmp_path / "max_map_count"
