@@ -4,7 +4,8 @@
 
 From a recipe that works (16 rounds of gcg on few finds, so that there is room to lose), one block at a time is taken
 away: frequent updates, the search (uniform instead of gcg, or the best of ten random prompts), the clean half of the
-batch, the replay of earlier rounds, finds that did not fail, attacks as a whole; and one is added: safe twins.
+batch, the replay of earlier rounds, finds that did not fail, attacks as a whole; and one is added: safe twins. Only
+`full` asks `cipher_vault`, which a single round of anything solves.
 
 Hypothesis: the blocks differ. Pre-declared contrasts: the recipe against each arm without a block, in decades of
 log10(failing prompts + 1), counted exactly at threshold 0, Holm-corrected. Supported if some block is worth at least
@@ -23,10 +24,9 @@ from testbed.evaluation.estimate import Verdict
 
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASKS = "injury,cipher_vault"
 PRESETS = {
-    "quick": Preset(TASKS, seeds=3, minutes=8),
-    "full": Preset(TASKS, seeds=10, minutes=60),
+    "quick": Preset("injury", seeds=3, minutes=5),
+    "full": Preset("injury,cipher_vault", seeds=10, minutes=60),
 }
 WHOLE = "whole recipe"
 WITHOUT = {

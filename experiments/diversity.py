@@ -6,7 +6,7 @@ tactics, and so might a rule that keeps only finds unlike those at hand.
 Hypothesis: diverse finds in two rounds do what sixteen rounds of unselected ones do. Every attack unit brings home four
 times the finds that the pool has room for; kept are unselected ones, those farthest in tokens from all that is kept
 (k-centre), or a cluster around one of them. Same candidates, finds and steps in all arms; in `full` also a quarter of
-the finds, because effects saturate.
+the finds, because effects saturate, and `cipher_vault`, which a single round of anything solves.
 
 Pre-declared contrast: 2 rounds of diverse finds against 16 rounds of unselected ones, in decades of log10(failing
 prompts + 1), counted exactly at threshold 0. Supported if the 16 rounds leave at most 0.3 decades less, 95 % interval
@@ -23,10 +23,9 @@ from testbed.evaluation.estimate import Verdict
 
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASKS = "injury,cipher_vault"
 PRESETS = {
-    "quick": Preset(TASKS, seeds=3, minutes=9),
-    "full": Preset(TASKS, seeds=10, minutes=60),
+    "quick": Preset("injury", seeds=3, minutes=5),
+    "full": Preset("injury,cipher_vault", seeds=10, minutes=80),
 }
 ROUNDS = {"quick": (1, 2, 16), "full": (1, 2, 4, 8, 16)}
 ORDERS = {"unselected": "anyone", "diverse": "diverse", "clustered": "clustered"}

@@ -10,8 +10,8 @@ ratio). *Alarms*: how often it refuses safe twins, harmless prompts one to three
 anywhere, over how often the control does (the same steps without attacks; no alarm counts as one in 4,096). The exact
 version of the second, false alarms over all safe prompts, stands beside it, also where both models refuse 1 % of the
 clean ones (the twins and what was mended are looked at with threshold 0 only: records say nothing of them there), and
-so do the training on other attacks and, in `full` only, the rest of the grid: attack x 1 or 16 rounds x safe twins in
-the batch or not.
+so do the training on other attacks and, in `full` only, the rest of the grid (attack x 1 or 16 rounds x safe twins in
+the batch or not) and `cipher_vault`, where hardly anything looks odd.
 
 Hypothesis: one round mends what looks attacked and makes the model wary of all that does; more rounds, or safe twins
 in training, leave less to recognise. Pre-declared, paired by seed, at threshold 0. Supported if on every task `1 round`
@@ -46,10 +46,9 @@ from testbed.policy import greedy
 
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASKS = "injury,cipher_vault"
 PRESETS = {
-    "quick": Preset(TASKS, seeds=3, minutes=6),
-    "full": Preset(TASKS, seeds=10, minutes=80),
+    "quick": Preset("injury", seeds=3, minutes=4),
+    "full": Preset("injury,cipher_vault", seeds=10, minutes=80),
 }
 AGAINST = ("gcg", "uniform", "clean_edits")
 FIRST, LATER = "1 round", ("16 rounds", "1 round, twins")

@@ -220,6 +220,18 @@ def test_the_runs_are_the_grid_of_each_task_for_each_seed(tmp_path, asked, exper
     assert folder == tmp_path / experiment
 
 
+def test_tasks_take_turns_and_a_seed_is_whole_before_the_next(tmp_path, monkeypatch):
+    arms = {"injury": 3, "password": 1}
+    monkeypatch.setattr(
+        update_frequency, "grid", lambda _, task: [Arm(Plain(task), rounds=n + 1) for n in range(arms[task])]
+    )
+    runs = jobs.Job("update_frequency", "quick", list(arms), range(2), tmp_path).runs
+    turns = [("injury", 1), ("password", 1), ("injury", 2), ("injury", 3)]
+    assert [(run.config.plain.task, run.config.rounds, run.seed) for run in runs] == [
+        (*turn, seed) for seed in range(2) for turn in turns
+    ]
+
+
 def test_a_task_that_is_named_twice_is_done_once(tmp_path, asked):
     command(f"--out={tmp_path}", "--task=injury")
     command(f"--out={tmp_path}", "--task=injury,injury")
