@@ -11,7 +11,7 @@ from rich.table import Table
 
 from experiments import EXPERIMENTS
 from experiments.summary import as_counted, sampled
-from testbed import plots, results
+from testbed import plots, results, training
 from testbed.evaluation.estimate import Verdict
 from testbed.sweep import Run, status, sweep
 
@@ -132,6 +132,7 @@ def do(console: Console, job: Job, place: AbstractContextManager | None) -> Done
     if place is not None:
         announce(console, job, missing_of(job))
         failed = sweep(runs, job.experiment.measure, job.folder, console, place).failed
+        training.advance.clear_cache()  # the next question trains otherwise; how it measures is worth remembering
     records, _ = results.read(job.folder)
     there = [run.id for run in runs if run.id in records]
     if not there and not failed:
