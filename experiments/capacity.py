@@ -25,10 +25,9 @@ from testbed.evaluation.estimate import Verdict
 
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
-TASKS = "injury,modular"
 PRESETS = {
-    "quick": Preset(TASKS, seeds=3, minutes=8),
-    "full": Preset(TASKS, seeds=10, minutes=60),
+    "quick": Preset("injury", seeds=3, minutes=5),
+    "full": Preset("injury,modular", seeds=10, minutes=100),
 }
 LAYERS = 2  # of all but those that say otherwise
 WIDE = tuple((width, LAYERS) for width in (4, 8, 16, 32))

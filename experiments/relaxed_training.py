@@ -42,7 +42,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 TASKS = "injury,cipher_vault"
 PRESETS = {
-    "quick": Preset(TASKS, seeds=3, minutes=6),
+    "quick": Preset(TASKS, seeds=3, minutes=7),
     "full": Preset(TASKS, seeds=5, minutes=30),
 }
 LAYER, EPS = 1, 0.3

@@ -7,9 +7,9 @@ more parts of the space." (Redwood Research 2022)
 Hypothesis: at equal finds, gradient steps and attack calls, more rounds of attack and training leave fewer failures.
 Arms, paired by seed and by every stream of random keys: the plain model; the same extra steps without attacks (the
 control: extra training alone removes failures too); 1, 4, 16, ... rounds; one round with four times the finds: how many
-more does it need to match? In full also: weaker attacks; fewer and more finds, because effects saturate; and, since
-exposures of a find cannot be held equal at the same time, one arm that holds them equal instead (each find is replayed
-in its own round only). Half of each batch is clean.
+more does it need to match? In full also: a generator, which a single round nearly always solves; weaker attacks; fewer
+and more finds, because effects saturate; and, since exposures of a find cannot be held equal at the same time, one arm
+that holds them equal instead (each find is replayed in its own round only). Half of each batch is clean.
 
 Pre-declared contrast: 1 round against 16, in decades of log10(failing prompts + 1), paired by seed, counted exactly at
 threshold 0. Supported if the mean drop is at least one decade, with its 95 % interval above zero, on at least two
@@ -34,7 +34,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
     "small": Preset("injury", seeds=3, minutes=4),
-    "quick": Preset("injury,password,cipher_vault", seeds=3, minutes=9),
+    "quick": Preset("injury,password", seeds=3, minutes=8),
     "full": Preset("injury,password,cipher_vault", seeds=5, minutes=70),
 }
 ROUNDS = {"small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64)}

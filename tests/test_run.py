@@ -296,6 +296,13 @@ def test_without_an_experiment_it_is_the_main_job(tmp_path, asked):
     assert {run.id for run in small} < {run.id for run in quick}, "what the main job did need not be done again"
 
 
+def test_between_two_questions_training_is_forgotten(tmp_path, asked, monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(jobs.training.advance, "clear_cache", lambda: forgotten.append(len(asked)), raising=False)
+    command(f"--out={tmp_path}", "--experiment=all", "--task=injury", "--seeds=1")
+    assert forgotten == [*range(1, len(EXPERIMENTS))], "after each question; sleeper is not asked"
+
+
 def test_seeds_may_begin_anywhere(tmp_path, asked):
     command(f"--out={tmp_path}", "--seeds=2", "--first_seed=100")
     [(runs, *_)] = asked
