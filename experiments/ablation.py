@@ -78,7 +78,7 @@ def drops(rows: pd.DataFrame, contrast: Contrast, policy: str = "greedy") -> np.
 
 
 def findings(frame: pd.DataFrame, contrasts: dict[str, Contrast]) -> dict[str, dict[str, Finding]]:
-    """The pre-declared contrasts: name -> task -> Finding, p-values corrected over all of them.
+    """Contrasts: name -> task -> Finding, p-values corrected over all that are given.
 
     A contrast without a complete pair on a task is left out there.
     """

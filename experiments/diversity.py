@@ -33,6 +33,11 @@ CONTRASTS = {"enough": Contrast("diverse, 2", "unselected, 16")}
 FINDS, FEW, SOME = 128, 32, (1, 2, 16)
 MARGIN = 0.3
 
+plot = functools.partial(
+    draw_arms,
+    caption=f"selection and rounds; {FINDS} finds unless said otherwise.\nSame steps, four candidates a find.",
+)
+
 
 def named(order: str, rounds: int, finds: int = FINDS) -> str:
     """What an arm is called."""
@@ -44,8 +49,6 @@ BESIDE = {
     for finds in (FINDS, FEW)
     for rounds in SOME
 }
-
-plot = functools.partial(draw_arms, caption="selection and rounds; same candidates, finds and steps.")
 
 
 def grid(preset: str, task: str) -> list[Arm]:

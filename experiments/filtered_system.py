@@ -25,7 +25,7 @@ from tasks import task_named
 from testbed import plots
 from testbed.evaluation.estimate import Verdict, paired_effect
 from testbed.evaluation.report import Watch
-from testbed.evaluation.system import TRIES, completions, most_conservative
+from testbed.evaluation.system import TRIES, completions, most_conservative, refuse_if_no_filter
 from testbed.language import completion_log_probs, language_model, train_language
 from testbed.model import load_or_make
 from testbed.results import run_id
@@ -54,7 +54,12 @@ class Filtered:
 
 
 def grid(preset: str, task: str) -> list[Filtered]:
-    """A plain filter, the control, and one trained in sixteen rounds."""
+    """A plain filter, the control, and one trained in sixteen rounds.
+
+    Raises:
+      ValueError: no classifier of the task can be a filter.
+    """
+    refuse_if_no_filter(task_named(task))
     return [Filtered(Plain(task), arm) for arm in (Arm(steps=0), Arm(), Arm(rounds=16))]
 
 

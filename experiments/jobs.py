@@ -1,6 +1,7 @@
 """Jobs: an experiment on tasks and seeds, from its worklist to its tables, figures and verdict."""
 
 import itertools
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -48,29 +49,40 @@ class Job(NamedTuple):
         return usual.minutes * missing / runs
 
 
-def recorded(name: str, folder: Path, preset: str | None = None, first_seed: int = 0) -> Job:
+def recorded(
+    name: str, folder: Path, preset: str | None = None, admits: Callable[[str, int], bool] = lambda task, seed: True
+) -> Job:
     """The job that the records of a folder make up, so that they can be drawn without saying how they were made.
 
     It is of the preset that most of them belong to (of equals the smaller), unless one is named; of every task that
-    has some of its runs; and of the seeds from `first_seed` on, up to the first that has none.
+    has some of its runs, if this code knows it; and of the seeds from the first that has any up to the first without.
+    Only tasks and seeds that `admits` takes are looked at.
     """
     experiment, records = EXPERIMENTS[name], results.read(folder)[0]
     presets = [preset] if preset else list(experiment.PRESETS)
     usual = [task for one in reversed(experiment.PRESETS.values()) for task in one.tasks.split(",")]
     plain = ((record["config"].get("plain"), record["seed"]) for record in records.values())
-    pairs = {(config["task"], seed) for config, seed in plain if config}  # without one it is none of this code's
+    pairs = {(config["task"], seed) for config, seed in plain if config and admits(config["task"], seed)}
+
+    def arms(preset, task):
+        try:
+            return experiment.grid(preset, task)
+        except ValueError:  # a task of another version, or one on which this question is asked no more
+            return []
 
     def there(preset):
         """(task, seed) of each run of the preset that has a record."""
-        arms = {task: experiment.grid(preset, task) for task, _ in pairs}
-        return [pair for pair in pairs for arm in arms[pair[0]] if Run(name, arm, pair[1]).id in records]
+        grids = {task: arms(preset, task) for task, _ in pairs}
+        return [pair for pair in pairs for arm in grids[pair[0]] if Run(name, arm, pair[1]).id in records]
 
     held = {preset: there(preset) for preset in presets}
     preset = max(held, key=lambda preset: len(held[preset]))
-    tasks, seeds = ({pair[i] for pair in held[preset]} for i in (0, 1))
-    order = sorted(tasks, key=lambda task: (usual.index(task) if task in usual else len(usual), task))
-    there_on = itertools.takewhile(seeds.__contains__, itertools.count(first_seed))
-    return Job(name, preset, order, range(first_seed, first_seed + len(list(there_on))), folder)
+    seeds = {seed for _, seed in held[preset]}
+    first = min(seeds, default=0)
+    seeds = range(first, first + len(list(itertools.takewhile(seeds.__contains__, itertools.count(first)))))
+    tasks = {task for task, seed in held[preset] if seed in seeds}
+    tasks = sorted(tasks, key=lambda task: (usual.index(task) if task in usual else len(usual), task))
+    return Job(name, preset, tasks, seeds, folder)
 
 
 def file_name(task: str) -> str:
@@ -132,7 +144,8 @@ def do(console: Console, job: Job, place: AbstractContextManager | None) -> Done
     if place is not None:
         announce(console, job, missing_of(job))
         failed = sweep(runs, job.experiment.measure, job.folder, console, place).failed
-        training.advance.clear_cache()  # the next question trains otherwise; how it measures is worth remembering
+        # Memory maps are few, and the next question mostly trains otherwise; what measures is worth remembering.
+        training.advance.clear_cache()
     records, _ = results.read(job.folder)
     there = [run.id for run in runs if run.id in records]
     if not there and not failed:

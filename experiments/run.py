@@ -41,17 +41,21 @@ flags.DEFINE_list(
     "task",
     None,
     "Which tasks to ask it on, separated by commas (see --list), with sizes after colons, as in injury:length=8; or "
-    "all. Default: the experiment's.",
+    "all. Default: the preset's; with --plot_only, those of the records.",
 )
-flags.DEFINE_string("preset", None, "How much: quick (minutes) or full (hours). Default: quick.")
-flags.DEFINE_integer("seeds", None, "How many paired seeds. Default: the preset's.")
+flags.DEFINE_string(
+    "preset",
+    None,
+    "How much: quick (minutes) or full (hours). Default: quick; with --plot_only, what the records are of.",
+)
+flags.DEFINE_integer("seeds", None, "How many paired seeds. Default: the preset's; with --plot_only, all there are.")
 flags.DEFINE_integer("first_seed", 0, "The first of them; what is tuned is tuned on seeds from 100 on.")
 flags.DEFINE_string("out", "results", "Folder for records, models, tables and figures; made if it is not there.")
 flags.DEFINE_bool("plot_only", False, "Train nothing: rebuild table, figure and verdict from the records in --out.")
 flags.DEFINE_list(
     "evaluate", None, "Measure saved models instead: paths without suffix, separated by commas; --task says on what."
 )
-flags.DEFINE_bool("status", False, "Say what --out holds of these runs (done, running, failed, missing), and stop.")
+flags.DEFINE_bool("status", False, "Say what --out holds of the runs that the other flags ask for, and stop.")
 flags.DEFINE_string("rerun", None, "Do the run of this record again, compare its numbers, and stop.")
 flags.DEFINE_string(
     "launcher",
@@ -110,7 +114,8 @@ def wanted() -> tuple[list[Job], list[str]]:
         raise ValueError(f"--seeds must be at least 1, not {FLAGS.seeds}")
     if FLAGS.first_seed < 0:
         raise ValueError(f"--first_seed must not be negative, not {FLAGS.first_seed}")
-    asked = one_of("experiment", FLAGS.experiment or MAIN_JOB, [*EXPERIMENTS, "all"])
+    asked = MAIN_JOB if FLAGS.experiment is None else FLAGS.experiment
+    one_of("experiment", asked, [*EXPERIMENTS, "all"])
     names, out = list(EXPERIMENTS) if asked == "all" else [asked], Path(FLAGS.out)
     there = [name for name in names if (out / name).is_dir()]
     if (FLAGS.plot_only or FLAGS.status) and not there:
@@ -138,24 +143,23 @@ def job_of(name: str) -> tuple[Job, list[str]]:
     """
     experiment, folder, first, left_out = EXPERIMENTS[name], Path(FLAGS.out) / name, FLAGS.first_seed, []
     preset = FLAGS.preset and one_of("preset", FLAGS.preset, experiment.PRESETS)
-    if FLAGS.plot_only:
-        job = recorded(name, folder, preset, first)
-    else:
-        preset = preset or ("quick" if FLAGS.experiment else MAIN_PRESET)
-        usual = experiment.PRESETS[preset]
-        tasks = (usual if FLAGS.experiment else experiment.PRESETS[MAIN_PRESET]).tasks.split(",")
-        job = Job(name, preset, tasks, range(first, first + usual.seeds), folder)
-    if FLAGS.seeds is not None:
-        job = job._replace(seeds=range(first, first + FLAGS.seeds))
-    if FLAGS.task:
-        named = [task for word in FLAGS.task for task in (TASKS if word == "all" else [word])]
-        job = job._replace(tasks=list(dict.fromkeys(named)))
-    for task in job.tasks:
+    named = [task for word in FLAGS.task or [] for task in (TASKS if word == "all" else [word])]
+    by_hand = [] if FLAGS.experiment == "all" else [word for word in FLAGS.task or [] if word != "all"]
+    for task in named:
         task_named(task)
+    if FLAGS.plot_only:
+        last = float("inf") if FLAGS.seeds is None else first + FLAGS.seeds
+        return recorded(name, folder, preset, lambda t, s: (not named or t in named) and first <= s < last), []
+    preset = preset or ("quick" if FLAGS.experiment else MAIN_PRESET)
+    usual = experiment.PRESETS[preset]
+    tasks = named or (usual if FLAGS.experiment else experiment.PRESETS[MAIN_PRESET]).tasks.split(",")
+    seeds = range(first, first + (FLAGS.seeds or usual.seeds))
+    job = Job(name, preset, list(dict.fromkeys(tasks)), seeds, folder)
+    for task in job.tasks:
         try:
-            experiment.grid(job.preset, task)
+            experiment.grid(preset, task)
         except ValueError as error:
-            if FLAGS.experiment != "all" and "all" not in (FLAGS.task or []):
+            if task in by_hand:
                 raise
             left_out.append(f"{name} leaves out {task}: {error}")
             job = job._replace(tasks=[other for other in job.tasks if other != task])

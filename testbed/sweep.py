@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import os
 import shutil
 import threading
 import time
@@ -103,11 +104,11 @@ def _claimed(run: Run, measure: Callable[..., dict], path: Path, watch: Watch) -
 def _drop_programs() -> None:
     """Forget what was compiled if it holds too many memory maps: past the limit the whole process aborts.
 
-    Too many: more than two thirds of what this system allows a process, or of 64,000 where it does not say. A run that
-    compiles all that it needs was seen to add 9,000 at most, and two of them go on side by side.
+    Too many: what this system allows a process (64,000 where it does not say) less 11,000 for each run beside, one a
+    core; but a quarter may always be held. A run that compiles all that it needs was seen to add 9,000.
     """
     allowed = int(MAPS_ALLOWED.read_text()) if MAPS_ALLOWED.exists() else 64_000
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > allowed * 2 // 3:
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > max(allowed // 4, allowed - 11_000 * (os.cpu_count() or 1)):
         jax.clear_caches()
 
 

