@@ -46,7 +46,7 @@ from testbed.policy import greedy
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
-    "quick": Preset("injury,cipher_vault", seeds=3, minutes=10),
+    "quick": Preset("injury,cipher_vault", seeds=3, minutes=11),
     "full": Preset("injury,password,cipher_vault", seeds=5, minutes=40),
 }
 BASE = Arm(rounds=4, finds=128)
