@@ -320,63 +320,6 @@ def test_of_all_questions_those_without_an_answer_are_not_drawn(tmp_path, no_wor
     assert (tmp_path / "update_frequency" / "injury.csv").exists()
 
 
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory):
-    """The shipped records of a question, without tables and figures: five seeds of full, and three of quick."""
-    folder = tmp_path_factory.mktemp("out") / "attack_strength"
-    there = ROOT / "experiments" / "records" / "attack_strength"
-    shutil.copytree(there, folder, ignore=shutil.ignore_patterns("*.csv", "*.png"))
-    return folder
-
-
-def test_records_are_drawn_whole_without_saying_how_they_were_made(shipped):
-    job = jobs.recorded("attack_strength", shipped)
-    assert (job.preset, job.tasks, job.seeds) == ("full", ["injury", "password", "cipher_vault"], range(5))
-    assert len(job.runs) == len(list(shipped.glob("*.json")))
-    assert jobs.recorded("attack_strength", shipped, preset="quick").preset == "quick"
-    assert jobs.recorded("attack_strength", shipped, admits=lambda _, seed: seed > 2).seeds == range(3, 5)
-    assert not jobs.recorded("attack_strength", shipped, admits=lambda _, seed: seed > 4).tasks
-
-
-def test_of_equals_records_are_of_the_smaller_preset_and_end_at_the_first_seed_without_any(shipped, tmp_path):
-    quick = jobs.Job("attack_strength", "quick", ["injury"], (0, 1, 3), shipped)
-    for one in quick.runs:
-        shutil.copy(shipped / f"{one.id}.json", tmp_path)
-    job = jobs.recorded("attack_strength", tmp_path)
-    assert (job.preset, job.tasks, job.seeds) == ("quick", ["injury"], range(2))
-
-
-def test_what_is_drawn_is_of_the_preset_of_the_task_that_is_asked_for(shipped, tmp_path):
-    of = functools.partial(jobs.Job, "attack_strength", folder=shipped)
-    wanted = of(preset="full", tasks=["injury"], seeds=range(5)).runs
-    wanted += of(preset="quick", tasks=["password"], seeds=range(2, 4)).runs
-    for one in wanted:
-        shutil.copy(shipped / f"{one.id}.json", tmp_path)
-    job = jobs.recorded("attack_strength", tmp_path, admits=lambda task, _: task == "password")
-    assert (job.preset, job.tasks, job.seeds) == ("quick", ["password"], range(2, 4)), "from the first seed there is"
-
-
-def test_a_record_of_a_task_that_is_no_more_is_not_drawn(tmp_path):
-    for task in ("gone", "injury"):
-        config = dataclasses.asdict(EXPERIMENTS["diversity"].grid("quick", task)[0])
-        name = results.run_id("telltale", task, 0)
-        record = {"experiment": "telltale", "config": config, "seed": 0, "seconds": 1, "measurements": {}}
-        results.write(tmp_path, name, record)
-    [control, *_] = EXPERIMENTS["telltale"].grid("quick", "injury")
-    record = {"experiment": "telltale", "config": dataclasses.asdict(control), "seed": 0, "seconds": 1}
-    results.write(tmp_path, results.run_id("telltale", control, 0), record | {"measurements": {}})
-    assert jobs.recorded("telltale", tmp_path).tasks == ["injury"]
-
-
-def test_a_flag_narrows_what_is_drawn(shipped):
-    with flagsaver.flagsaver(out=str(shipped.parent), plot_only=True, experiment="attack_strength"):
-        [whole], _ = run.wanted()
-        with flagsaver.flagsaver(seeds=2, task=["password"]):
-            [narrow], _ = run.wanted()
-    assert (whole.preset, len(whole.tasks), whole.seeds) == ("full", 3, range(5))
-    assert (narrow.preset, narrow.tasks, narrow.seeds) == ("full", ["password"], range(2))
-
-
 def failing(config, seed, folder, watch):
     raise RuntimeError("broken [/because] of [bold]shapes")
 
