@@ -46,13 +46,13 @@ from testbed.policy import greedy
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
-    "quick": Preset("injury,cipher_vault", seeds=3, minutes=11),
+    "quick": Preset("injury,cipher_vault", seeds=3, minutes=10),
     "full": Preset("injury,password,cipher_vault", seeds=5, minutes=40),
 }
 BASE = Arm(rounds=4, finds=128)
 SAMPLES = "clean_rejection"  # the weakest: samples of the clean distribution, no search at all
-QUICK = (("clean_edits", 190), ("uniform", 10), ("uniform", 190), ("gcg", 190), ("gcg", 1900))
-LADDER = {"quick": QUICK, "full": (*QUICK, (SAMPLES, 190), ("coordinate", 190), ("auto", 1900))}
+QUICK = (("uniform", 10), ("uniform", 190), ("gcg", 190), ("gcg", 1900))
+LADDER = {"quick": QUICK, "full": (("clean_edits", 190), *QUICK, (SAMPLES, 190), ("coordinate", 190), ("auto", 1900))}
 EVALUATION = ("clean_edits", *arms.EVALUATION)
 WITHIN = (100, 1000)
 BESIDE = {"a longer search": Contrast("gcg, 1900", "gcg, 190")}
