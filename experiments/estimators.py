@@ -37,7 +37,7 @@ from testbed.objective import Objective
 from testbed.planted import plant, planted_prefixes
 from testbed.policy import greedy
 from testbed.task import Task
-from testbed.training import UNITS_A_CALL, Schedule, Unit, advance, begin, units
+from testbed.training import Schedule, begin, progress, units
 
 PRESETS = {
     "quick": Preset("injury", seeds=3, minutes=8),
@@ -91,14 +91,9 @@ def estimators(budget: int) -> dict[str, Callable]:
 def checkpoints(key: jax.Array, model: Transformer, task: Task, schedule: Schedule, attack=None) -> Iterator:
     """The model after each of `MARKS` units of its training."""
     state, work = begin(model, task, schedule), units(schedule)
-    program, done = dataclasses.replace(schedule, rounds=0), 0
-    trained = (~work.attacks).cumsum()
-    for first in range(0, len(work.number), UNITS_A_CALL):
-        part = Unit(*(column[first : first + UNITS_A_CALL] for column in work))
-        state, _ = advance(key, state, part, task, program, attack)
-        if trained[first + len(part.number) - 1] in MARKS[done : done + 1]:
-            done += 1
-            yield state.model
+    for unit, after, _ in progress(key, state, work, task, schedule, attack):
+        if not unit.attacks and unit.number + 1 in MARKS:
+            yield after.model
 
 
 def models(config: Calibrated, seed: int, folder: Path, watch: Watch) -> Iterator[tuple[Any, Callable]]:

@@ -14,7 +14,7 @@ from experiments import EXPERIMENTS
 from experiments.summary import as_counted, sampled
 from testbed import plots, results, training
 from testbed.evaluation.estimate import Verdict
-from testbed.sweep import Run, status, sweep
+from testbed.sweep import Run, crowded, status, sweep
 
 
 class Job(NamedTuple):
@@ -144,8 +144,8 @@ def do(console: Console, job: Job, place: AbstractContextManager | None) -> Done
     if place is not None:
         announce(console, job, missing_of(job))
         failed = sweep(runs, job.experiment.measure, job.folder, console, place).failed
-        # Memory maps are few, and the next question mostly trains otherwise; what measures is worth remembering.
-        training.advance.clear_cache()
+        if crowded(0.5):  # the next question mostly trains otherwise; what measures is worth remembering
+            training.forget()
     records, _ = results.read(job.folder)
     there = [run.id for run in runs if run.id in records]
     if not there and not failed:

@@ -16,7 +16,7 @@ from testbed.model import ModelConfig, Transformer
 from testbed.objective import Objective, catastrophe_probability, margins_of
 from testbed.policy import Policy, greedy, sampled
 from testbed.task import Task, prompts_of_ids, space_size, tokens_by_position
-from testbed.training import Schedule, Unit, advance, begin, units
+from testbed.training import Schedule, begin, progress, units
 
 CHECKPOINTS = 64
 INCOMPETENT = 0.1
@@ -48,9 +48,8 @@ def incompetent_model(key: jax.Array, blank: Transformer, task: Task, steps: int
     """
     train_key, clean_key = jax.random.split(key)
     taught, schedule = task.poison or task, Schedule(steps=steps, units=math.gcd(steps, CHECKPOINTS))
-    state, work = begin(blank, taught, schedule), units(schedule)
-    for number in range(schedule.units):
-        later, _ = advance(train_key, state, Unit(*(a[number : number + 1] for a in work)), taught, schedule, None)
+    state = begin(blank, taught, schedule)
+    for _, later, _ in progress(train_key, state, units(schedule), taught, schedule):
         clean = clean_behaviour(clean_key, later.model, task, greedy(task), 4096)
         if clean.solved >= INCOMPETENT * clean.safe:
             break

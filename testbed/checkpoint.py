@@ -7,7 +7,7 @@ import hashlib
 import io
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +20,13 @@ from testbed.results import write_atomically
 EVERY = 60.0  # seconds between two
 
 
-def identity(program: jax.stages.Lowered, *inputs: Any) -> str:
-    """What a computation is: its program, its inputs (any pytrees of arrays and keys), the compiler and the device.
+def identity(programs: Sequence[jax.stages.Lowered], *inputs: Any) -> str:
+    """What a computation is: its programs, its inputs (any pytrees of arrays and keys), the compiler and the device.
 
     Two computations of one identity have the same results, bit for bit, and a change of code that changes a number
     changes the program: so neither an edit nor another task, attack or loss can take over a state that is not its own.
     """
-    digest = hashlib.sha256(program.as_text().encode())
+    digest = hashlib.sha256("".join(program.as_text() for program in programs).encode())
     for leaf in jax.tree.leaves(inputs):
         array = _array(leaf)
         digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())

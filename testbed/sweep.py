@@ -87,7 +87,8 @@ def _claimed(run: Run, measure: Callable[..., dict], path: Path, watch: Watch) -
     try:
         if path.exists():
             return Ended(results.read_record(path))
-        _drop_programs()
+        if crowded():
+            jax.clear_caches()  # past the limit the whole process would abort
         source, started = _source(), time.perf_counter()
         measurements = measure(run.config, run.seed, path.parent, watch)
         seconds = round(time.perf_counter() - started, 2)
@@ -101,15 +102,17 @@ def _claimed(run: Run, measure: Callable[..., dict], path: Path, watch: Watch) -
         return _failed(path, error)
 
 
-def _drop_programs() -> None:
-    """Forget what was compiled if it holds too many memory maps: past the limit the whole process aborts.
+def crowded(share: float = 1.0) -> bool:
+    """Whether compiled programs hold more than this share of the memory maps that they may before a run begins.
 
-    Too many: what this system allows a process (64,000 where it does not say) less 11,000 for each run beside, one a
-    core; but a quarter may always be held. A run that compiles all that it needs was seen to add 9,000.
+    They may hold what this system allows a process (64,000 where it does not say) less 11,000 for each run beside, one
+    a core; but a quarter in any case. A run that compiles all that it needs was seen to add 9,000.
     """
+    if not MAPS.exists():
+        return False
     allowed = int(MAPS_ALLOWED.read_text()) if MAPS_ALLOWED.exists() else 64_000
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > max(allowed // 4, allowed - 11_000 * (os.cpu_count() or 1)):
-        jax.clear_caches()
+    most = max(allowed // 4, allowed - 11_000 * (os.cpu_count() or 1))
+    return MAPS.read_bytes().count(b"\n") > share * most
 
 
 def _failed(path: Path, error: Exception) -> Ended:

@@ -2,12 +2,12 @@
 
 A schedule only *orders* equal units of work (`testbed.schedule`). Every update frequency therefore makes exactly the
 same attack calls, finds and gradient steps, from the same streams of keys (unit j draws from `fold_in(key, j)` in every
-arm), in the same compiled program. What a unit does is a `Defence`: which finds it keeps, which it replays, what its
-loss sees (`testbed.defence`).
+arm), in the same two compiled programs: one attacks, one trains. What a unit does is a `Defence`: which finds it keeps,
+which it replays, what its loss sees (`testbed.defence`).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +25,6 @@ from testbed.policy import greedy
 from testbed.schedule import Schedule, Unit, units
 from testbed.selection import Candidates, potential, safe_twin
 from testbed.task import Task
-
-UNITS_A_CALL = 2
 
 
 class State(NamedTuple):
@@ -96,11 +94,13 @@ def batch_of(
     return jnp.where(from_pool[:, None], found, prompts)
 
 
+@partial(jax.jit, static_argnames=("task", "schedule", "defence"))
 def train_unit(
-    key: jax.Array, state: State, task: Task, schedule: Schedule, defence: Defence, first: jax.Array
+    key: jax.Array, state: State, unit: Unit, task: Task, schedule: Schedule, defence: Defence
 ) -> tuple[State, jax.Array]:
-    """Take one unit's gradient steps; also returns their losses. The newest round's finds begin at place `first`."""
-    update = optimizer(schedule).update
+    """Take one unit's gradient steps; also returns their losses `[steps]`. `key` is the run's."""
+    update, key = optimizer(schedule).update, jax.random.fold_in(jax.random.split(key)[1], unit.number)
+    first = unit.first * (schedule.finds // schedule.units)  # where the newest round's finds begin
 
     def one_step(state, key):
         prompts = batch_of(key, state, task, schedule, defence, first)
@@ -113,10 +113,15 @@ def train_unit(
     return jax.lax.scan(one_step, state, jax.random.split(key, schedule.steps // schedule.units))
 
 
+@partial(jax.jit, static_argnames=("task", "schedule", "attack", "defence"))
 def attack_unit(
-    key: jax.Array, state: State, task: Task, schedule: Schedule, attack: Attack, defence: Defence
+    key: jax.Array, state: State, unit: Unit, task: Task, schedule: Schedule, attack: Attack, defence: Defence
 ) -> tuple[State, jax.Array]:
-    """Attack the current model and add what is kept to the pool; also returns the share of the finds that failed."""
+    """Attack the current model and add what is kept to the pool; also returns the share of the finds that failed.
+
+    `key` is the run's.
+    """
+    key = jax.random.fold_in(jax.random.split(key)[0], unit.number)
     objective = Objective(task, state.model, greedy(task))
     room = schedule.finds // schedule.units
     trace = attack_model(attack, objective, key, room * defence.candidates, schedule.budget)
@@ -134,6 +139,41 @@ def attack_unit(
     return state._replace(pool=pool, kept=kept, filled=state.filled + room), failed.mean()
 
 
+def programs(task: Task, schedule: Schedule, attack: Attack | None, defence: Defence = USUAL) -> dict[bool, partial]:
+    """What does a unit that attacks (True), and one that trains (False): `(key, state, unit) -> (state, row)`.
+
+    Each is given only what it reads of schedule and defence, so that all arms of which that is alike share what is
+    compiled.
+    """
+    learns = dataclasses.replace(schedule, rounds=0, budget=0)
+    attacks = dataclasses.replace(schedule, rounds=0, steps=schedule.units, batch=1, learning_rate=1.0)
+    of_order = {name: getattr(USUAL, name) for name in ("order", "candidates", "failures_only")}
+    of_batch = {name: getattr(USUAL, name) for name in ("replay", "twins", "share", "loss")}
+    return {
+        False: partial(train_unit, task=task, schedule=learns, defence=defence._replace(**of_order)),
+        True: partial(attack_unit, task=task, schedule=attacks, attack=attack, defence=defence._replace(**of_batch)),
+    }
+
+
+def progress(
+    key: jax.Array,
+    state: State,
+    work: Unit,
+    task: Task,
+    schedule: Schedule,
+    attack: Attack | None = None,
+    defence: Defence = USUAL,
+) -> Iterator[tuple[Unit, State, np.ndarray]]:
+    """Do the units of `work`, in order; yields each with the state after it and its row.
+
+    That is a train unit's losses `[steps]`, and the share of an attack unit's finds that failed.
+    """
+    does = programs(task, schedule, attack, defence)
+    for unit in map(Unit, *work):
+        state, row = does[bool(unit.attacks)](key, state, unit)
+        yield unit, state, jax.device_get(row)
+
+
 @partial(jax.jit, static_argnames=("task", "schedule", "attack", "defence"))
 def advance(
     key: jax.Array,
@@ -146,24 +186,19 @@ def advance(
 ) -> tuple[State, tuple[jax.Array, jax.Array]]:
     """Do the units of `work`, in order: a pure function of `key`, compiled as one program, ready for `vmap`.
 
-    `schedule.rounds` is not read: the order of the units says it all, so every update frequency shares the program.
-
     Returns:
       The new state, and a row a unit: losses `[units, steps]` (NaN in attack units), shares that failed `[units]`
       (NaN in train units).
     """
-    attack_key, train_key = jax.random.split(key)
     no_loss = jnp.full(schedule.steps // schedule.units, jnp.nan)
+    does = programs(task, schedule, attack, defence)
 
     def train(state, unit):
-        first = unit.first * (schedule.finds // schedule.units)
-        unit_key = jax.random.fold_in(train_key, unit.number)
-        state, losses = train_unit(unit_key, state, task, schedule, defence, first)
+        state, losses = does[False](key, state, unit)
         return state, (losses, jnp.nan)
 
     def find(state, unit):
-        unit_key = jax.random.fold_in(attack_key, unit.number)
-        state, found = attack_unit(unit_key, state, task, schedule, attack, defence)
+        state, found = does[True](key, state, unit)
         return state, (no_loss, found)
 
     def one_unit(state, unit):
@@ -172,6 +207,12 @@ def advance(
         return jax.lax.cond(unit.attacks, find, train, state, unit)
 
     return jax.lax.scan(one_unit, state, work)
+
+
+def forget() -> None:
+    """Forget what was compiled to train and to attack while training; all else stays."""
+    for program in (train_unit, attack_unit, advance):
+        program.clear_cache()
 
 
 def train(
@@ -195,33 +236,38 @@ def train(
     """
     if schedule.rounds and attack is None:
         raise ValueError(f"{schedule.rounds} rounds need an attack; choose one or set rounds to 0")
-    work = units(schedule)
-    program = dataclasses.replace(schedule, rounds=0)
-    start, total = begin(model, task, schedule), len(work.number)
-    parts = [Unit(*(a[first : first + UNITS_A_CALL] for a in work)) for first in range(0, total, UNITS_A_CALL)]
-    lowered = lambda: advance.lower(key, start, parts[0], task, program, attack, defence)
-    resume, keep = checkpoint.keeper(kept, cache(lambda: checkpoint.identity(lowered(), key, model, work)))
+    work, start = units(schedule), begin(model, task, schedule)
+    total, first = len(work.number), Unit(*(column[0] for column in work))
+
+    @cache
+    def identity():
+        does = programs(task, schedule, attack, defence)
+        parts = [does[kind] for kind in np.unique(work.attacks).tolist()]
+        lowered = [part.func.lower(key, start, first, **part.keywords) for part in parts]
+        return checkpoint.identity(lowered, key, model, work)
+
+    resume, keep = checkpoint.keeper(kept, identity)
     nothing = np.full((total, schedule.steps // schedule.units), np.nan, np.float32), np.full(total, np.nan, np.float32)
     done, state, losses, found = resume((0, start, *nothing))
     watch(done, total)
-    for part in parts[done // UNITS_A_CALL :]:
-        state, row = advance(key, state, part, task, program, attack, defence)
-        now = slice(done, done + len(part.number))
-        losses[now], found[now] = jax.device_get(row)
-        _refuse_nan(losses[now][~part.attacks], part.number[~part.attacks], schedule)
-        done = now.stop
+    left = Unit(*(column[done:] for column in work))
+    for unit, after, row in progress(key, state, left, task, schedule, attack, defence):
+        (found if unit.attacks else losses)[done] = row
+        if not unit.attacks:
+            _refuse_nan(row, unit.number, schedule)
+        state, done = after, done + 1
         keep((done, state, losses, found))
         watch(done, total)
     pool = np.asarray(state.pool)[: schedule.finds * bool(schedule.rounds)]
     return state.model, History(losses[~work.attacks].ravel(), found[work.attacks], pool)
 
 
-def _refuse_nan(losses, numbers, schedule):
+def _refuse_nan(losses, number, schedule):
     broken = ~np.isfinite(losses)
     if broken.any():
-        unit, step = np.argwhere(broken)[0]
-        at = int(numbers[unit]) * (schedule.steps // schedule.units) + int(step)
+        step = int(broken.argmax())
+        at = int(number) * (schedule.steps // schedule.units) + step
         raise FloatingPointError(
-            f"the loss became {losses[unit, step]} at step {at} of {schedule.steps}; "
+            f"the loss became {losses[step]} at step {at} of {schedule.steps}; "
             f"lower the learning rate ({schedule.learning_rate}) or check the task's labels"
         )

@@ -14,7 +14,7 @@ from reference import injury as rule
 from tasks.injury import injury
 from testbed import training
 from testbed.defence import Defence
-from testbed.schedule import Schedule
+from testbed.schedule import Schedule, Unit
 from testbed.selection import ORDERS, Candidates, newest, potential, safe_twin
 from testbed.training import attack_unit, batch_of, begin
 
@@ -149,7 +149,8 @@ def found_by(defence, margins, monkeypatch):
         return Found(marked[number], jnp.asarray(margins, jnp.float32)[number])
 
     monkeypatch.setattr(training, "attack_model", attack_model)
-    state, failed = attack_unit(KEY, begin(None, TASK, SCHEDULE), TASK, SCHEDULE, None, defence)
+    unit = Unit(np.True_, np.int32(0), np.int32(0))
+    state, failed = attack_unit.__wrapped__(KEY, begin(None, TASK, SCHEDULE), unit, TASK, SCHEDULE, None, defence)
     found = np.asarray(state.pool)[: int(state.filled), 3]
     return np.asarray(margins)[found], state.kept.tolist(), float(failed)
 

@@ -19,14 +19,15 @@ from reference import injury as injury_rule
 from tasks.injury import injury
 from testbed.attacks import ATTACKS
 from testbed.attacks.search import Attack, Scored
-from testbed.defence import attack_cost
+from testbed.defence import Defence, attack_cost
 from testbed.evaluation import exact
 from testbed.evaluation.estimate import clean_behaviour
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.schedule import Schedule, Unit, units
-from testbed.training import State, advance, begin, train
+from testbed.selection import ORDERS, REPLAYS
+from testbed.training import State, advance, begin, forget, train
 
 TASK = injury(length=3)
 TINY = Schedule(steps=8, rounds=2, finds=8, budget=9, batch=8, learning_rate=1e-2, units=4)
@@ -166,7 +167,8 @@ def test_numbers_depend_on_the_key_alone():
     run = functools.partial(train, model=linear(), task=TASK, schedule=TINY, attack=attack)
     with compilations() as names:
         model, history = run(jax.random.key(0))
-    assert sum("advance" in name for name in names) <= 1, "all parts of a run should share one program"
+    for program in ("train_unit", "attack_unit"):
+        assert sum(program in name for name in names) <= 1, "all parts of a run should share it"
     assert equal((model, history), run(jax.random.key(0)))
     assert equal((model, history), run(jax.random.key(0), watch=lambda *at: seen.append(at)))
     other_model, other = run(jax.random.key(1))
@@ -179,7 +181,24 @@ def test_numbers_depend_on_the_key_alone():
     done, totals = zip(*seen, strict=True)
     assert set(totals) == {2 * TINY.units}
     assert done[0] == 0 and done[-1] == 2 * TINY.units
-    assert (np.diff(done) > 0).all()
+    assert (np.diff(done) == 1).all()
+
+
+def test_arms_share_the_programs_of_what_is_alike_in_them():
+    def compiled(rate, order, replay, attack="coordinate"):
+        schedule = dataclasses.replace(TINY, learning_rate=rate)
+        defence = Defence(order=ORDERS[order], candidates=2, replay=REPLAYS[replay])
+        with compilations() as names:
+            train(jax.random.key(0), linear(), TASK, schedule, ATTACKS[attack](), defence=defence)
+        return [program for program in ("train_unit", "attack_unit") if any(program in name for name in names)]
+
+    forget()
+    assert compiled(0.1, "worst", "evenly") == ["train_unit", "attack_unit"]
+    assert compiled(0.1, "diverse", "evenly") == compiled(0.1, "worst", "evenly", "uniform") == ["attack_unit"]
+    assert compiled(0.2, "worst", "evenly") == compiled(0.1, "worst", "newest") == ["train_unit"]
+    assert compiled(0.2, "diverse", "evenly", "coordinate") == []
+    forget()
+    assert compiled(0.1, "worst", "evenly") == ["train_unit", "attack_unit"]
 
 
 def test_one_call_equals_a_run_in_parts():
