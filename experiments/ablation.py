@@ -53,13 +53,28 @@ class Finding(NamedTuple):
         what = COUNTED[self.contrast.of]
         return (
             f"'{self.contrast.after}' leaves {e.mean:.2f} decades fewer {what} than '{self.contrast.before}' "
-            f"[95 % {e.low:.2f}, {e.high:.2f}] ({e.pairs} seeds, Holm p = {self.p_value:.2f}; at 1 % clean false "
+            f"{interval(e)} ({e.pairs} seeds, Holm p = {self.p_value:.2f}; at 1 % clean false "
             f"alarms {m.mean:.2f} [{m.low:.2f}, {m.high:.2f}])"
         )
 
     def holds(self, least: float = 0.0) -> bool:
         """Whether the drop is at least so many decades, and its interval above zero."""
         return self.effect.mean >= least and self.effect.low > 0
+
+
+def interval(bounds) -> str:
+    """The 95 % interval of an effect or a share: of whatever has `low` and `high`."""
+    return f"[95 % {bounds.low:.2f}, {bounds.high:.2f}]"
+
+
+def times(effect: Effect) -> str:
+    """An effect in decades as a factor, with its interval."""
+    return f"{10**effect.mean:.2g} [95 % {10**effect.low:.2g}, {10**effect.high:.2g}]"
+
+
+def with_finds(arm: str, finds: int, usual: int) -> str:
+    """What an arm is called whose number of finds is not the usual one."""
+    return arm if finds == usual else f"{arm}, {finds} finds"
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

@@ -188,11 +188,11 @@ def measure(
 ) -> dict[str, Any]:
     """Train an arm and measure it: plain numbers for a record, with the compute that the defence spent.
 
-    It is attacked by those of `EVALUATION`, or by those that `evaluation` names.
+    It is attacked by those of `EVALUATION`, or by those that `evaluation` names, if any.
     Paired arms are evaluated with the same keys; the evaluation's streams are not the training's.
     """
     _, evaluation_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
     model, compute, found, fit = defended_model(arm, seed, folder, watch)
-    attacks = {name: ATTACKS[name]() for name in evaluation or EVALUATION}
+    attacks = {name: ATTACKS[name]() for name in (EVALUATION if evaluation is None else evaluation)}
     measured = report(evaluation_key, model, task_named(arm.plain.task), attacks, attackers=arm.attackers, watch=watch)
     return {"arm": arm.name, "compute": compute, "found": found, "fit": fit} | measured

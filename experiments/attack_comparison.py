@@ -28,7 +28,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from experiments.ablation import brief_effects
+from experiments.ablation import brief_effects, interval
 from experiments.arm import Arm, Plain, defended_model
 from experiments.attack_tables import calls_of, counts, panel_gains, plot, summary
 from experiments.preset import Preset
@@ -214,7 +214,7 @@ def claim(frame: pd.DataFrame) -> Verdict:
     ]
     ranking = gains.mean().sort_values(ascending=False)
     lines = [
-        f"gcg gains {effect.mean:.2f} decades more than coordinate search [95 % {effect.low:.2f}, {effect.high:.2f}] "
+        f"gcg gains {effect.mean:.2f} decades more than coordinate search {interval(effect)} "
         f"({effect.pairs} pairs of task and seed, sign-flip p = {effect.p_value:.2f}; the log-rank test tells their "
         f"calls apart at 0.05 on {sum(p < 0.05 for p in p_values)} of {len(p_values)} models)",
         "by search gain: " + brief_effects({name: paired_effect(gains[name].to_numpy()) for name in ranking.index}),

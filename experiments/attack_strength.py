@@ -3,14 +3,15 @@
 "To what extent can we generalize from training on weaker attacks to defending against stronger attacks?" (Redwood
 Research 2022)
 
-Hypothesis: weak attacks do not suffice: the stronger the attack trained against, the fewer failures are left. Arms
-train against a ladder of attacks, from the best of ten random prompts and from samples and edits of clean prompts to
-long gradient searches, with the same finds and gradient steps, and are evaluated by weak and strong attacks and by
-the exact count. An attack's strength is the number of decades of uniform sampling that it is worth on the plain model
-(`testbed.evaluation.strength`); beside it stands in how many tokens two of its finds there differ, since a search
-that always ends at the same prompts teaches little else. The figure's matrix holds the share of attackers that find
-nothing, divided by the best share that any arm reaches against that attack and budget (after UAR; Kang et al. 2019),
-beside the exact count; the table holds its mean over attacks and budgets.
+The claim that is judged: weak attacks suffice. Hypothesis: they do not: the stronger the attack trained against, the
+fewer failures are left. Arms train against a ladder of attacks, from the best of ten random prompts (in `full` also
+from samples and edits of clean prompts) to long gradient searches, with the same finds and gradient steps, and are
+evaluated by weak and strong attacks and by the exact count; in `full` also a part of the ladder with a quarter of the
+finds, because effects saturate. An attack's strength is the number of decades of uniform sampling that it is worth on
+the plain model (`testbed.evaluation.strength`); beside it stands in how many tokens two of its finds there differ,
+since a search that always ends at the same prompts teaches little else. The figure's matrix holds the share of
+attackers that find nothing, divided by the best share that any arm reaches against that attack and budget (after UAR;
+Kang et al. 2019), beside the exact count; the table holds its mean over attacks and budgets.
 
 Pre-declared contrast: for each seed, the least-squares slope of log10(failing prompts + 1), counted exactly at
 threshold 0, on the strength of the attack trained against. Supported (weak suffices) if it falls by less than .2
@@ -19,7 +20,6 @@ the interval above .2, on any task.
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,16 @@ import pandas as pd
 from scipy.spatial.distance import pdist
 
 from experiments import arm as arms
-from experiments.ablation import BY_TASK, Contrast, brief_effects, caption_of, findings, not_declared
+from experiments.ablation import (
+    BY_TASK,
+    Contrast,
+    brief_effects,
+    caption_of,
+    findings,
+    interval,
+    not_declared,
+    with_finds,
+)
 from experiments.arm import Arm, Plain, plain_model
 from experiments.preset import Preset
 from experiments.summary import by_row
@@ -49,7 +58,7 @@ PRESETS = {
     "quick": Preset("injury,cipher_vault", seeds=3, minutes=10),
     "full": Preset("injury,password,cipher_vault", seeds=5, minutes=40),
 }
-BASE = Arm(rounds=4, finds=128)
+BASE, FEW = Arm(rounds=4, finds=128), 32
 SAMPLES = "clean_rejection"  # the weakest: samples of the clean distribution, no search at all
 QUICK = (("uniform", 10), ("uniform", 190), ("gcg", 190), ("gcg", 1900))
 LADDER = {"quick": QUICK, "full": (("clean_edits", 190), *QUICK, (SAMPLES, 190), ("coordinate", 190), ("auto", 1900))}
@@ -59,10 +68,15 @@ BESIDE = {"a longer search": Contrast("gcg, 1900", "gcg, 190")}
 
 
 def grid(preset: str, task: str) -> list[Arm]:
-    """The control, and each rung of the ladder."""
-    arm = functools.partial(dataclasses.replace, BASE, plain=Plain(task))
-    rungs = [arm(attack=attack, budget=budget, label=f"{attack}, {budget}") for attack, budget in LADDER[preset]]
-    return [arm(rounds=0), *rungs]
+    """The control, and each rung of the ladder; in full a part of it also with fewer finds."""
+
+    def rung(attack, budget, finds=BASE.finds):
+        label = with_finds(f"{attack}, {budget}", finds, BASE.finds)
+        return dataclasses.replace(control, rounds=BASE.rounds, finds=finds, attack=attack, budget=budget, label=label)
+
+    control = dataclasses.replace(BASE, plain=Plain(task), rounds=0)
+    fewer = [rung(*of, FEW) for of in ((SAMPLES, 190), *QUICK[:3])] if preset == "full" else []
+    return [control, *(rung(*of) for of in LADDER[preset]), *fewer]
 
 
 def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
@@ -104,8 +118,14 @@ def slopes(rows: pd.DataFrame, column: str = "greedy.exact.failures") -> np.ndar
     return np.array(fits)
 
 
+def fewer(frame: pd.DataFrame) -> pd.Series:
+    """Which runs trained with fewer finds: the rule does not ask them."""
+    return frame["arm"].str.endswith(with_finds("", FEW, BASE.finds))
+
+
 def plot(frame: pd.DataFrame) -> plots.Figure:
     """Failing prompts against the strength trained against, and who defends against whom, from one task."""
+    withstands, frame = defended(frame), frame[~fewer(frame)]
     rungs = frame[frame["strength"].notna()]
     caption = "thick: means; in brackets the mean strength.\nRight: share of attackers that find nothing in so many "
     caption += "calls, over the best arm's (%); last column: failing prompts, median."
@@ -122,7 +142,7 @@ def plot(frame: pd.DataFrame) -> plots.Figure:
     failing = frame.groupby("arm", sort=False)["greedy.exact.failures"].median().rename("exact")
     strengths = frame.groupby("arm", sort=False)["strength"].mean()
     names = [arm if np.isnan(strength) else f"{arm} ({strength:.1f})" for arm, strength in strengths.items()]
-    plots.shares(right, defended(frame).set_axis(names), failing)
+    plots.shares(right, withstands.loc[strengths.index].set_axis(names), failing)
     right.tick_params(axis="x", rotation=90)
     return figure
 
@@ -142,13 +162,17 @@ def defended(frame: pd.DataFrame) -> pd.DataFrame:
 
 def claim(frame: pd.DataFrame) -> Verdict:
     """The pre-declared slope on each task, and the verdict."""
-    columns = ("greedy.exact.failures", "matched.exact.failures")
+    columns, few = ("greedy.exact.failures", "matched.exact.failures"), frame[fewer(frame)]
+    frame = frame[~fewer(frame)]
     groups = {task: rows for task, rows in frame.groupby(BY_TASK) if len(slopes(rows))}
     effects = {task: [paired_effect(slopes(rows, column)) for column in columns] for task, rows in groups.items()}
     if not effects:
         return Verdict("undecided", "no seed has three attacks of different strength")
     lines = "; ".join(f"{task}: {_text(*both)}{_saturated(groups[task])}" for task, both in effects.items())
-    lines += _without_samples(groups) + not_declared(findings(frame, BESIDE))
+    searching = frame[frame["config.attack"] != SAMPLES]
+    if len(searching) < len(frame):
+        lines += _beside(f"without {SAMPLES}", searching)
+    lines += _beside(f"with {FEW} finds", few) + not_declared(findings(frame, BESIDE))
     brief = "decades fewer a decade of strength: " + brief_effects({task: both[0] for task, both in effects.items()})
     if any(effect.mean >= 0.5 and effect.low > 0.2 for effect, _ in effects.values()):
         return Verdict("refuted", lines, brief)
@@ -156,24 +180,24 @@ def claim(frame: pd.DataFrame) -> Verdict:
     return Verdict(outcome, lines, brief)
 
 
-def _without_samples(groups: dict[str, pd.DataFrame]) -> str:
-    """The slopes over the attacks that search, where there was one that does not: how much rests on it."""
-    found = {task: slopes(rows[rows["config.attack"] != SAMPLES]) for task, rows in groups.items()}
+def _beside(what: str, frame: pd.DataFrame) -> str:
+    """The slopes over some other runs than the rule asks for; nothing where there are none."""
+    found = {task: slopes(rows) for task, rows in frame.groupby(BY_TASK)}
     effects = {task: paired_effect(fits) for task, fits in found.items() if len(fits)}
-    if not effects or all((rows["config.attack"] != SAMPLES).all() for rows in groups.values()):
-        return ""
-    return f"; without {SAMPLES} (not pre-declared): {brief_effects(effects)}"
+    return f"; {what} (not pre-declared): {brief_effects(effects)}" if effects else ""
 
 
 def _saturated(rows: pd.DataFrame) -> str:
-    """What must be said of a task on which every attack of the ladder leaves nothing."""
-    left = rows.loc[rows["strength"].notna(), "greedy.exact.failures"]
-    return "" if left.any() else ", where none of these attacks leaves a failure, so this task tells little"
+    """What must be said of a task on which every attack of the ladder, or all but one, leave nothing in any seed."""
+    most = rows[rows["strength"].notna()].groupby("arm")["greedy.exact.failures"].max()
+    if not most.any():
+        return ", where none of these attacks leaves a failure, so this task tells little"
+    return f", which rests on '{most.idxmax()}': no other attack leaves a failure" if (most > 0).sum() == 1 else ""
 
 
 def _text(effect: Effect, matched: Effect) -> str:
     return (
-        f"failing prompts fall by {effect.mean:.2f} decades a decade of strength [95 % {effect.low:.2f}, "
-        f"{effect.high:.2f}] ({effect.pairs} seeds; at 1 % clean false alarms {matched.mean:.2f} "
+        f"failing prompts fall by {effect.mean:.2f} decades a decade of strength {interval(effect)} "
+        f"({effect.pairs} seeds; at 1 % clean false alarms {matched.mean:.2f} "
         f"[{matched.low:.2f}, {matched.high:.2f}])"
     )

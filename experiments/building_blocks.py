@@ -5,18 +5,19 @@
 From a recipe that works (16 rounds of gcg on few finds, so that there is room to lose), one block at a time is taken
 away: frequent updates, the search (uniform instead of gcg, or the best of ten random prompts), the clean half of the
 batch, the replay of earlier rounds, finds that did not fail, attacks as a whole; and one is added: safe twins. Only
-`full` asks `cipher_vault`, which a single round of anything solves.
+`full` asks `cipher_vault`, which a single round of anything solves; and, because effects saturate, all of it once more
+with a quarter of the finds.
 
 Hypothesis: the blocks differ. Pre-declared contrasts: the recipe against each arm without a block, in decades of
 log10(failing prompts + 1), counted exactly at threshold 0, Holm-corrected. Supported if some block is worth at least
-half a decade, with its 95 % interval above zero, on every task; refuted if no block is worth so much on any task;
-undecided otherwise.
+half a decade, with its 95 % interval above zero, on every task; refuted if no block is worth so much on any task, so
+that noise alone can refute: read the intervals; undecided otherwise.
 """
 
 import dataclasses
 import functools
 
-from experiments.ablation import Contrast, draw_arms, findings, verdict
+from experiments.ablation import Contrast, draw_arms, findings, verdict, with_finds
 from experiments.arm import Arm, Plain, Recipe, measure
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
@@ -28,7 +29,8 @@ PRESETS = {
     "quick": Preset("injury", seeds=3, minutes=5),
     "full": Preset("injury,cipher_vault", seeds=10, minutes=60),
 }
-WHOLE = "whole recipe"
+FINDS, FEW = 128, 32
+WHOLE, TWINS, NO_ATTACKS = "whole recipe", "with safe twins", "without attacks"
 WITHOUT = {
     "frequent updates": dict(rounds=1),
     "gradients": dict(attack="uniform"),
@@ -38,16 +40,33 @@ WITHOUT = {
     "finds that did not fail": dict(recipe=Recipe(failures_only=True)),
     "attacks": dict(rounds=0),
 }
-CONTRASTS = {block: Contrast(f"without {block}", WHOLE) for block in WITHOUT}
 
-plot = functools.partial(draw_arms, caption="one block taken away at a time; same finds and steps.")
+
+def named(arm: str, finds: int) -> str:
+    """What an arm is called; the one without attacks has no finds."""
+    return arm if arm == NO_ATTACKS else with_finds(arm, finds, FINDS)
+
+
+CONTRASTS = {block: Contrast(f"without {block}", WHOLE) for block in WITHOUT}
+BESIDE = {f"{block}, {FEW} finds": Contrast(named(f"without {block}", FEW), named(WHOLE, FEW)) for block in WITHOUT}
+BESIDE |= {named(TWINS, finds): Contrast(named(WHOLE, finds), named(TWINS, finds)) for finds in (FINDS, FEW)}
+
+plot = functools.partial(
+    draw_arms, caption=f"one block taken away at a time; same steps, and {FINDS} finds unless said otherwise."
+)
 
 
 def grid(preset: str, task: str) -> list[Arm]:
-    """The recipe, the recipe without each block, and with safe twins."""
-    whole = Arm(Plain(task), rounds=16, finds=128, label=WHOLE)
-    without = [dataclasses.replace(whole, label=f"without {block}", **less) for block, less in WITHOUT.items()]
-    return [whole, *without, dataclasses.replace(whole, recipe=Recipe(twins=True), label="with safe twins")]
+    """The recipe, the recipe without each block, and with safe twins; in full also with fewer finds."""
+
+    def arms(finds):
+        whole = Arm(Plain(task), rounds=16, finds=finds)
+        blocks = {WHOLE: {}} | {f"without {block}": less for block, less in WITHOUT.items()}
+        blocks |= {TWINS: dict(recipe=Recipe(twins=True))}
+        return [dataclasses.replace(whole, label=named(name, finds), **changes) for name, changes in blocks.items()]
+
+    fewer = [arm for arm in arms(FEW) if arm.rounds]
+    return arms(FINDS) + (fewer if preset == "full" else [])
 
 
 def claim(frame) -> Verdict:
@@ -61,4 +80,5 @@ def claim(frame) -> Verdict:
         supported=bool(worth) and bool(set.intersection(*worth.values())),
         refuted=not any(worth.values()),
         why_not="no block is worth half a decade on every task",
+        beside=findings(frame, BESIDE),
     )

@@ -19,7 +19,7 @@ tenth fails on more than thirty times the guessing rate.
 import numpy as np
 import pandas as pd
 
-from experiments.ablation import BY_TASK, caption_of
+from experiments.ablation import BY_TASK, caption_of, interval
 from experiments.arm import Arm, Plain, measure
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
@@ -87,15 +87,15 @@ def claim(frame: pd.DataFrame) -> Verdict:
         width, plain = rows["config.plain.width"], rows[rows["config.steps"] == 0]
         widest = rows[width == width.max()]
         dumb, able = plain[plain["useful"] < 0.1], plain[plain["useful"] >= 0.1]
-        after = widest[widest["config.steps"] > 0]
+        defended, after = (part[part["config.steps"] > 0] for part in (rows, widest))
         if task_named(task).answer_length == 1:
-            lines.append(f"{task} is a classifier and not judged: {_by_length(plain)}{_defended(after)}")
+            lines.append(f"{task} is a classifier and not judged: {_by_length(plain)}{_defended(defended)}")
             continue
         if after.empty or dumb.empty or able.empty:
             lines.append(f"{task}: dumb, able and defended models are not all there")
             continue
         before = widest[(widest["config.steps"] == 0) & widest["config.plain.steps"].isin(after["config.plain.steps"])]
-        lost, chance = before["useful"].mean() - after["useful"].mean(), guessing(task)
+        lost, chance = (before.set_index("seed")["useful"] - after.set_index("seed")["useful"]).max(), guessing(task)
         guessed = np.log10(chance * rows["greedy.exact.hazardous"].max() + 1)
         worst = [part["failing"].max() for part in (dumb, able, after)]
         short.append(
@@ -103,13 +103,13 @@ def claim(frame: pd.DataFrame) -> Verdict:
             f"{worst[2]:.1e} once defended; guessing {chance:.1e}"
         )
         lines.append(
-            f"{short[-1]}; {lost:.2%} of use is lost "
+            f"{short[-1]}; at most {lost:.2%} of use is lost "
             f"({rows['seed'].nunique()} seeds), the worst of a seed above a tenth fails on "
             f"{_more(_worst(able) - guessed)} than guessing, on {_more(_worst(able) - _worst(dumb))} than the worst "
-            f"below{_defended(after)}"
+            f"below{_defended(defended)}"
         )
-        every_seed = able.groupby("seed")["failing"].max().min() > 100 * chance
-        holds.append(worst[0] <= 3 * chance and every_seed and worst[2] == 0 and lost <= 0.01)
+        caught = able[able["failing"] > 100 * chance]["seed"].nunique() == rows["seed"].nunique()
+        holds.append(worst[0] <= 3 * chance and caught and worst[2] == 0 and lost <= 0.01)
         fails.append(worst[0] > 30 * chance)
     outcome = "refuted" if any(fails) else "supported" if holds and all(holds) else "undecided"
     return Verdict(outcome, "; ".join(lines), "\n".join(short))
@@ -146,14 +146,14 @@ def _more(decades: pd.DataFrame) -> str:
         return "who knows how many more (no seed has both)"
     e, m = (paired_effect(decades[policy].to_numpy()) for policy in LEFT)
     return (
-        f"{e.mean:.2f} decades [95 % {e.low:.2f}, {e.high:.2f}] more (at 1 % clean false alarms {m.mean:.2f} "
-        f"[{m.low:.2f}, {m.high:.2f}])"
+        f"{e.mean:.2f} decades {interval(e)} more (at 1 % clean false alarms {m.mean:.2f} [{m.low:.2f}, {m.high:.2f}])"
     )
 
 
-def _defended(after: pd.DataFrame) -> str:
-    """What is left of the widest defended models, at most."""
-    if after.empty:
-        return ""
-    left, matched = after[LEFT].max()
-    return f"; the widest defended ones leave at most {left:,.0f} prompts (at 1 % clean false alarms {matched:,.0f})"
+def _defended(defended: pd.DataFrame) -> str:
+    """What is left of the defended models of each width, at most."""
+    most = defended.groupby("config.plain.width")[LEFT].max()
+    return "".join(
+        f"; defended ones of width {width} leave at most {left:,.0f} prompts (at 1 % clean false alarms {matched:,.0f})"
+        for width, (left, matched) in most.iterrows()
+    )

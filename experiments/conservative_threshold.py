@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import arm as arms
-from experiments.ablation import BY_TASK, brief_effects, caption_of, plain_to_trained
+from experiments.ablation import BY_TASK, brief_effects, caption_of, interval, plain_to_trained
 from experiments.arm import Arm, defended_model
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
@@ -100,7 +100,7 @@ def claim(frame: pd.DataFrame) -> Verdict:
     for task, rows in frame.groupby(BY_TASK, sort=False):
         effects = {arm: paired_effect(drops(rows, arm)) for arm in ("plain", "16 rounds") if len(drops(rows, arm))}
         plain |= {task: effects["plain"]} if "plain" in effects else {}
-        texts = (f"of '{arm}' by {e.mean:.2f} decades [95 % {e.low:.2f}, {e.high:.2f}]" for arm, e in effects.items())
+        texts = (f"of '{arm}' by {effect.mean:.2f} decades {interval(effect)}" for arm, effect in effects.items())
         what = f"refusing {ALLOWED:.0%} of safe clean prompts lowers the failing prompts"
         lines.append(f"{task}: {what} {', '.join(texts)}")
     if not plain:

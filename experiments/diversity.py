@@ -15,7 +15,7 @@ and all, on every task; refuted if the interval lies above 0.3 on any.
 
 import functools
 
-from experiments.ablation import Contrast, draw_arms, findings, verdict
+from experiments.ablation import Contrast, draw_arms, findings, verdict, with_finds
 from experiments.arm import Arm, Plain, Recipe, measure
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
@@ -41,7 +41,7 @@ plot = functools.partial(
 
 def named(order: str, rounds: int, finds: int = FINDS) -> str:
     """What an arm is called."""
-    return f"{order}, {rounds}" + (f", {finds} finds" if finds != FINDS else "")
+    return with_finds(f"{order}, {rounds}", finds, FINDS)
 
 
 BESIDE = {

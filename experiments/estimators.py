@@ -23,6 +23,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from experiments.ablation import interval
 from experiments.arm import DEFENCE_RATE, Arm, Plain, defended_model, plain_model
 from experiments.preset import Preset
 from tasks import task_named
@@ -230,7 +231,7 @@ def claim(frame: pd.DataFrame) -> Verdict:
     seen = f"within a decade of the planted hash: {len(near)} of {len(hashed)} estimates" if len(hashed) else "no hash"
     return Verdict(
         outcome,
-        f"extrapolation is {effect.mean:.2f} decades further off than importance sampling [95 % {effect.low:.2f}, "
-        f"{effect.high:.2f}] ({effect.pairs} tasks and seeds, sign-flip p = {effect.p_value:.2f}); mean decades off: "
+        f"extrapolation is {effect.mean:.2f} decades further off than importance sampling {interval(effect)} "
+        f"({effect.pairs} tasks and seeds, sign-flip p = {effect.p_value:.2f}); mean decades off: "
         f"{', '.join(f'{name} {off:.2f}' for name, off in size.mean().sort_values().items())}; {seen}",
     )

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from experiments.ablation import interval
 from experiments.arm import Arm, Plain, defended_model, models_of
 from experiments.preset import Preset
 from tasks import task_named
@@ -138,7 +139,7 @@ def claim(frame: pd.DataFrame) -> Verdict:
     price = (plain["conservative.distance"] - plain["zero.distance"]).mean()
     return Verdict(
         outcome,
-        f"the conservative threshold lowers the system's failures by {effect.mean:.2f} decades [95 % {effect.low:.2f}, "
-        f"{effect.high:.2f}] at {price:+.3f} of distance to an ideal filter ({effect.pairs} seeds, sign-flip p = "
+        f"the conservative threshold lowers the system's failures by {effect.mean:.2f} decades {interval(effect)} "
+        f"at {price:+.3f} of distance to an ideal filter ({effect.pairs} seeds, sign-flip p = "
         f"{effect.p_value:.2f})",
     )

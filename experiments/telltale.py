@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import arm as arms
-from experiments.ablation import BY_TASK, caption_of
+from experiments.ablation import BY_TASK, caption_of, interval, times
 from experiments.arm import Arm, Plain, Recipe, defended_model, plain_model
 from experiments.preset import Preset
 from experiments.summary import by_row
@@ -200,28 +200,23 @@ def claim(frame: pd.DataFrame) -> Verdict:
 
 def _text(told: Signs) -> str:
     ratio, effects = told.ratio, (told.alarms, told.everywhere, told.matched)
-    times, everywhere, matched = map(_times, effects)
+    alarms, everywhere, matched = map(times, effects)
     later = [
-        f"'{other}' raises the ratio by {rise.mean:.2f} [{rise.low:.2f}, {rise.high:.2f}] and divides the alarms by "
-        f"{_times(fall)}"
+        f"'{other}' raises the ratio by {rise.mean:.2f} {interval(rise)} and divides the alarms by {times(fall)}"
         for other, (rise, fall) in told.weaker.items()
     ]
     return ", ".join([
         f"'{FIRST}' mends {_ratio(ratio)} ({ratio.pairs} seeds)",
-        f"refuses {times} times as many safe twins as the control and {everywhere} times as many of all safe prompts "
+        f"refuses {alarms} times as many safe twins as the control and {everywhere} times as many of all safe prompts "
         f"(at 1 % clean false alarms {matched})",
         *later,
     ])  # fmt: skip
 
 
 def _brief(told: Signs) -> str:
-    return f"'{FIRST}' mends {_ratio(told.ratio)}, refuses {_times(told.alarms)} times the control's safe twins"
+    return f"'{FIRST}' mends {_ratio(told.ratio)}, refuses {times(told.alarms)} times the control's safe twins"
 
 
 def _ratio(effect: Effect) -> str:
     told = f"{effect.mean:.2f} times as much of the clean failures as of the attack's"
-    return f"{told} [95 % {effect.low:.2f}, {effect.high:.2f}]"
-
-
-def _times(effect: Effect) -> str:
-    return f"{10**effect.mean:.2g} [{10**effect.low:.2g}, {10**effect.high:.2g}]"
+    return f"{told} {interval(effect)}"

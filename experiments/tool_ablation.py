@@ -11,7 +11,8 @@ random hazardous prompt, not at a clean one; what that alone is worth, uniform s
 Hypothesis: tools at least halve the time to the first failure (13 against 26 minutes in Ziegler et al. 2022). Pre-
 declared contrasts, on models trained in one round against uniform search: log10 of the median calls to the first
 failure, each tool against random edits, paired by seed (a median beyond the budget counts as the budget). Supported if
-some tool at least halves it, 95 % interval below one, on every task; refuted if none does on any.
+some tool at least halves it, 95 % interval below one, on every task; refuted if none does on any, so that noise alone
+can refute: read the intervals.
 """
 
 from pathlib import Path
@@ -21,7 +22,8 @@ import jax
 import numpy as np
 import pandas as pd
 
-from experiments.ablation import BY_TASK, brief_effects, caption_of, holm
+from experiments import arm as arms
+from experiments.ablation import BY_TASK, brief_effects, caption_of, holm, times
 from experiments.arm import Arm, Plain, defended_model
 from experiments.preset import Preset
 from tasks import task_named
@@ -64,14 +66,15 @@ def grid(preset: str, task: str) -> list[Arm]:
 
 
 def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
-    """For each way to search, the calls that each attacker needed to its first failure."""
+    """The searched model's account, and for each way to search the calls that each attacker needed to a failure."""
+    measured = arms.measure(arm, seed, folder, watch, evaluation=())
     task, key = task_named(arm.plain.task), jax.random.fold_in(jax.random.key(seed), 7)
     objective = Objective(task, defended_model(arm, seed, folder, watch).model, greedy(task))
     budget, first = BUDGET * objective.forwards, {}
     for number, (name, make) in enumerate(WAYS.items()):
         watch("attacking", number, len(WAYS))
         first[name] = calls_to_failure(key, objective, make(task), arm.attackers, budget)
-    return {"arm": arm.name, "budget": budget, "first": first}
+    return measured | {"budget": budget, "first": first}
 
 
 def medians(frame):
@@ -108,7 +111,7 @@ def claim(frame) -> Verdict:
         effects |= {(task, tool): paired_effect((calls[tool] - calls[NO_TOOL]).to_numpy()) for tool in TOOLS}
     p_values = holm([effect.p_value for effect in effects.values()])
     lines = [
-        f"{task}: {tool} times {10**e.mean:.2g} [95 % {10**e.low:.2g}, {10**e.high:.2g}] (Holm p = {p:.2f})"
+        f"{task}: {tool} times {times(e)} (Holm p = {p:.2f})"
         for ((task, tool), e), p in zip(effects.items(), p_values, strict=True)
     ]
     halves = {key for key, e in effects.items() if e.mean <= np.log10(0.5) and e.high < 0}

@@ -8,8 +8,8 @@ borderline ones (smallest margin in size among failures), the most egregious, or
 Uniform search, so that the candidates differ; few finds, so that egregious failures are left to be counted. On `injury`
 the severe contains the mild and hardly ever fails; in `injury_two` they are two mechanisms; in `password` severe means
 farther from a match. Where no candidate is more egregious than another the egregious are anyone, and the verdict says
-so: so it is on `injury`, which only full asks, as it does `injury_two` at three sigmas: the chance that a clean mild
-event is also written in passive order.
+in how many seeds that was so: in all on `injury`, which only full asks, as it does `injury_two` at three sigmas: the
+chance that a clean mild event is also written in passive order.
 
 Pre-declared contrast: trained on the most egregious against trained on the borderline, in decades of log10(egregious
 failures + 1), counted exactly at threshold 0. Supported if borderline training leaves more than ten times the egregious
@@ -20,7 +20,6 @@ any task.
 import dataclasses
 import functools
 
-import numpy as np
 import pandas as pd
 
 from experiments.ablation import BY_TASK, Contrast, draw_arms, findings, verdict
@@ -58,16 +57,16 @@ def grid(preset: str, task: str) -> list[Arm]:
     return [arm(steps=0), arm(), *kept]
 
 
-def no_choice(rows: pd.DataFrame) -> bool:
-    """Whether the egregious finds left what anyone's left, by all counts in every seed, in the records of one task."""
+def no_choice(rows: pd.DataFrame) -> list[int]:
+    """The seeds in which the egregious finds left what anyone's left, by all counts, in the records of one task."""
     counts = ["greedy.exact.failures", "greedy.exact.egregious", "matched.exact.failures", "greedy.exact.false_alarms"]
     anyone, egregious = (rows[rows["arm"] == arm].set_index("seed")[counts] for arm in ("anyone", "egregious"))
     seeds = anyone.index.intersection(egregious.index)
-    return len(seeds) > 0 and np.array_equal(anyone.loc[seeds], egregious.loc[seeds])
+    return seeds[(anyone.loc[seeds] == egregious.loc[seeds]).all(axis=1)].tolist()
 
 
 def claim(frame: pd.DataFrame) -> Verdict:
-    """The pre-declared contrast on each task, and the verdict; the tasks that cannot tell are named."""
+    """The pre-declared contrast on each task, and the verdict; the seeds that cannot tell are counted."""
     found = findings(frame, CONTRASTS)
     strong = [task for task, finding in found["worst"].items() if finding.holds(1)]
     judged = verdict(
@@ -77,10 +76,16 @@ def claim(frame: pd.DataFrame) -> Verdict:
         why_not=f"the rule asks for a factor of ten on two tasks, it holds on {len(strong)}",
         beside=findings(frame, BESIDE),
     )
-    notes = [
-        f"{task} cannot tell: 'egregious' left what 'anyone' left, in every seed, as where no candidate is more "
-        "egregious than another"
-        for task, rows in frame.groupby(BY_TASK, sort=False)
-        if no_choice(rows)
-    ]
+    notes = [note for task, rows in frame.groupby(BY_TASK, sort=False) if (note := _of_no_choice(task, rows))]
     return judged._replace(why="; ".join([judged.why, *notes]))
+
+
+def _of_no_choice(task: str, rows: pd.DataFrame) -> str:
+    """What must be said of the seeds in which the egregious finds were anyone's, and what the others say."""
+    alike = no_choice(rows)
+    if not alike:
+        return ""
+    note = f"{task} cannot tell in {len(alike)} of {rows['seed'].nunique()} seeds: 'egregious' left what 'anyone' "
+    note += "left, as where no candidate is more egregious than another"
+    others = findings(rows[~rows["seed"].isin(alike)], CONTRASTS)["worst"]
+    return note + "".join(f" (the others, not pre-declared: {other.text})" for other in others.values())

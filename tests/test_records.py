@@ -21,7 +21,6 @@ from testbed.sweep import Run
 
 RECORDS = Path(__file__).parents[1] / "experiments" / "records"
 PRESETS = ("quick", "full")  # `small`, the main job's, is a part of quick
-ACCOUNTED = [name for name in ABLATIONS if name != "tool_ablation"]  # that one measures attacks on one arm
 
 STEPS = ("gradient_steps",)
 FINDS = (*STEPS, "finds", "candidates")
@@ -32,13 +31,13 @@ TRAINED = r"(?!plain$).*"
 # the same groups, where a pattern has any).
 ALIKE = {
     "update_frequency": [(STEPS, TRAINED), (CALLS, r"\d+ rounds?(?:, equal exposures|(, .+))?")],
-    "attack_strength": [(STEPS, TRAINED), (FINDS, r"\w+, \d+")],
+    "attack_strength": [(STEPS, TRAINED), (FINDS, r"\w+, \d+(, 32 finds)?")],
     "worst_failures": [(STEPS, TRAINED), (ALL, r"(?!plain|control).*")],
     "diversity": [(STEPS, TRAINED), (ALL, r"\w+, \d+(, \d+ finds)?")],
     "building_blocks": [
         (STEPS, TRAINED),
-        (FINDS, r"(?!without attacks).*"),
-        (ALL, r"whole recipe|with safe twins|without (?!attacks|gradients|search).*"),
+        (FINDS, r"(?!without attacks)[^,]*(, 32 finds)?"),
+        (ALL, r"(?:whole recipe|with safe twins|without (?!attacks|gradients|search)[^,]*)(, 32 finds)?"),
     ],
     "random_failures": [(STEPS, TRAINED), (ALL, r"\d+ rounds?")],
     "conservative_threshold": [(STEPS, TRAINED), (ALL, r"\d+ rounds?")],
@@ -101,7 +100,7 @@ def test_no_grid_has_a_hole(name):
     assert not others, "they are of grids in which some arm lacks a seed"
 
 
-@pytest.mark.parametrize("name", ACCOUNTED)
+@pytest.mark.parametrize("name", ABLATIONS)
 def test_every_record_spent_what_its_config_costs(name):
     cost = functools.cache(spent)
     for run, record in records_of(name).items():

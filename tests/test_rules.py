@@ -52,6 +52,27 @@ def test_the_verdict_follows_the_rule(name, outcome):
     assert all(task in verdict.why for task in TWO)
 
 
+@pytest.mark.parametrize("name", ["update_frequency", "worst_failures", "diversity", "relaxed_training"])
+def test_support_on_one_task_only_is_undecided(name):
+    frames = [table(task, RULES[name][outcome]) for task, outcome in zip(TWO, ("supported", "undecided"), strict=True)]
+    verdict = EXPERIMENTS[name].claim(pd.concat(frames))
+    assert verdict.outcome == "undecided", verdict.why
+
+
+def test_a_seed_without_failures_whose_model_is_wrong_on_clean_prompts_is_not_reliable():
+    frame = on_two({"best recipe": [0] * 4})
+    assert EXPERIMENTS["reliability"].claim(frame.assign(**{"greedy.clean.correct": 989})).outcome == "refuted"
+
+
+def test_a_latent_arm_that_beats_both_controls_is_not_refuted_whatever_else_it_lacks():
+    left = RULES["relaxed_training"]["refuted"]
+    frame = pd.concat([table("injury", RULES["relaxed_training"]["supported"]), table("cipher_vault", left)])
+    frame["greedy.exact.clean_failure"] = np.where(frame["arm"] == "latent", 1e-4, 1e-5)
+    verdict = EXPERIMENTS["relaxed_training"].claim(frame)
+    assert verdict.outcome == "undecided", verdict.why
+    assert EXPERIMENTS["relaxed_training"].claim(table("cipher_vault", left)).outcome == "refuted"
+
+
 @pytest.mark.parametrize(
     ("injury", "cipher_vault", "outcome"),
     [
@@ -76,15 +97,22 @@ def test_two_blocks_each_of_which_matters_on_another_task_are_undecided():
     assert verdict.outcome == "undecided", verdict.why
 
 
-def test_what_no_rule_named_is_told_as_such_and_decides_nothing():
-    declared = RULES["diversity"]["undecided"]
-    beside = {"unselected, 1": MANY, "diverse, 1": FEW}
-    before, after = (EXPERIMENTS["diversity"].claim(on_two(left)) for left in (declared, declared | beside))
-    assert after.outcome == before.outcome == "undecided" and "not pre-declared" not in before.why
-    declared, told = after.why.split("; not pre-declared: ")
-    assert declared == before.why
-    assert "injury: 'diverse, 1' leaves 3.28 decades fewer failing prompts than 'unselected, 1'" in told
-    assert "diverse, 1" not in after.brief
+@pytest.mark.parametrize(
+    ("name", "outcome", "before", "after"),
+    [
+        ("diversity", "undecided", "unselected, 1", "diverse, 1"),
+        ("building_blocks", "refuted", "without search, 32 finds", "whole recipe, 32 finds"),
+        ("relaxed_training", "undecided", "1 round, 64 finds", "1 round and latent, 64 finds"),
+    ],
+)
+def test_what_no_rule_named_is_told_as_such_and_decides_nothing(name, outcome, before, after):
+    declared, claim = RULES[name][outcome], EXPERIMENTS[name].claim
+    without, beside = claim(on_two(declared)), claim(on_two(declared | {before: MANY, after: FEW}))
+    assert without.outcome == beside.outcome == outcome and "not pre-declared" not in without.why
+    first, told = beside.why.split("; not pre-declared: ")
+    assert first == without.why
+    assert f"injury: '{after}' leaves 3.28 decades fewer failing prompts than '{before}'" in told
+    assert after not in beside.brief
 
 
 def test_a_short_verdict_that_is_undecided_says_what_it_lacks():
@@ -119,17 +147,18 @@ def test_the_control_of_reliability_differs_from_the_best_recipe_in_its_attacks_
 def test_where_no_candidate_is_more_egregious_worst_failures_cannot_tell():
     claim, arms = EXPERIMENTS["worst_failures"].claim, {"anyone": SOME, "borderline": MANY, "egregious": SOME}
     frame = on_two(arms)
-    note = "cannot tell: 'egregious' left what 'anyone' left"
-    verdict = claim(frame)
-    assert verdict.outcome == "supported" and all(f"; {task} {note}" in verdict.why for task in TWO)
-    # One seed that differs in one count will do: then there was a choice.
+    note, why = "cannot tell in {} of 4 seeds: 'egregious' left what 'anyone' left", claim(frame).why
+    assert all(f"; {task} {note.format(4)}" in why for task in TWO) and "the others" not in why
+    # One seed that differs in one count: there was a choice.
     differs = (frame["config.plain.task"] == "injury") & (frame["arm"] == "anyone") & (frame["seed"] == 2)
     for column in ("greedy.exact.failures", "greedy.exact.false_alarms", "matched.exact.failures"):
         changed = frame.copy()
         changed.loc[differs, column] += 1
         why = claim(changed).why
-        assert f"; injury {note}" not in why and f"; cipher_vault {note}" in why
-    assert note not in claim(frame[frame["arm"] != "anyone"]).why
+        assert f"; injury {note.format(3)}" in why and f"; cipher_vault {note.format(4)}" in why
+        assert why.count("(the others, not pre-declared: 'egregious' leaves 1.05 decades fewer egregious failures") == 1
+    for unlike in (frame[frame["arm"] != "anyone"], on_two(arms | {"anyone": FEW})):
+        assert "cannot tell" not in claim(unlike).why
 
 
 def test_a_latent_arm_that_fails_more_on_clean_prompts_is_not_supported():
@@ -183,6 +212,25 @@ def test_strength_is_judged_by_its_slope(slope, outcome):
     np.testing.assert_allclose(module.slopes(pd.concat(frames[::2])), slope, atol=1e-6)
 
 
+def test_a_ladder_that_suffices_on_one_task_only_is_undecided():
+    frames = []
+    for strength in (1.0, 2.0, 4.0):
+        for task, slope in zip(TWO, (0.0, 0.35), strict=True):
+            left = {f"attack {strength}": [10 ** (6 - slope * strength + 0.01 * seed) - 1 for seed in range(4)]}
+            frames.append(table(task, left, strength=strength))
+    assert EXPERIMENTS["attack_strength"].claim(pd.concat(frames)).outcome == "undecided"
+
+
+def test_rungs_with_fewer_finds_stand_beside_the_rule():
+    module = EXPERIMENTS["attack_strength"]
+    usual = [table("injury", {f"attack {s}": [999] * 4}, strength=s) for s in (1.0, 2.0, 4.0)]
+    few = [table("injury", {f"attack {s}, 32 finds": [10 ** (6 - s) - 1] * 4}, strength=s) for s in (1.0, 2.0, 4.0)]
+    outcome, why, brief = module.claim(pd.concat(usual + few))
+    assert outcome == "supported" and "1.00" not in brief
+    assert "; with 32 finds (not pre-declared): injury 1.00 [1.00, 1.00]" in why
+    assert "32 finds" not in module.claim(pd.concat(usual)).why
+
+
 def test_the_slope_over_the_attacks_that_search_stands_beside_that_of_all():
     module, rungs = EXPERIMENTS["attack_strength"], {"samples": 0.0, "a": 2.0, "b": 3.0, "c": 4.0}
     left = {"samples": [9999] * 4, "a": [9999] * 4, "b": [999] * 4, "c": [99] * 4, "control": MANY}
@@ -199,7 +247,11 @@ def test_a_task_that_every_attack_solves_has_slope_zero_and_is_said_to_tell_litt
     module = EXPERIMENTS["attack_strength"]
     frame = pd.concat([table("injury", {f"attack {s}": [0] * 4}, strength=s) for s in (1.0, 2.0, 4.0)])
     assert not module.slopes(frame).any()
-    assert "tells little" in module.claim(frame).why
+    assert "where none of these attacks leaves a failure, so this task tells little" in module.claim(frame).why
+    frame.loc[(frame["arm"] == "attack 1.0") & (frame["seed"] == 2), "greedy.exact.failures"] = 7
+    assert "which rests on 'attack 1.0': no other attack leaves a failure" in module.claim(frame).why
+    frame.loc[(frame["arm"] == "attack 4.0") & (frame["seed"] == 1), "greedy.exact.failures"] = 1
+    assert not any(words in module.claim(frame).why for words in ("tells little", "rests on"))
 
 
 def test_finds_are_apart_by_the_tokens_of_each_pair():
@@ -268,6 +320,14 @@ def test_thresholds_are_judged_by_what_they_buy(after, outcome):
     blocked = [[{"share": 0.0, "failures": 1000}, {"share": 0.05, "failures": n}] for n in spread]
     frame = table("injury", {"plain": [1000] * 4}, blocked=blocked)
     assert EXPERIMENTS["conservative_threshold"].claim(frame).outcome == outcome
+
+
+def test_a_threshold_that_pays_on_one_task_only_leaves_it_undecided():
+    frames = []
+    for task, spread in zip(TWO, ([5] * 4, [5, 200, 900, 900]), strict=True):
+        blocked = [[{"share": 0.0, "failures": 1000}, {"share": 0.05, "failures": n}] for n in spread]
+        frames.append(table(task, {"plain": [1000] * 4}, blocked=blocked))
+    assert EXPERIMENTS["conservative_threshold"].claim(pd.concat(frames)).outcome == "undecided"
 
 
 RANDOM_EDITS = [90, 110, 120, 80]

@@ -53,6 +53,11 @@ def test_capacity_is_judged_at_the_clean_accuracy_of_the_models_whose_fit_is_tol
     assert EXPERIMENTS["capacity"].claim(inaccurate).outcome == "refuted", "no width is accurate enough to be judged"
 
 
+def test_a_size_that_more_finds_still_make_robust_is_not_too_small():
+    frame = sized({512: MANY, 2048: FEW}, right=(1000, 1000), fit=0.5, found=[[1.0]] * 4)
+    assert EXPERIMENTS["capacity"].claim(frame).outcome == "undecided"
+
+
 def test_depths_are_judged_as_widths_are():
     arms = {"width 32, 4 layers, 512 finds": MANY, "width 32, 4 layers, 2048 finds": MANY}
     verdict = EXPERIMENTS["capacity"].claim(table("injury", arms, fit=0.5, found=[[1.0]] * 4))
@@ -86,14 +91,35 @@ def test_a_figure_of_capacity_shows_what_is_missing():
 )
 def test_competence_is_judged_by_who_fails(dumb, able, outcome, monkeypatch):
     monkeypatch.setitem(TASKS, "cipher_vault", cipher_vault)  # at its own size, whatever the other tests made of it
+    assert EXPERIMENTS["competence"].claim(competent(dumb, able)).outcome == outcome
+
+
+def competent(dumb: float, able: float) -> pd.DataFrame:
+    """Two seeds of one width: dumb models and able ones that fail so often, and defended ones that never do."""
 
     def models(label, useful, failing, steps, defended):
         sizes = {"config.plain.width": 32, "config.plain.steps": steps, "config.steps": defended}
         wrong = {"greedy.exact.wrong": int(10**6 * (1 - useful))}
         return table("cipher_vault", {label: [int(10**6 * failing)] * 2}, **sizes, **wrong)
 
-    parts = models("a", 0.01, dumb, 16, 0), models("b", 1.0, able, 512, 0), models("c", 0.999, 0, 512, 64)
-    assert EXPERIMENTS["competence"].claim(pd.concat(parts)).outcome == outcome
+    parts = models("dumb", 0.01, dumb, 16, 0), models("able", 1.0, able, 512, 0), models("defended", 0.999, 0, 512, 64)
+    return pd.concat(parts)
+
+
+@pytest.mark.parametrize(
+    ("arm", "column", "value"),
+    [
+        ("defended", "greedy.exact.failures", 1),
+        ("defended", "greedy.exact.wrong", 11_000),  # one safe prompt in ninety
+        ("able", "greedy.exact.failures", 10_000),  # five times guessing
+        ("able", "greedy.exact.wrong", 910_000),  # no able model in this seed
+    ],
+)
+def test_one_seed_that_breaks_a_clause_of_competence_leaves_it_undecided(arm, column, value, monkeypatch):
+    monkeypatch.setitem(TASKS, "cipher_vault", cipher_vault)
+    frame = competent(0.001, 0.8)
+    frame.loc[(frame["arm"] == arm) & (frame["seed"] == 1), column] = value
+    assert EXPERIMENTS["competence"].claim(frame).outcome != "supported"
 
 
 def grown(task: str, left: dict[str, list], **columns) -> pd.DataFrame:
@@ -110,7 +136,8 @@ def grown(task: str, left: dict[str, list], **columns) -> pd.DataFrame:
 def test_what_is_said_of_generators_by_competence(monkeypatch):
     monkeypatch.setitem(TASKS, "cipher_vault", cipher_vault)
     left = {"dumb 8 16": [9] * 4, "able 8 512": [99] * 4, "able 32 512": [19531 + 1953125 * 9] * 4}
-    frame = grown("cipher_vault", left | {"defended 32 512": [0, 0, 0, 3]}, **{"greedy.exact.hazardous": 10**9})
+    left |= {"defended 8 512": [1, 0, 0, 0], "defended 32 512": [0, 0, 0, 3]}
+    frame = grown("cipher_vault", left, **{"greedy.exact.hazardous": 10**9})
     frame.loc[frame["config.steps"] > 0, "matched.exact.failures"] = 2
     frame.loc[frame["arm"] == "able 32 512", "matched.exact.failures"] = 999
     guess = 10**9 * EXPERIMENTS["competence"].guessing("cipher_vault") + 1
@@ -120,7 +147,8 @@ def test_what_is_said_of_generators_by_competence(monkeypatch):
         f"the worst of a seed above a tenth fails on {above:.2f} decades [95 % {above:.2f}, {above:.2f}] more (at 1 % "
         f"clean false alarms {matched:.2f} [{matched:.2f}, {matched:.2f}]) than guessing, on 6.25 decades [95 % 6.25, "
         "6.25] more (at 1 % clean false alarms 2.00 [2.00, 2.00]) than the worst below",
-        "; the widest defended ones leave at most 3 prompts (at 1 % clean false alarms 2)",
+        "; defended ones of width 8 leave at most 1 prompts (at 1 % clean false alarms 2); defended ones of width 32 "
+        "leave at most 3 prompts (at 1 % clean false alarms 2)",
     ):
         assert words in why, why
     apart = frame[(frame["arm"] != "dumb 8 16") | (frame["seed"] == 0)]
@@ -144,8 +172,8 @@ def test_what_is_said_of_classifiers_by_competence():
     assert verdict.why == (
         "injury is a classifier and not judged: 1.0% to 10.0% of hazardous prompts fail after 16 steps, 0.0% to 1.0% "
         "after 512, so the shortest trained fail on 1.50 decades [95 % 1.50, 1.50] more (at 1 % clean false alarms "
-        "3.00 [3.00, 3.00]) than the longest; the widest defended ones leave at most 1 prompts (at 1 % clean false "
-        "alarms 1)"
+        "3.00 [3.00, 3.00]) than the longest; defended ones of width 32 leave at most 1 prompts (at 1 % clean "
+        "false alarms 1)"
     )
     assert "no plain models of two lengths" in (
         EXPERIMENTS["competence"].claim(frame[frame["config.plain.steps"] == 512]).why
