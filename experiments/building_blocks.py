@@ -27,7 +27,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
     "quick": Preset("injury", seeds=3, minutes=5),
-    "full": Preset("injury,cipher_vault", seeds=10, minutes=60),
+    "full": Preset("injury,cipher_vault", seeds=10, minutes=70),
 }
 FINDS, FEW = 128, 32
 WHOLE, TWINS, NO_ATTACKS = "whole recipe", "with safe twins", "without attacks"

