@@ -56,7 +56,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
     "quick": Preset("injury,cipher_vault", seeds=3, minutes=10),
-    "full": Preset("injury,password,cipher_vault", seeds=5, minutes=40),
+    "full": Preset("injury,password,cipher_vault", seeds=5, minutes=55),
 }
 BASE, FEW = Arm(rounds=4, finds=128), 32
 SAMPLES = "clean_rejection"  # the weakest: samples of the clean distribution, no search at all
@@ -169,15 +169,20 @@ def claim(frame: pd.DataFrame) -> Verdict:
     if not effects:
         return Verdict("undecided", "no seed has three attacks of different strength")
     lines = "; ".join(f"{task}: {_text(*both)}{_saturated(groups[task])}" for task, both in effects.items())
-    searching = frame[frame["config.attack"] != SAMPLES]
-    if len(searching) < len(frame):
-        lines += _beside(f"without {SAMPLES}", searching)
-    lines += _beside(f"with {FEW} finds", few) + not_declared(findings(frame, BESIDE))
+    others = {f"without {SAMPLES}": _searching(frame), f"with {FEW} finds": few}
+    others |= {f"with {FEW} finds, without {SAMPLES}": _searching(few)}
+    lines += "".join(_beside(*other) for other in others.items()) + not_declared(findings(frame, BESIDE))
     brief = "decades fewer a decade of strength: " + brief_effects({task: both[0] for task, both in effects.items()})
     if any(effect.mean >= 0.5 and effect.low > 0.2 for effect, _ in effects.values()):
         return Verdict("refuted", lines, brief)
     outcome = "supported" if all(effect.high < 0.2 for effect, _ in effects.values()) else "undecided"
     return Verdict(outcome, lines, brief)
+
+
+def _searching(rows: pd.DataFrame) -> pd.DataFrame:
+    """The runs against attacks that search, if there are also others: how much rests on these?"""
+    samples = rows["config.attack"] == SAMPLES
+    return rows[~samples & samples.any()]
 
 
 def _beside(what: str, frame: pd.DataFrame) -> str:
