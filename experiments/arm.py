@@ -168,8 +168,7 @@ def defended_model(arm: Arm, seed: int, folder: Path, watch: Watch) -> Defended:
 
     def make():
         show = functools.partial(watch, f"adversarial training, {arm.name}")
-        found_by = attack if arm.rounds else None  # without rounds there is less to compile
-        model, history = train(defence_key, plain, task, schedule, found_by, show, defence, kept(folder, name))
+        model, history = train(defence_key, plain, task, schedule, attack, show, defence, kept(folder, name))
         found = [round(float(share), 4) for share in history.found]
         fails = confirm(Objective(task, model, greedy(task)), history.pool) if arm.rounds else None
         fit = None if fails is None else float(1 - fails.mean())

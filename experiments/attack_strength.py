@@ -4,10 +4,10 @@
 Research 2022)
 
 The claim that is judged: weak attacks suffice. Hypothesis: they do not: the stronger the attack trained against, the
-fewer failures are left. Arms train against a ladder of attacks, from the best of ten random prompts (in `full` also
-from samples and edits of clean prompts) to long gradient searches, with the same finds and gradient steps, and are
-evaluated by weak and strong attacks and by the exact count; in `full` also a part of the ladder with a quarter of the
-finds, because effects saturate. An attack's strength is the number of decades of uniform sampling that it is worth on
+fewer failures are left. Arms train against a ladder of attacks, from edits of clean prompts and the best of ten random
+ones (in `full` also from samples of the clean distribution) to long gradient searches, with the same finds and gradient
+steps, and are evaluated by weak and strong attacks and by the exact count; in `full` also a part of the ladder with a
+quarter of the finds. An attack's strength is the number of decades of uniform sampling that it is worth on
 the plain model (`testbed.evaluation.strength`); beside it stands in how many tokens two of its finds there differ,
 since a search that always ends at the same prompts teaches little else. The figure's matrix holds the share of
 attackers that find nothing, divided by the best share that any arm reaches against that attack and budget (after UAR;
@@ -60,8 +60,9 @@ PRESETS = {
 }
 BASE, FEW = Arm(rounds=4, finds=128), 32
 SAMPLES = "clean_rejection"  # the weakest: samples of the clean distribution, no search at all
-QUICK = (("uniform", 10), ("uniform", 190), ("gcg", 190), ("gcg", 1900))
-LADDER = {"quick": QUICK, "full": (("clean_edits", 190), *QUICK, (SAMPLES, 190), ("coordinate", 190), ("auto", 1900))}
+QUICK = (("clean_edits", 190), ("uniform", 10), ("uniform", 190), ("gcg", 190), ("gcg", 1900))
+LADDER = {"quick": QUICK, "full": (*QUICK, (SAMPLES, 190), ("coordinate", 190), ("auto", 1900))}
+PART = ((SAMPLES, 190), *QUICK[1:4])  # of the ladder, which is also climbed with fewer finds
 EVALUATION = ("clean_edits", *arms.EVALUATION)
 WITHIN = (100, 1000)
 BESIDE = {"a longer search": Contrast("gcg, 1900", "gcg, 190")}
@@ -75,8 +76,8 @@ def grid(preset: str, task: str) -> list[Arm]:
         return dataclasses.replace(control, rounds=BASE.rounds, finds=finds, attack=attack, budget=budget, label=label)
 
     control = dataclasses.replace(BASE, plain=Plain(task), rounds=0)
-    fewer = [rung(*of, FEW) for of in ((SAMPLES, 190), *QUICK[:3])] if preset == "full" else []
-    return [control, *(rung(*of) for of in LADDER[preset]), *fewer]
+    with_few = [rung(*of, FEW) for of in PART] if preset == "full" else []
+    return [control, *(rung(*of) for of in LADDER[preset]), *with_few]
 
 
 def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
@@ -116,6 +117,12 @@ def slopes(rows: pd.DataFrame, column: str = "greedy.exact.failures") -> np.ndar
             left = np.log10(runs[column].astype(float) + 1)
             fits.append(-np.polyfit(runs["strength"], left, 1)[0])
     return np.array(fits)
+
+
+def falls(frame: pd.DataFrame, policy: str = "greedy") -> dict[str, Effect]:
+    """Task -> the mean of its `slopes`; tasks without any are left out."""
+    found = {task: slopes(rows, f"{policy}.exact.failures") for task, rows in frame.groupby(BY_TASK)}
+    return {task: paired_effect(fits) for task, fits in found.items() if len(fits)}
 
 
 def fewer(frame: pd.DataFrame) -> pd.Series:
@@ -162,20 +169,22 @@ def defended(frame: pd.DataFrame) -> pd.DataFrame:
 
 def claim(frame: pd.DataFrame) -> Verdict:
     """The pre-declared slope on each task, and the verdict."""
-    columns, few = ("greedy.exact.failures", "matched.exact.failures"), frame[fewer(frame)]
-    frame = frame[~fewer(frame)]
-    groups = {task: rows for task, rows in frame.groupby(BY_TASK) if len(slopes(rows))}
-    effects = {task: [paired_effect(slopes(rows, column)) for column in columns] for task, rows in groups.items()}
+    few, frame = frame[fewer(frame)], frame[~fewer(frame)]
+    effects, matched = falls(frame), falls(frame, "matched")
     if not effects:
         return Verdict("undecided", "no seed has three attacks of different strength")
-    lines = "; ".join(f"{task}: {_text(*both)}{_saturated(groups[task])}" for task, both in effects.items())
+    saturated = {task: _saturated(rows) for task, rows in frame.groupby(BY_TASK)}
+    lines = "; ".join(f"{task}: {_text(effects[task], matched[task])}{saturated[task]}" for task in effects)
+    part = frame[frame["arm"].isin([f"{attack}, {budget}" for attack, budget in PART])]
     others = {f"without {SAMPLES}": _searching(frame), f"with {FEW} finds": few}
     others |= {f"with {FEW} finds, without {SAMPLES}": _searching(few)}
+    if len(few):
+        others |= {f"the same with {BASE.finds}": part, f"these without {SAMPLES}": _searching(part)}
     lines += "".join(_beside(*other) for other in others.items()) + not_declared(findings(frame, BESIDE))
-    brief = "decades fewer a decade of strength: " + brief_effects({task: both[0] for task, both in effects.items()})
-    if any(effect.mean >= 0.5 and effect.low > 0.2 for effect, _ in effects.values()):
+    brief = f"decades fewer a decade of strength: {brief_effects(effects)}"
+    if any(effect.mean >= 0.5 and effect.low > 0.2 for effect in effects.values()):
         return Verdict("refuted", lines, brief)
-    outcome = "supported" if all(effect.high < 0.2 for effect, _ in effects.values()) else "undecided"
+    outcome = "supported" if all(effect.high < 0.2 for effect in effects.values()) else "undecided"
     return Verdict(outcome, lines, brief)
 
 
@@ -187,9 +196,9 @@ def _searching(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _beside(what: str, frame: pd.DataFrame) -> str:
     """The slopes over some other runs than the rule asks for; nothing where there are none."""
-    found = {task: slopes(rows) for task, rows in frame.groupby(BY_TASK)}
-    effects = {task: paired_effect(fits) for task, fits in found.items() if len(fits)}
-    return f"; {what} (not pre-declared): {brief_effects(effects)}" if effects else ""
+    effects = falls(frame)
+    matched = brief_effects(falls(frame, "matched"))
+    return f"; {what} (not pre-declared): {brief_effects(effects)} (matched {matched})" if effects else ""
 
 
 def _saturated(rows: pd.DataFrame) -> str:

@@ -34,7 +34,7 @@ from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.task import Task, space_size
-from testbed.training import Schedule, advance, begin, units
+from testbed.training import Schedule, advance, begin, progress, units
 
 OUT = flags.DEFINE_string("out", "results", "Folder of the figure.")
 ON = flags.DEFINE_list("devices", None, "Measure throughput on these numbers of devices instead.")
@@ -86,7 +86,7 @@ def works(task: Task, model: Transformer) -> dict[str, Work]:
     starts = search.fresh_starts(attack, objective, jax.random.key(1), ATTACKERS)
     return {
         "training": Work(
-            lambda: advance(jax.random.key(2), state, order, task, SCHEDULE, None),
+            lambda: list(progress(jax.random.key(2), state, order, task, SCHEDULE)),
             SCHEDULE.steps, "steps", 3 * SCHEDULE.batch,
         ),
         "attack": Work(

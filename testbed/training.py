@@ -184,7 +184,9 @@ def advance(
     attack: Attack | None,
     defence: Defence = USUAL,
 ) -> tuple[State, tuple[jax.Array, jax.Array]]:
-    """Do the units of `work`, in order: a pure function of `key`, compiled as one program, ready for `vmap`.
+    """Do the units of `work`, in order: a pure function of `key`, compiled as one program, for populations (`vmap`).
+
+    `train` does the same unit by unit, bit for bit.
 
     Returns:
       The new state, and a row a unit: losses `[units, steps]` (NaN in attack units), shares that failed `[units]`
@@ -211,7 +213,7 @@ def advance(
 
 def forget() -> None:
     """Forget what was compiled to train and to attack while training; all else stays."""
-    for program in (train_unit, attack_unit, advance):
+    for program in (train_unit, attack_unit):
         program.clear_cache()
 
 
@@ -227,7 +229,7 @@ def train(
 ) -> tuple[Any, History]:
     """Train `model` on `task` under `schedule`; with rounds, adversarially against `attack`, in the way of `defence`.
 
-    `watch(units done, units in all)` is called from the host every few units; it changes no number. A long run keeps
+    `watch(units done, units in all)` is called from the host after every unit; it changes no number. A long run keeps
     its state in the file `kept` between units, and the same run goes on from there, with the same result bit for bit.
 
     Raises:

@@ -11,6 +11,7 @@ import pytest
 
 from testbed import checkpoint, training
 from testbed.attacks import ATTACKS
+from testbed.defence import USUAL, Defence
 from testbed.training import Schedule
 
 
@@ -78,6 +79,8 @@ def test_the_identity_tells_programs_and_inputs_apart():
         name(one, key(0), tree(1)._replace(step=1.0)),
     ]  # fmt: skip
     assert len({name(one, key(0), tree(1)), *others}) == 5
+    first, second = (jax.jit(function).lower(jnp.zeros(3)) for function in (one, lambda x: x + 2))
+    assert len({checkpoint.identity(programs) for programs in ([first], [second], [first, second])}) == 3
 
 
 SCHEDULE = Schedule(steps=8, rounds=2, finds=16, budget=20, batch=16, units=4)
@@ -86,11 +89,12 @@ SCHEDULE = Schedule(steps=8, rounds=2, finds=16, budget=20, batch=16, units=4)
 @pytest.fixture(scope="module")
 def run(small, lively):
     """`(seed, schedule, watch, kept) -> bits`: an adversarial training in miniature."""
-    task, attack = small("injury"), ATTACKS["coordinate"]()
+    task = small("injury")
     model = lively(task, layers=1)
 
-    def train(seed=0, schedule=SCHEDULE, watch=lambda *_: None, kept=None):
-        return bits(training.train(jax.random.key(seed), model, task, schedule, attack, watch, kept=kept))
+    def train(seed=0, schedule=SCHEDULE, watch=lambda *_: None, kept=None, attack="coordinate", defence=USUAL):
+        made = ATTACKS[attack]()
+        return bits(training.train(jax.random.key(seed), model, task, schedule, made, watch, defence, kept))
 
     return train
 
@@ -125,7 +129,15 @@ def test_another_training_does_not_take_the_state_over(run, tmp_path, monkeypatc
     kept = tmp_path / "a.npz"
     run(kept=kept)
     whole = kept.read_bytes()
-    for other in (dict(seed=1), dict(schedule=dataclasses.replace(SCHEDULE, rounds=4))):
+    for other in (
+        dict(seed=1),
+        dict(schedule=dataclasses.replace(SCHEDULE, rounds=4)),
+        dict(schedule=dataclasses.replace(SCHEDULE, budget=30)),
+        dict(schedule=dataclasses.replace(SCHEDULE, learning_rate=1e-3)),
+        dict(attack="uniform"),
+        dict(defence=Defence(share=0.25)),
+        dict(defence=Defence(failures_only=True)),
+    ):
         kept.write_bytes(whole)
         seen = []
         assert run(**other, watch=stopping(-1, seen), kept=kept) == run(**other)

@@ -227,7 +227,7 @@ def test_rungs_with_fewer_finds_stand_beside_the_rule():
     few = [table("injury", {f"attack {s}, 32 finds": [10 ** (6 - s) - 1] * 4}, strength=s) for s in (1.0, 2.0, 4.0)]
     outcome, why, brief = module.claim(pd.concat(usual + few))
     assert outcome == "supported" and "1.00" not in brief
-    assert "; with 32 finds (not pre-declared): injury 1.00 [1.00, 1.00]" in why
+    assert "; with 32 finds (not pre-declared): injury 1.00 [1.00, 1.00] (matched" in why
     assert "32 finds" not in module.claim(pd.concat(usual)).why
 
 
@@ -238,7 +238,10 @@ def test_the_slope_over_the_attacks_that_search_stands_beside_that_of_all():
     frame.loc[frame["arm"] == "samples", "config.attack"] = module.SAMPLES
     verdict = module.claim(frame)
     assert "injury: failing prompts fall by 0.49 decades a decade of strength" in verdict.why
-    assert "; without clean_rejection (not pre-declared): injury 1.00 [1.00, 1.00]" in verdict.why
+    assert (
+        "; without clean_rejection (not pre-declared): injury 1.00 [1.00, 1.00] (matched injury 1.00 [1.00, 1.00])"
+        in verdict.why
+    )
     assert verdict.outcome == "undecided", "the rule is that of all attacks"
     assert "without" not in module.claim(frame[frame["arm"] != "samples"]).why
 
