@@ -47,7 +47,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 TASKS = "injury,cipher_vault"
 PRESETS = {
     "quick": Preset(TASKS, seeds=3, minutes=7),
-    "full": Preset(TASKS, seeds=5, minutes=30),
+    "full": Preset(TASKS, seeds=5, minutes=65),
 }
 LAYER, EPS = 1, 0.3
 OTHERS = {"layer 0": (0, EPS), "layer 2": (2, EPS)}

@@ -102,7 +102,8 @@ def shares_by_arm(
 
 
 def _paired_dots(ax, wide, middle, label, color, marker, names):
-    y = np.arange(len(wide))
+    y, figure = np.arange(len(wide)), ax.figure
+    figure.set_figheight(max(figure.get_figheight(), 1.2 + 0.18 * len(wide)))  # so that no name hides the next
     for seed in wide:
         ax.plot(wide[seed], y, marker, color=color, ms=4, alpha=0.5)
     ax.plot(middle, y, "|", color=color, ms=14, mew=2.2, label=label)
