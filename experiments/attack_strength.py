@@ -5,9 +5,9 @@ Research 2022)
 
 The claim that is judged: weak attacks suffice. Hypothesis: they do not: the stronger the attack trained against, the
 fewer failures are left. Arms train against a ladder of attacks, from edits of clean prompts and the best of ten random
-ones (in `full` also from samples of the clean distribution) to long gradient searches, with the same finds and gradient
-steps, and are evaluated by weak and strong attacks and by the exact count; in `full` also a part of the ladder with a
-quarter of the finds. An attack's strength is the number of decades of uniform sampling that it is worth on
+ones to gradient searches (in `full` from samples of the clean distribution to long searches), with the same finds and
+gradient steps, and are evaluated by weak and strong attacks and by the exact count; in `full` also a part of the ladder
+with a quarter of the finds. An attack's strength is the number of decades of uniform sampling that it is worth on
 the plain model (`testbed.evaluation.strength`); beside it stands in how many tokens two of its finds there differ,
 since a search that always ends at the same prompts teaches little else. The figure's matrix holds the share of
 attackers that find nothing, divided by the best share that any arm reaches against that attack and budget (after UAR;
@@ -60,9 +60,9 @@ PRESETS = {
 }
 BASE, FEW = Arm(rounds=4, finds=128), 32
 SAMPLES = "clean_rejection"  # the weakest: samples of the clean distribution, no search at all
-QUICK = (("clean_edits", 190), ("uniform", 10), ("uniform", 190), ("gcg", 190), ("gcg", 1900))
-LADDER = {"quick": QUICK, "full": (*QUICK, (SAMPLES, 190), ("coordinate", 190), ("auto", 1900))}
-PART = ((SAMPLES, 190), *QUICK[1:4])  # of the ladder, which is also climbed with fewer finds
+QUICK = (("clean_edits", 190), ("uniform", 10), ("uniform", 190), ("gcg", 190))
+LADDER = {"quick": QUICK, "full": (*QUICK, ("gcg", 1900), (SAMPLES, 190), ("coordinate", 190), ("auto", 1900))}
+PART = ((SAMPLES, 190), *QUICK[1:])  # of the ladder, which is also climbed with fewer finds
 EVALUATION = ("clean_edits", *arms.EVALUATION)
 WITHIN = (100, 1000)
 BESIDE = {"a longer search": Contrast("gcg, 1900", "gcg, 190")}
