@@ -48,7 +48,7 @@ from testbed.policy import greedy, respond
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
-    "quick": Preset("injury", seeds=3, minutes=11),
+    "quick": Preset("injury", seeds=3, minutes=6),
     "full": Preset("injury,cipher_vault", seeds=5, minutes=120),
 }
 GRADIENT_FREE = ("coordinate", "mcmc", "genetic")
