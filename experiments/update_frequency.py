@@ -10,7 +10,7 @@ control: extra training alone removes failures too); 1, 4, 16, ... rounds; one r
 more does it need to match? In full also: a generator, which a single round nearly always solves; weaker attacks; fewer
 and more finds, because effects saturate; and, since exposures of a find cannot be held equal at the same time, one arm
 that holds them equal instead (each find is replayed in its own round only). Half of each batch is clean. Wall-clock
-time has no arm of its own: no two machines would agree on it, and at equal calls and steps it hardly depends on rounds.
+time has no arm of its own: no two machines would agree on it, and it follows the calls and steps that are held equal.
 
 Pre-declared contrast: 1 round against 16, in decades of log10(failing prompts + 1), paired by seed, counted exactly at
 threshold 0. Supported if the mean drop is at least one decade, with its 95 % interval above zero, on at least two

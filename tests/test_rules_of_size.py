@@ -107,19 +107,20 @@ def competent(dumb: float, able: float) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("arm", "column", "value"),
+    ("arm", "columns"),
     [
-        ("defended", "greedy.exact.failures", 1),
-        ("defended", "greedy.exact.wrong", 11_000),  # one safe prompt in ninety
-        ("able", "greedy.exact.failures", 10_000),  # five times guessing
-        ("able", "greedy.exact.wrong", 910_000),  # no able model in this seed
+        ("defended", {"failures": 1}),
+        ("defended", {"wrong": 11_000}),  # one safe prompt in ninety
+        ("able", {"failures": 10_000}),  # five times guessing
+        ("able", {"failures": 1_000, "wrong": 910_000}),  # no able model in this seed
     ],
 )
-def test_one_seed_that_breaks_a_clause_of_competence_leaves_it_undecided(arm, column, value, monkeypatch):
+def test_one_seed_that_breaks_a_clause_of_competence_leaves_it_undecided(arm, columns, monkeypatch):
     monkeypatch.setitem(TASKS, "cipher_vault", cipher_vault)
     frame = competent(0.001, 0.8)
-    frame.loc[(frame["arm"] == arm) & (frame["seed"] == 1), column] = value
-    assert EXPERIMENTS["competence"].claim(frame).outcome != "supported"
+    for column, value in columns.items():
+        frame.loc[(frame["arm"] == arm) & (frame["seed"] == 1), f"greedy.exact.{column}"] = value
+    assert EXPERIMENTS["competence"].claim(frame).outcome == "undecided"
 
 
 def grown(task: str, left: dict[str, list], **columns) -> pd.DataFrame:
