@@ -83,3 +83,13 @@ def test_the_count_and_an_experiment_take_it(tmp_path, monkeypatch, lively):
 def test_the_session_runs():
     # In a process of its own: the tests compile without optimisation, and this one computes much.
     subprocess.run([sys.executable, "-c", block("session")], check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": "."})
+
+
+def test_its_links_lead_somewhere():
+    prose = re.sub(r"```.*?```|`[^`]*`", "", README, flags=re.DOTALL)
+    anchors = {
+        "#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall("^#+ (.+)$", prose, re.M)
+    }
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", prose) if not link.startswith("https:")]
+    assert len(links) > 20
+    assert not [link for link in links if link not in anchors and not (ROOT / link).is_file()]
