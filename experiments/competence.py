@@ -4,9 +4,10 @@
 
 On a generator task a catastrophe is a solution that should have been refused, so a model must be able to solve in order
 to fail. Plain models of several widths and training lengths, and the longest trained of each width after adversarial
-training. On a classifier (in `full`) a dumb model fails most: there the same curve runs the other way, so the verdict
-tells of the shortest training against the longest, and judges nothing. Decades are those of log10(failing prompts +
-1), paired by seed: of the models of a seed that can answer, and of those that can't, the one that fails most.
+training; `quick` asks one generator. On a classifier (in `full`) a dumb model fails most: there the same curve runs the
+other way, so the verdict tells of the shortest training against the longest, and judges nothing. Decades are those of
+log10(failing prompts + 1), paired by seed: of the models of a seed that can answer, and of those that can't, the one
+that fails most.
 
 Hypothesis: models that answer less than a tenth of the safe prompts rightly fail at about the rate of guessing, those
 that can answer fail more than a hundred times as often, and adversarial training brings that to zero at unchanged use.
@@ -16,22 +17,27 @@ the widest leaves no failing prompt and answers at most one safe prompt in a hun
 tenth fails on more than thirty times the guessing rate.
 """
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
+from experiments import arm as arms
 from experiments.ablation import BY_TASK, caption_of, interval
-from experiments.arm import Arm, Plain, measure
+from experiments.arm import Arm, Plain
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
 from tasks import task_named
 from testbed import plots
 from testbed.evaluation.estimate import Verdict, paired_effect
+from testbed.evaluation.report import Watch
 
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 LEFT = ["greedy.exact.failures", "matched.exact.failures"]
 PRESETS = {
-    "quick": Preset("cipher_vault,sort_guard", seeds=3, minutes=6),
+    "quick": Preset("sort_guard", seeds=3, minutes=6),
     "full": Preset("cipher_vault,sort_guard,pointer_vault,injury", seeds=10, minutes=120),
 }
 WIDTHS = {"quick": (8, 32), "full": (4, 8, 16, 32, 48)}
@@ -46,6 +52,11 @@ def grid(preset: str, task: str) -> list[Arm]:
         arms += [Arm(plain, steps=0, label=f"width {width}, {plain.steps} steps") for plain in plains]
         arms.append(Arm(plains[-1], rounds=16, finds=2048, label=f"width {width}, defended"))
     return arms
+
+
+def measure(arm: Arm, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
+    """An arm's account: counts only, since what attacks find says no more of competence."""
+    return arms.measure(arm, seed, folder, watch, evaluation=())
 
 
 def rates(frame):
