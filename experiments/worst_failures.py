@@ -8,8 +8,8 @@ borderline ones (smallest margin in size among failures), the most egregious, or
 Uniform search, so that the candidates differ; few finds, so that egregious failures are left to be counted. On `injury`
 the severe contains the mild and hardly ever fails; in `injury_two` they are two mechanisms; in `password` severe means
 farther from a match. Where no candidate is more egregious than another the egregious are anyone, and the verdict says
-in how many seeds that was so: in all on `injury`, which only full asks, as it does `injury_two` at three sigmas: the
-chance that a clean mild event is also written in passive order.
+in how many seeds that was so: in all on `injury`, which only full asks, as it does more rounds, a quarter of the finds,
+and `injury_two` at three sigmas: the chance that a clean mild event is also written in passive order.
 
 Pre-declared contrast: trained on the most egregious against trained on the borderline, in decades of log10(egregious
 failures + 1), counted exactly at threshold 0. Supported if borderline training leaves more than ten times the egregious
@@ -22,7 +22,7 @@ import functools
 
 import pandas as pd
 
-from experiments.ablation import BY_TASK, Contrast, draw_arms, findings, verdict
+from experiments.ablation import BY_TASK, Contrast, draw_arms, findings, verdict, with_finds
 from experiments.arm import Arm, Plain, Recipe, measure
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
@@ -35,11 +35,22 @@ PRESETS = {
     "full": Preset("injury,injury_two,injury_two:sigma=0.1,injury_two:sigma=1.0,password", seeds=10, minutes=150),
 }
 BASE = Arm(finds=128, attack="uniform")
-ROUNDS = {"quick": (1,), "full": (1, 4, 16)}
+SIZES = {"quick": [(1, 128)], "full": [(1, 128), (4, 128), (16, 128), (1, 32)]}  # rounds, finds
 QUICK = ("anyone", "worst", "borderline", "egregious")
 KEPT = {"quick": QUICK, "full": (*QUICK, "mixed")}
+
+
+def named(order: str, rounds: int, finds: int) -> str:
+    """What an arm is called."""
+    return with_finds(order if rounds == 1 else f"{order}, {rounds} rounds", finds, BASE.finds)
+
+
 CONTRASTS = {"worst": Contrast("borderline", "egregious", of="egregious")}
 BESIDE = {"lowest margins": Contrast("worst", "borderline")}
+BESIDE |= {
+    named("worst", *size): Contrast(named("borderline", *size), named("egregious", *size), of="egregious")
+    for size in SIZES["full"][1:]
+}
 
 plot = functools.partial(
     draw_arms, of=("egregious",), caption="same candidates, finds and steps; arms differ in which finds are kept."
@@ -47,14 +58,15 @@ plot = functools.partial(
 
 
 def grid(preset: str, task: str) -> list[Arm]:
-    """Plain, control, and each way to choose a quarter of the candidates, for each number of rounds."""
-    arm = functools.partial(dataclasses.replace, BASE, plain=Plain(task))
-    kept = [
-        arm(rounds=r, recipe=Recipe(order=order, candidates=4), label=order if r == 1 else f"{order}, {r} rounds")
-        for r in ROUNDS[preset]
-        for order in KEPT[preset]
-    ]
-    return [arm(steps=0), arm(), *kept]
+    """Plain, control, and each way to choose a quarter of the candidates, for each number of rounds and of finds."""
+    base = dataclasses.replace(BASE, plain=Plain(task))
+
+    def arm(order, *size):
+        recipe, label = Recipe(order=order, candidates=4), named(order, *size)
+        return dataclasses.replace(base, rounds=size[0], finds=size[1], recipe=recipe, label=label)
+
+    kept = [arm(order, *size) for size in SIZES[preset] for order in KEPT[preset]]
+    return [dataclasses.replace(base, steps=0), base, *kept]
 
 
 def no_choice(rows: pd.DataFrame) -> list[int]:

