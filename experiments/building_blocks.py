@@ -26,7 +26,7 @@ from testbed.evaluation.estimate import Verdict
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
-    "quick": Preset("injury", seeds=3, minutes=5),
+    "quick": Preset("injury", seeds=3, minutes=4),
     "full": Preset("injury,cipher_vault", seeds=10, minutes=70),
 }
 FINDS, FEW = 128, 32

