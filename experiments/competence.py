@@ -37,7 +37,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 LEFT = ["greedy.exact.failures", "matched.exact.failures"]
 PRESETS = {
-    "quick": Preset("sort_guard", seeds=3, minutes=6),
+    "quick": Preset("cipher_vault", seeds=3, minutes=5),
     "full": Preset("cipher_vault,sort_guard,pointer_vault,injury", seeds=10, minutes=120),
 }
 WIDTHS = {"quick": (8, 32), "full": (4, 8, 16, 32, 48)}
