@@ -186,7 +186,7 @@ def test_selections_spend_the_same(name):
     arms = [config for config in arms_of(name).values() if config.rounds]
     for finds in {config.finds for config in arms}:
         alike = [spent(config) for config in arms if config.finds == finds]
-        assert len(alike) > 5 and all(compute == alike[0] for compute in alike)
+        assert len(alike) >= 5 and all(compute == alike[0] for compute in alike)
         assert alike[0]["candidates"] == 4 * alike[0]["finds"] == 4 * finds
 
 
