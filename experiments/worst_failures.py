@@ -48,7 +48,7 @@ def named(order: str, rounds: int, finds: int) -> str:
 CONTRASTS = {"worst": Contrast("borderline", "egregious", of="egregious")}
 BESIDE = {"lowest margins": Contrast("worst", "borderline")}
 BESIDE |= {
-    named("worst", *size): Contrast(named("borderline", *size), named("egregious", *size), of="egregious")
+    named("egregious", *size): Contrast(named("borderline", *size), named("egregious", *size), of="egregious")
     for size in SIZES["full"][1:]
 }
 
