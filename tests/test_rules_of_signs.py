@@ -128,7 +128,7 @@ def test_where_nothing_was_planted_or_a_hash_nothing_is_decided():
     assert claim(pd.concat([unlearnt, hashed])).outcome == "undecided"
     lowered = claim(sown("cipher_vault", MANY, FEW, tokens=0))
     assert lowered.outcome == "undecided"
-    assert "1 defences lower it by a decade, which was not expected: 16 rounds" in lowered.why
+    assert "1 defences lower it by a decade, which was not expected: '16 rounds'" in lowered.why
     assert claim(good[good["arm"] != "plain"]).outcome == "undecided", "who knows whether it was planted"
 
 
