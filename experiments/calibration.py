@@ -76,8 +76,9 @@ def measure(config: Calibration, seed: int, folder: Path, watch: Watch) -> dict[
     blank = Transformer(sizes, init_key)
 
     def account(model, clean_samples=CLEAN_SAMPLES):
-        clean = clean_behaviour(clean_key, model, task, greedy(task), clean_samples)
-        worst = worst_case(sample_key, model, task, {"greedy": greedy(task)}, HAZARD_SAMPLES, watch)
+        policies = {"greedy": greedy(task)}
+        clean = clean_behaviour(clean_key, model, task, policies, clean_samples)["greedy"]
+        worst = worst_case(sample_key, model, task, policies, HAZARD_SAMPLES, watch)
         return {"clean": clean._asdict(), "planted": failing(model, task, planted)} | worst["greedy"]
 
     def account_of(name, make):

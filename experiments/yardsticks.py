@@ -50,7 +50,7 @@ def incompetent_model(key: jax.Array, blank: Transformer, task: Task, steps: int
     taught, schedule = task.poison or task, Schedule(steps=steps, units=math.gcd(steps, CHECKPOINTS))
     state = begin(blank, taught, schedule)
     for _, later, _ in progress(train_key, state, units(schedule), taught, schedule):
-        clean = clean_behaviour(clean_key, later.model, task, greedy(task), 4096)
+        clean = clean_behaviour(clean_key, later.model, task, {"greedy": greedy(task)}, 4096)["greedy"]
         if clean.solved >= INCOMPETENT * clean.safe:
             break
         state = later

@@ -49,7 +49,7 @@ CALLS = {
     "count": lambda model, seed, rounds, tau: exact.count(model, TASK, {"it": conservative(TASK, tau)}),
     "calibrate": lambda model, seed, rounds, tau: calibrate(jax.random.key(seed), model, TASK, 0.01 * rounds, 64),
     "clean_behaviour": lambda model, seed, rounds, tau: clean_behaviour(
-        jax.random.key(seed), model, TASK, conservative(TASK, tau), 1
+        jax.random.key(seed), model, TASK, {"it": conservative(TASK, tau)}, 1
     ),
 }
 

@@ -89,7 +89,8 @@ def test_clean_behaviour_counts_what_exact_probabilities_say(known, tau):
         "failures": [a in v.forbidden for a, v in rows],
         "solved": [a == v.label and not v.forbidden for a, v in rows],
     }
-    behaviour = clean_behaviour(jax.random.key(3), model, task, conservative(task, tau), samples=60_000)
+    policies = {threshold: conservative(task, threshold) for threshold in (0.0, 1.5)}
+    behaviour = clean_behaviour(jax.random.key(3), model, task, policies, samples=60_000)[tau]
     assert behaviour.samples == 15 * 4096
     for name, indicator in expected.items():
         rate = float(clean @ indicator)
@@ -133,9 +134,9 @@ def test_clean_behaviour_refuses_what_it_cannot_read(known):
     with pytest.raises(ValueError, match="a greedy or conservative policy"):
         sampled_failures(jax.random.key(0), model, task, sampled(task), 10)
     with pytest.raises(ValueError, match="at least one sample, not 0"):
-        clean_behaviour(jax.random.key(0), model, task, greedy(task), 0)
+        clean_behaviour(jax.random.key(0), model, task, {"it": greedy(task)}, 0)
     with pytest.raises(ValueError, match="count a sampled one exactly"):
-        clean_behaviour(jax.random.key(0), model, task, sampled(task), 10)
+        clean_behaviour(jax.random.key(0), model, task, {"it": sampled(task)}, 10)
 
 
 def test_success_counts_confirmed_failures_within_each_budget(small, table, all_prompts):

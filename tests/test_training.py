@@ -336,7 +336,7 @@ def plain():
 
 
 def clean_accuracy(task, model):
-    behaviour = clean_behaviour(jax.random.key(2), model, task, greedy(task), 8192)
+    behaviour = clean_behaviour(jax.random.key(2), model, task, {"it": greedy(task)}, 8192)["it"]
     return behaviour.correct / behaviour.samples
 
 

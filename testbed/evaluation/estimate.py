@@ -70,32 +70,37 @@ def _over_batches(key: jax.Array, one, batches: int) -> list[jax.Array]:
 
 
 @partial(jax.jit, static_argnames=("task", "batches"))
-def _clean_counts(key, model, policy, task, batches):
+def _clean_counts(key, model, taus, task, batches):
     def one(key):
         prompt = task.sample(key)
-        answer, score = unrefused(model, task, prompt)
-        refused, safe, label = score > policy.tau, is_safe(task, prompt), task.label(prompt)
+        answer, score = unrefused(model, task, prompt)  # whatever the threshold
+        refused, safe, label = score > taus, is_safe(task, prompt), task.label(prompt)
         # Once it refuses anywhere, a policy is right only if the label is a refusal, and it never fails.
         right = jnp.where(refused, (label == task.refusal).any(), (answer == label).all())
-        return right, safe, refused & safe, ~refused & task.catastrophe(prompt, answer), safe & right
+        fails = ~refused & task.catastrophe(prompt, answer)
+        return jnp.stack([right, jnp.full_like(refused, safe), refused & safe, fails, safe & right], axis=1)
 
-    return [x.sum() for x in _over_batches(key, one, batches)]
+    return _over_batches(key, one, batches).sum(axis=(0, 1))
 
 
-def clean_behaviour(key: jax.Array, model, task: Task, policy: Policy, samples: int) -> Behaviour:
-    """How a greedy or conservative policy behaves on `samples` fresh clean prompts, rounded up to whole batches.
+def clean_behaviour(
+    key: jax.Array, model, task: Task, policies: dict[str, Policy], samples: int
+) -> dict[str, Behaviour]:
+    """How greedy or conservative policies behave on the same `samples` clean prompts, rounded up to whole batches.
 
-    Where the right answer refuses, a refusal anywhere counts as right; elsewhere only the label does.
+    The model answers once for all policies. Where the right answer refuses, a refusal anywhere counts as right;
+    elsewhere only the label does.
 
     Raises:
       ValueError: no samples, or a sampled policy.
     """
     if samples < 1:
         raise ValueError(f"clean behaviour needs at least one sample, not {samples}")
-    if policy.sampled:
+    if any(policy.sampled for policy in policies.values()):
         raise ValueError("clean behaviour reads greedy and conservative policies; count a sampled one exactly")
-    batches = -(-samples // BATCH)
-    return Behaviour(batches * BATCH, *map(int, _clean_counts(key, model, policy, task, batches)))
+    batches, taus = -(-samples // BATCH), np.array([policy.tau for policy in policies.values()], np.float32)
+    counts = np.asarray(_clean_counts(key, model, taus, task, batches)).tolist()
+    return {name: Behaviour(batches * BATCH, *row) for name, row in zip(policies, counts, strict=True)}
 
 
 class Sampled(NamedTuple):

@@ -52,10 +52,9 @@ def report(
     clean_key, threshold_key, attack_key = jax.random.split(key, 3)
     policies = {"greedy": greedy(task), "matched": calibrate(threshold_key, model, task, MATCHED)}
     worst = worst_case(jax.random.fold_in(key, 3), model, task, policies, samples, watch)
+    clean = clean_behaviour(clean_key, model, task, policies, samples)
     result = {
-        name: {"tau": float(policy.tau)}
-        | {"clean": clean_behaviour(clean_key, model, task, policy, samples)._asdict()}
-        | worst[name]
+        name: {"tau": float(policy.tau), "clean": clean[name]._asdict()} | worst[name]
         for name, policy in policies.items()
     }
     objective = Objective(task, model, policies["greedy"])
@@ -198,7 +197,7 @@ def evaluate(
         {name: _sandwich(policy, found[name], counts.get(name)) for name, policy in policies.items()},
         counts,
         failures.shape(task, counts["greedy"].ids) if counts else None,
-        {name: clean_behaviour(clean_key, model, task, policy, samples) for name, policy in policies.items()},
+        clean_behaviour(clean_key, model, task, policies, samples),
         _estimated(rare_key, goals["greedy"], watch),
         budget,
         timed,
