@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from experiments.arm import Arm, Plain
+from tasks import task_named
 from testbed import plots
+from testbed.evaluation import exact
 from testbed.evaluation.estimate import Effect, Verdict, paired_effect
 
 BY_TASK = "config.plain.task"
@@ -25,6 +27,12 @@ def plain_to_trained(task: str) -> list[Arm]:
     """Plain, control, and adversarial training in 1 and 16 rounds: the models of `update_frequency`."""
     arm = functools.partial(dataclasses.replace, Arm(Plain(task)))
     return [arm(steps=0), arm(), arm(rounds=1), arm(rounds=16)]
+
+
+def unattacked(arms: list[Arm]) -> list[Arm]:
+    """The arms, evaluated without attacks where every prompt is judged: no attack finds more, and it takes minutes."""
+    counted = {arm.plain.task: exact.countable(task_named(arm.plain.task)) for arm in arms}
+    return [dataclasses.replace(arm, attackers=0) if counted[arm.plain.task] else arm for arm in arms]
 
 
 class Contrast(NamedTuple):

@@ -77,7 +77,7 @@ class Arm:
       rounds, finds, units: as in `Schedule`; 0 rounds is the control, the same steps without attacks.
       budget: margins that a find may cost; a margin is one forward pass for each answer that may be a catastrophe.
       attack: the attack trained against, by name.
-      attackers: attackers of each attack in the evaluation.
+      attackers: attackers of each attack in the evaluation; with 0 it has no attacks.
       recipe: what training makes of the finds, and what its loss sees.
       label: what the arm is called, if its rounds don't say it all.
     """
@@ -187,11 +187,12 @@ def measure(
 ) -> dict[str, Any]:
     """Train an arm and measure it: plain numbers for a record, with the compute that the defence spent.
 
-    It is attacked by those of `EVALUATION`, or by those that `evaluation` names, if any.
+    It is attacked by those of `EVALUATION`, or by those that `evaluation` names, if any, and if it has attackers.
     Paired arms are evaluated with the same keys; the evaluation's streams are not the training's.
     """
     _, evaluation_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
     model, compute, found, fit = defended_model(arm, seed, folder, watch)
-    attacks = {name: ATTACKS[name]() for name in (EVALUATION if evaluation is None else evaluation)}
+    named = EVALUATION if evaluation is None else evaluation
+    attacks = {name: ATTACKS[name]() for name in named if arm.attackers}
     measured = report(evaluation_key, model, task_named(arm.plain.task), attacks, attackers=arm.attackers, watch=watch)
     return {"arm": arm.name, "compute": compute, "found": found, "fit": fit} | measured

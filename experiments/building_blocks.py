@@ -17,7 +17,7 @@ that noise alone can refute: read the intervals; undecided otherwise.
 import dataclasses
 import functools
 
-from experiments.ablation import Contrast, draw_arms, findings, verdict, with_finds
+from experiments.ablation import Contrast, draw_arms, findings, unattacked, verdict, with_finds
 from experiments.arm import Arm, Plain, Recipe, measure
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
@@ -65,8 +65,9 @@ def grid(preset: str, task: str) -> list[Arm]:
         blocks |= {TWINS: dict(recipe=Recipe(twins=True))}
         return [dataclasses.replace(whole, label=named(name, finds), **changes) for name, changes in blocks.items()]
 
-    fewer = [arm for arm in arms(FEW) if arm.rounds]
-    return arms(FINDS) + (fewer if preset == "full" else [])
+    if preset == "quick":
+        return unattacked(arms(FINDS))
+    return arms(FINDS) + [arm for arm in arms(FEW) if arm.rounds]
 
 
 def claim(frame) -> Verdict:

@@ -16,7 +16,7 @@ at least .95 at every size whose clean accuracy is at least 99 %. Fit and clean 
 import numpy as np
 import pandas as pd
 
-from experiments.ablation import BY_TASK, Contrast, brief, caption_of, findings
+from experiments.ablation import BY_TASK, Contrast, brief, caption_of, findings, unattacked
 from experiments.arm import Arm, Plain, measure
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
@@ -49,24 +49,36 @@ def named(width: int, layers: int, finds: int) -> str:
 
 def grid(preset: str, task: str) -> list[Arm]:
     """Each size with each number of finds."""
-    return [
+    arms = [
         Arm(Plain(task, width=width, layers=layers), rounds=16, finds=finds, label=named(width, layers, finds))
         for width, layers in SIZES[preset]
         for finds in FINDS
     ]
+    return unattacked(arms) if preset == "quick" else arms
 
 
 def plot(frame: pd.DataFrame) -> plots.Figure:
-    """What is not fitted, what fails and what is not right on clean prompts, by width at two layers, from one task."""
+    """What is not fitted, what fails and what is not right on clean prompts, by width, from one task.
+
+    Lines are of two layers; other depths stand beside their width, fewer layers to the left, more to the right.
+    """
     titles = ["Finds not fitted, in 10,000", "Failing prompts, counted exactly", "Clean answers not right, in 10,000"]
-    figure, axes = plots.panels(titles, caption_of(frame, "16 rounds of gcg; thick: means; log above 1."))
-    frame = frame[frame["config.plain.layers"] == LAYERS]
+    widths, layers = frame["config.plain.width"], frame["config.plain.layers"]
+    depths = "triangles: fewer layers than two (down), more (up); " if (layers != LAYERS).any() else ""
+    figure, axes = plots.panels(titles, caption_of(frame, f"16 rounds of gcg; {depths}thick: means; log above 1."))
     # What is missing, not what is there: 96 and 99.9 % look alike on an axis that shows both.
-    table = frame.assign(unfitted=1e4 * (1 - frame["fit"]), wrong=1e4 * (1 - accuracy(frame)))
+    table = frame.assign(
+        unfitted=1e4 * (1 - frame["fit"]),
+        wrong=1e4 * (1 - accuracy(frame)),
+        place=widths * (layers / LAYERS) ** 0.25,
+        side=np.sign(layers - LAYERS),
+    )
     for ax, value in zip(axes, ("unfitted", "greedy.exact.failures", "wrong"), strict=True):
         for finds, color in zip(FINDS, ("C0", "C3"), strict=True):
-            rows = table[table["config.finds"] == finds]
-            plots.seeds_along(ax, rows, "config.plain.width", value, f"{finds} finds", color)
+            for side, marker in {0: "o", -1: "v", 1: "^"}.items():
+                rows = table[(table["config.finds"] == finds) & (table["side"] == side)]
+                label = "" if side else f"{finds} finds"
+                plots.seeds_along(ax, rows, "place", value, label, color, marker)
         ax.set_xlabel("width")
     axes[0].legend(frameon=False, fontsize=8)
     return figure

@@ -15,7 +15,7 @@ and all, on every task; refuted if the interval lies above 0.3 on any.
 
 import functools
 
-from experiments.ablation import Contrast, draw_arms, findings, verdict, with_finds
+from experiments.ablation import Contrast, draw_arms, findings, unattacked, verdict, with_finds
 from experiments.arm import Arm, Plain, Recipe, measure
 from experiments.preset import Preset
 from experiments.summary import of_arms as summary
@@ -59,9 +59,9 @@ def grid(preset: str, task: str) -> list[Arm]:
         return Arm(Plain(task), rounds=rounds, finds=finds, recipe=recipe, label=named(order, rounds, finds))
 
     arms = [Arm(Plain(task), finds=FINDS), *(arm(order, rounds) for order in ORDERS for rounds in ROUNDS[preset])]
-    if preset == "full":
-        arms += [arm(order, rounds, FEW) for order in ("unselected", "diverse") for rounds in SOME]
-    return arms
+    if preset == "quick":
+        return unattacked(arms)
+    return arms + [arm(order, rounds, FEW) for order in ("unselected", "diverse") for rounds in SOME]
 
 
 def claim(frame) -> Verdict:

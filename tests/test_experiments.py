@@ -60,13 +60,14 @@ def report_like(key, model, task, attacks, attackers, watch):
     """In place of an account: that of another model, with failures at random."""
     left, account = jax.random.randint(key, (), 0, 1000), copy.deepcopy(reported(task))
     account["greedy"]["exact"] |= {"failures": int(left), "egregious": int(left) // 2}
-    return account
+    return account | {"attacks": {name: found for name, found in account["attacks"].items() if name in attacks}}
 
 
 def tiny(config: Arm) -> Arm:
     """An arm with the same names at a size of nothing."""
     plain = dataclasses.replace(config.plain, width=8, steps=min(config.plain.steps, 64))
-    return dataclasses.replace(config, plain=plain, finds=max(32, config.finds // 64 * 16), budget=10, attackers=4)
+    finds, attackers = max(32, config.finds // 64 * 16), min(4, config.attackers)
+    return dataclasses.replace(config, plain=plain, finds=finds, budget=10, attackers=attackers)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,15 @@ def test_from_grid_to_verdict(asked):
     assert module.claim(frame.sample(frac=1, random_state=0)).outcome == verdict.outcome, (
         "the order of records is nothing"
     )
+
+
+@pytest.mark.parametrize("name", ["diversity", "building_blocks", "capacity"])
+def test_quick_attacks_only_what_it_cannot_count(name, monkeypatch):
+    grid = EXPERIMENTS[name].grid
+    assert not any(arm.attackers for arm in grid("quick", "injury"))
+    assert all(arm.attackers for arm in grid("full", "injury"))
+    monkeypatch.setattr(walk, "LARGEST_SPACE", 100)
+    assert all(arm.attackers for arm in grid("quick", "injury"))
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

@@ -9,6 +9,7 @@ import pytest
 from absl.testing import flagsaver
 
 from experiments import EXPERIMENTS, jobs, run
+from experiments.arm import Arm, Plain
 from testbed import results
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +52,7 @@ def test_what_is_drawn_is_of_the_preset_of_the_task_that_is_asked_for(shipped, t
 
 
 def test_a_record_of_a_task_that_is_no_more_is_not_drawn(tmp_path):
-    config = dataclasses.asdict(EXPERIMENTS["diversity"].grid("quick", "gone")[0])
+    config = dataclasses.asdict(Arm(Plain("gone")))
     record = {"experiment": "telltale", "config": config, "seed": 0, "seconds": 1, "measurements": {}}
     results.write(tmp_path, "telltale-gone", record)
     [control, *_] = EXPERIMENTS["telltale"].grid("quick", "injury")
