@@ -38,7 +38,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 LEFT = ["greedy.exact.failures", "matched.exact.failures"]
 PRESETS = {
     "quick": Preset("cipher_vault", seeds=3, minutes=5),
-    "full": Preset("cipher_vault,sort_guard,pointer_vault,injury", seeds=10, minutes=120),
+    "full": Preset("cipher_vault,sort_guard,pointer_vault,injury", seeds=10, minutes=200),
 }
 WIDTHS = {"quick": (8, 32), "full": (4, 8, 16, 32, 48)}
 STEPS = {"quick": (16, 64, 256, 1536), "full": (16, 32, 64, 128, 256, 512, 1536)}
