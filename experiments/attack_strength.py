@@ -55,7 +55,7 @@ from testbed.policy import greedy
 __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
-    "quick": Preset("injury,cipher_vault", seeds=3, minutes=8),
+    "quick": Preset("injury,cipher_vault", seeds=3, minutes=10),
     "full": Preset("injury,password,cipher_vault", seeds=5, minutes=55),
 }
 BASE, FEW = Arm(rounds=4, finds=128), 32

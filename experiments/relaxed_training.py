@@ -46,7 +46,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 TASKS = "injury,cipher_vault"
 PRESETS = {
-    "quick": Preset(TASKS, seeds=3, minutes=9),
+    "quick": Preset(TASKS, seeds=3, minutes=8),
     "full": Preset(TASKS, seeds=5, minutes=65),
 }
 LAYER, EPS = 1, 0.3

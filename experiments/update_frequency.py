@@ -35,7 +35,7 @@ __all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
 
 PRESETS = {
     "small": Preset("injury", seeds=3, minutes=4),
-    "quick": Preset("injury,password", seeds=3, minutes=7),
+    "quick": Preset("injury,password", seeds=3, minutes=8),
     "full": Preset("injury,password,cipher_vault", seeds=5, minutes=70),
 }
 ROUNDS = {"small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64)}
