@@ -75,14 +75,22 @@ def test_a_fit_on_one_task_only_does_not_refute():
 def test_a_figure_of_capacity_shows_what_is_missing():
     sizes = {"config.plain.width": 4}
     frame = sized({512: FEW, 2048: FEW}, right=(990, 999), fit=[0.99, 0.98, 1.0, 1.0], **sizes)
-    deep = sized({512: MANY, 2048: MANY}, fit=0.5, **sizes).assign(**{"config.plain.layers": 4})
-    frame = pd.concat([frame, deep])
+    others = {
+        layers: sized({512: MANY, 2048: MANY}, fit=fit, **sizes).assign(**{"config.plain.layers": layers})
+        for layers, fit in {1: 0.25, 4: 0.5}.items()
+    }
+    frame = pd.concat([frame, *others.values()])
     figure = EXPERIMENTS["capacity"].plot(frame)
     plt.close(figure)
     assert ["not" in ax.get_title(loc="left") for ax in figure.axes] == [True, False, True]
     unfitted, _, wrong = ([line.get_ydata()[0] for line in ax.lines if line.get_marker() == "o"] for ax in figure.axes)
     np.testing.assert_allclose(unfitted, [100, 200, 0, 0] * 2)
     np.testing.assert_allclose(wrong, [100] * 4 + [10] * 4)
+    for marker, beside, missing in (("v", np.less, 7500), ("^", np.greater, 5000)):
+        points = np.array([line.get_xydata()[0] for line in figure.axes[0].lines if line.get_marker() == marker])
+        assert len(points) == 8
+        assert beside(points[:, 0], 4).all(), "other depths stand beside their width"
+        np.testing.assert_allclose(points[:, 1], missing)
     assert all(ax.get_yscale() == "symlog" for ax in figure.axes)
 
 
