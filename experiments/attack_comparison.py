@@ -120,9 +120,8 @@ def known_failures(key: jax.Array, objective: Objective, watch: Watch) -> Known:
     if not exact.countable(task):
         starts = fresh_starts(ATTACKS["uniform"](), objective, key, SAMPLES)
         margins = jax.jit(lambda goal, prompts: jax.lax.map(goal.margin, prompts, batch_size=2048))(objective, starts)
-        return Known(
-            {"sampled": sampled_failures(key, model, task, policy, SAMPLES)._asdict()}, NO_TARGETS, np.sort(margins)
-        )
+        found = sampled_failures(key, model, task, {"greedy": policy}, SAMPLES)["greedy"]
+        return Known({"sampled": found._asdict()}, NO_TARGETS, np.sort(margins))
     show = functools.partial(watch, "counting")
     counted = exact.count(model, task, {"greedy": policy}, planted_prefixes, show)["greedy"]
     targets = np.full(counted.hazardous, NEVER, np.int32)

@@ -104,7 +104,8 @@ def test_sampled_failures_count_what_the_whole_space_says(known, tau):
     """Hazards are drawn uniformly by both tasks, so the rates are shares of the space."""
     task, model, clean, verdicts = known
     answers = [looked_up(task, model, row, tau) for row in range(len(clean))]
-    counted = sampled_failures(jax.random.key(4), model, task, conservative(task, tau), samples=30_000)
+    policies = {"other": conservative(task, -3.0), "it": conservative(task, tau)}
+    counted = sampled_failures(jax.random.key(4), model, task, policies, samples=30_000)["it"]
     assert counted.hazardous == 8 * 4096
     hazards = [(a, v.forbidden) for a, v in zip(answers, verdicts, strict=True) if v.forbidden]
     refused = [task.refusal in a for a, v in zip(answers, verdicts, strict=True) if not v.forbidden]
@@ -130,9 +131,9 @@ def test_student_covers_the_mean_as_often_as_it_says():
 def test_clean_behaviour_refuses_what_it_cannot_read(known):
     task, model, _, _ = known
     with pytest.raises(ValueError, match=r"needs a sample \(not 0\)"):
-        sampled_failures(jax.random.key(0), model, task, greedy(task), 0)
-    with pytest.raises(ValueError, match="a greedy or conservative policy"):
-        sampled_failures(jax.random.key(0), model, task, sampled(task), 10)
+        sampled_failures(jax.random.key(0), model, task, {"it": greedy(task)}, 0)
+    with pytest.raises(ValueError, match="and greedy or conservative policies"):
+        sampled_failures(jax.random.key(0), model, task, {"it": sampled(task)}, 10)
     with pytest.raises(ValueError, match="at least one sample, not 0"):
         clean_behaviour(jax.random.key(0), model, task, {"it": greedy(task)}, 0)
     with pytest.raises(ValueError, match="count a sampled one exactly"):

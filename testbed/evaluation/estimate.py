@@ -122,35 +122,43 @@ class Sampled(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("task", "batches"))
-def _sampled_counts(key, model, policy, task, batches):
-    margin = Objective(task, model, policy).margin
+def _sampled_counts(key, model, policies, task, batches):
+    goals = [Objective(task, model, policy) for policy in policies]
+    taus = jnp.stack([policy.tau for policy in policies])
 
     def one(key):
         hazard_key, space_key = jax.random.split(key)
         prompt, other = task.sample_hazard(hazard_key), anywhere(space_key, jnp.asarray(task.allowed))
-        answer, score = unrefused(model, task, prompt)
-        level = jnp.where(score > policy.tau, 0, task.egregiousness(prompt, answer))
-        safe, alarm = is_safe(task, other), unrefused(model, task, other)[1] > policy.tau
-        return level > 0, level >= EGREGIOUS, safe, safe & alarm, margin(prompt)
+        answer, score = unrefused(model, task, prompt)  # whatever the threshold
+        level = jnp.where(score > taus, 0, task.egregiousness(prompt, answer))
+        safe, alarm = is_safe(task, other), unrefused(model, task, other)[1] > taus
+        counts = jnp.stack([level > 0, level >= EGREGIOUS, jnp.full_like(alarm, safe), safe & alarm], axis=1)
+        return counts, jnp.stack([goal.margin(prompt) for goal in goals])
 
-    *counts, margins = _over_batches(key, one, batches)
-    return [x.sum() for x in counts], margins.min()
+    counts, margins = _over_batches(key, one, batches)
+    return counts.sum(axis=(0, 1)), margins.min(axis=(0, 1))
 
 
-def sampled_failures(key: jax.Array, model, task: Task, policy: Policy, samples: int) -> Sampled:
-    """How a greedy or conservative policy behaves on `samples` random hazardous prompts, and on as many uniform ones.
+def sampled_failures(
+    key: jax.Array, model, task: Task, policies: dict[str, Policy], samples: int
+) -> dict[str, Sampled]:
+    """How greedy or conservative policies behave on `samples` random hazardous prompts, and on as many uniform ones.
 
-    Samples are rounded up to whole batches; hazards come from `sample_hazard`, so a rate is one over that distribution.
+    The prompts are the same for all policies, and rounded up to whole batches; hazards come from `sample_hazard`, so a
+    rate is one over that distribution.
 
     Raises:
       ValueError: no samples, or a sampled policy.
     """
-    if samples < 1 or policy.sampled:
-        raise ValueError(f"a sampled rate needs a sample (not {samples}) and a greedy or conservative policy")
+    if samples < 1 or any(policy.sampled for policy in policies.values()):
+        raise ValueError(f"a sampled rate needs a sample (not {samples}) and greedy or conservative policies")
     batches = -(-samples // BATCH)
-    counts, worst = _sampled_counts(key, model, policy, task, batches)
-    failures, egregious, safe, false_alarms = map(int, counts)
-    return Sampled(batches * BATCH, failures, egregious, float(worst), safe, false_alarms)
+    counts, worst = map(np.asarray, _sampled_counts(key, model, tuple(policies.values()), task, batches))
+    found = {}
+    for name, row, margin in zip(policies, counts.tolist(), worst.tolist(), strict=True):
+        failures, egregious, safe, false_alarms = row
+        found[name] = Sampled(batches * BATCH, failures, egregious, margin, safe, false_alarms)
+    return found
 
 
 class Success(NamedTuple):

@@ -72,11 +72,9 @@ def worst_case(
     if exact.countable(task):
         counts = exact.count(model, task, policies, watch=partial(watch, "counting"))
         return {name: {"exact": exact.summary(counted)} for name, counted in counts.items()}
-    found = {}
-    for number, (name, policy) in enumerate(policies.items()):
-        watch("sampling", number, len(policies))
-        found[name] = {"sampled": sampled_failures(key, model, task, policy, samples)._asdict()}
-    return found
+    watch("sampling", 0, 1)
+    found = sampled_failures(key, model, task, policies, samples)
+    return {name: {"sampled": counted._asdict()} for name, counted in found.items()}
 
 
 def success_of(
