@@ -154,11 +154,8 @@ def sampled_failures(
         raise ValueError(f"a sampled rate needs a sample (not {samples}) and greedy or conservative policies")
     batches = -(-samples // BATCH)
     counts, worst = map(np.asarray, _sampled_counts(key, model, tuple(policies.values()), task, batches))
-    found = {}
-    for name, row, margin in zip(policies, counts.tolist(), worst.tolist(), strict=True):
-        failures, egregious, safe, false_alarms = row
-        found[name] = Sampled(batches * BATCH, failures, egregious, margin, safe, false_alarms)
-    return found
+    rows = zip(policies, counts.tolist(), worst.tolist(), strict=True)
+    return {name: Sampled(batches * BATCH, *row[:2], margin, *row[2:]) for name, row, margin in rows}
 
 
 class Success(NamedTuple):
