@@ -4,10 +4,10 @@ A module has a docstring (the question and what was hypothesised), `PRESETS` (ho
 whatever else -> `experiments.preset.Preset`), `grid(preset, task)` (configs, as data),
 `measure(config, seed, folder, watch) -> plain numbers`, `summary(frame) -> DataFrame`, `plot(frame) -> Figure` and
 `claim(frame) -> Verdict`. The last three read records only.
-A long training keeps its state in `testbed.sweep.kept(folder, name)`, so that a kill loses a minute of it.
+A long training keeps its state in `testbed.runs.sweep.kept(folder, name)`, so that a kill loses a minute of it.
 """
 
-from experiments import (
+from experiments.questions import (
     attack_comparison,
     attack_strength,
     building_blocks,

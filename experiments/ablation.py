@@ -12,7 +12,7 @@ from experiments.arm import Arm, Plain
 from tasks import task_named
 from testbed import plots
 from testbed.evaluation import exact
-from testbed.evaluation.estimate import Effect, Verdict, paired_effect
+from testbed.statistics import Effect, Verdict, paired_effect
 
 BY_TASK = "config.plain.task"
 COUNTED = {

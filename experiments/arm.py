@@ -10,17 +10,18 @@ import jax
 from tasks import task_named
 from testbed.attacks import ATTACKS
 from testbed.attacks.search import Cost
-from testbed.defence import Defence, attack_cost, training_cost
-from testbed.evaluation.report import Watch, report
-from testbed.model import Transformer, load_or_make, model_config
+from testbed.evaluation.account import report
+from testbed.model import Transformer, model_config
 from testbed.objective import Objective, confirm
 from testbed.policy import greedy
-from testbed.relaxed import LOSSES
-from testbed.relaxed.latent import Layers
-from testbed.results import run_id
-from testbed.selection import ORDERS, REPLAYS
-from testbed.sweep import kept
-from testbed.training import Schedule, train
+from testbed.runs.models import load_or_make
+from testbed.runs.results import run_id
+from testbed.runs.sweep import kept
+from testbed.training.defence import LOSSES, Defence, attack_cost, training_cost
+from testbed.training.latent import Layers
+from testbed.training.rounds import Schedule, train
+from testbed.training.selection import ORDERS, REPLAYS
+from testbed.watch import Watch
 
 DEFENCE_RATE = 1e-3  # half the plain peak: fine-tuning, not training anew
 EVALUATION = ("uniform", "coordinate", "gcg", "auto")
@@ -38,7 +39,7 @@ class Plain:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A `testbed.defence.Defence` as data: its functions by their names in `ORDERS`, `REPLAYS` and `LOSSES`.
+    """A `testbed.training.defence.Defence` as data: its functions by their names in `ORDERS`, `REPLAYS` and `LOSSES`.
 
     `layer` and `eps` say where and how far a relaxed loss perturbs.
     """

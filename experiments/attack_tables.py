@@ -9,8 +9,8 @@ from experiments.summary import sampled
 from testbed import plots
 from testbed.attacks.health import Signs, complaints
 from testbed.attacks.search import NEVER
-from testbed.evaluation.estimate import clopper_pearson, paired_effect
 from testbed.evaluation.survival import kaplan_meier, median_calls
+from testbed.statistics import clopper_pearson, paired_effect
 
 DRAWN = ("uniform", "clean_edits", "coordinate", "mcmc", "gcg", "embedding_pgd", "auto")  # in colour; others in grey
 

@@ -27,13 +27,13 @@ from rich.table import Table
 
 from tasks import TASKS
 from testbed.attacks import ATTACKS, search
-from testbed.defence import cross_entropy
 from testbed.evaluation import exact
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.task import Task, prompts_of_ids, space_size
-from testbed.training import Schedule, begin, optimizer, train
+from testbed.training.losses import cross_entropy
+from testbed.training.rounds import Schedule, begin, optimizer, train
 
 JSON = flags.DEFINE_bool("json", False, "Print one JSON object a line.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timed repeats of each pair.")

@@ -12,9 +12,11 @@ from rich.table import Table
 
 from experiments import EXPERIMENTS
 from experiments.summary import as_counted, sampled
-from testbed import plots, results, training
-from testbed.evaluation.estimate import Verdict
-from testbed.sweep import Run, crowded, status, sweep
+from testbed import plots
+from testbed.runs import results
+from testbed.runs.sweep import Run, crowded, status, sweep
+from testbed.statistics import Verdict
+from testbed.training import rounds as training
 
 
 class Job(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from experiments import EXPERIMENTS
-from testbed import results
-from testbed.sweep import Run, sweep
+from testbed.runs import results
+from testbed.runs.sweep import Run, sweep
 
 ABSENT = "-"
 

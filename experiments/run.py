@@ -27,13 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import EXPERIMENTS
-from experiments.evaluation import evaluate_saved
+from experiments.evaluate import evaluate_saved
 from experiments.jobs import Job, do, missing_of, page, recorded, show_status
 from experiments.rerun import rerun
 from tasks import TASKS, task_named
 from testbed.attacks import ATTACKS
 from testbed.check import check_task
-from testbed.launchers import LAUNCHERS, best_here
+from testbed.runs.launchers import LAUNCHERS, best_here
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("experiment", None, "Which question to ask (see --list), or all. Default: the main job.")

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from testbed.evaluation.estimate import clopper_pearson
+from testbed.statistics import clopper_pearson
 
 MOST_COLUMNS = 6
 

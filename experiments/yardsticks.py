@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from testbed.attacks.moves import anywhere
-from testbed.evaluation.estimate import Interval, clean_behaviour, student
 from testbed.evaluation.exact import countable
+from testbed.evaluation.samples import clean_behaviour
 from testbed.model import ModelConfig, Transformer
 from testbed.objective import Objective, catastrophe_probability, margins_of
 from testbed.policy import Policy, greedy, sampled
+from testbed.statistics import Interval, student
 from testbed.task import Task, prompts_of_ids, space_size, tokens_by_position
-from testbed.training import Schedule, begin, progress, units
+from testbed.training.rounds import Schedule, begin, progress, units
 
 CHECKPOINTS = 64
 INCOMPETENT = 0.1

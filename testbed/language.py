@@ -9,7 +9,7 @@ import optax
 
 from testbed.model import ModelConfig, Transformer
 from testbed.task import Task
-from testbed.training import Schedule, optimizer
+from testbed.training.rounds import Schedule, optimizer
 
 BATCH = 4096
 

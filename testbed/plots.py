@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, PercentFormatter
 
-from testbed.results import write_atomically
+from testbed.runs.results import write_atomically
 
 
 def panels(titles: Sequence[str], caption: str, columns: int | None = None) -> tuple[Figure, list[Axes]]:

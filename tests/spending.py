@@ -4,10 +4,10 @@ from experiments import EXPERIMENTS
 from experiments.arm import NOTHING, Arm, compute_of, defence_of
 from tasks import task_named
 from testbed.attacks import ATTACKS
-from testbed.defence import attack_cost, training_cost
 from testbed.objective import Objective
 from testbed.policy import greedy
-from testbed.training import Schedule
+from testbed.training.defence import attack_cost, training_cost
+from testbed.training.rounds import Schedule
 
 ABLATIONS = [
     name

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from experiments import update_frequency
+from experiments.questions import update_frequency
+from experiments.questions.update_frequency import claim
 from experiments.summary import by_arm, of_arms
-from experiments.update_frequency import claim
 
 ROUNDS = ("1 round", "16 rounds")
 COUNTS = ("greedy.exact.failures", "matched.exact.failures")

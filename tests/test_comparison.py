@@ -10,20 +10,20 @@ import pandas as pd
 import planted as plants
 import pytest
 
-from experiments import attack_comparison as comparison
 from experiments.arm import Arm, Defended, Plain
 from experiments.attack_tables import calls_of, counts
+from experiments.questions import attack_comparison as comparison
 from experiments.summary import as_counted, sampled
 from tasks import TASKS, task_named
 from tasks.injury import injury
-from testbed import results
 from testbed.attacks import ATTACKS
 from testbed.attacks.search import NEVER, Cost, Scored, Trace, search
 from testbed.evaluation import exact
-from testbed.evaluation.report import silent
 from testbed.objective import Objective
 from testbed.policy import greedy
+from testbed.runs import results
 from testbed.task import prompt_ids, prompts_of_ids, rank
+from testbed.watch import silent
 
 FEW = ("uniform", "coordinate", "gcg", "mcmc", "genetic", "exhaustive")
 

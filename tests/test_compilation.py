@@ -13,11 +13,11 @@ from tasks.injury import injury
 from testbed.attacks import ATTACKS
 from testbed.attacks.search import search
 from testbed.evaluation import exact
-from testbed.evaluation.estimate import clean_behaviour
+from testbed.evaluation.samples import clean_behaviour
 from testbed.objective import Objective, confirm
 from testbed.policy import calibrate, conservative
-from testbed.schedule import Schedule
-from testbed.training import train
+from testbed.training.rounds import train
+from testbed.training.schedule import Schedule
 
 TASK = injury(length=3)
 TINY = Schedule(steps=8, rounds=2, finds=8, budget=9, batch=8, learning_rate=1e-2, units=4)

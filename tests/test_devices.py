@@ -89,12 +89,13 @@ def works() -> dict:
     import jax
 
     from tasks import TASKS
-    from testbed import devices, training
+    from testbed import devices
     from testbed.attacks import ATTACKS, attack_model
     from testbed.evaluation import exact
     from testbed.model import Transformer, model_config
     from testbed.objective import Objective
     from testbed.policy import greedy
+    from testbed.training import rounds as training
 
     task = TASKS["injury"](length=5)
     schedule = training.Schedule(steps=8, batch=16, units=2)

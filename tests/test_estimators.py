@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import arm, estimators
+from experiments import arm
 from experiments.arm import Plain
+from experiments.questions import estimators
 from tasks import TASKS
 from tasks.injury import injury
 from testbed.evaluation.rare import ESTIMATORS
-from testbed.evaluation.report import silent
-from testbed.training import Schedule
+from testbed.training.rounds import Schedule
+from testbed.watch import silent
 
 
 def row(seed, stage, errors, truth=1e-4, covers=True):

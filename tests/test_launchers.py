@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from testbed import results
-from testbed.claim import claimed
-from testbed.launchers import LAUNCHERS, processes, threads
-from testbed.launchers.local import available_cores
-from testbed.sweep import Outcome, Run, status, sweep
+from testbed.runs import results
+from testbed.runs.launchers import LAUNCHERS, processes, threads
+from testbed.runs.launchers.local import available_cores
+from testbed.runs.locks import claimed
+from testbed.runs.sweep import Outcome, Run, status, sweep
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from testbed.model import ModelConfig, Transformer, load, load_or_make, model_config, save
+from testbed.model import ModelConfig, Transformer, model_config
+from testbed.runs.models import load, load_or_make, save
 
 NAMES = ("injury", "cipher_vault")  # a classifier and a generator
 

@@ -8,16 +8,17 @@ import pandas as pd
 import pytest
 from test_run import command, own_cache  # noqa: F401 (a fixture that keeps the user's cache folder clean)
 
-from experiments import arm, attack_comparison, calibration, update_frequency
+from experiments import arm
 from experiments.arm import Arm, Plain
 from experiments.preset import Preset
+from experiments.questions import attack_comparison, calibration, update_frequency
 from experiments.summary import as_counted, sampled
 from tasks import task_named
-from testbed import results
 from testbed.attacks import ATTACKS
 from testbed.check import check_task
 from testbed.evaluation import exact, walk
-from testbed.evaluation.report import silent
+from testbed.runs import results
+from testbed.watch import silent
 
 NAME = "injury:length=4"  # 4,096 prompts, and here only 4,000 can be counted
 MINI = Plain(NAME, width=8, steps=64, layers=1)

@@ -11,8 +11,8 @@ from scipy.spatial.distance import mahalanobis
 
 from tasks.cipher_vault import cipher_vault
 from tasks.injury import injury
-from testbed.defence import cross_entropy
-from testbed.relaxed.pseudo_inputs import (
+from testbed.training.losses import cross_entropy
+from testbed.training.pseudo_inputs import (
     SEEN,
     SHRINKAGE,
     log_refuses,

@@ -12,14 +12,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import arm, update_frequency
+from experiments import arm
+from experiments.questions import update_frequency
 from tasks import TASKS
 from testbed import attacks
 from testbed.check import check_task
 from testbed.evaluation import exact
-from testbed.evaluation.report import silent
 from testbed.objective import Objective
 from testbed.policy import greedy
+from testbed.watch import silent
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -16,8 +16,9 @@ from spending import ABLATIONS, spent
 from experiments import EXPERIMENTS, jobs
 from experiments.arm import NOTHING
 from experiments.rerun import run_of
-from testbed import plots, results
-from testbed.sweep import Run
+from testbed import plots
+from testbed.runs import results
+from testbed.runs.sweep import Run
 
 RECORDS = Path(__file__).parents[1] / "experiments" / "records"
 PRESETS = ("quick", "full")  # `small`, the main job's, is a part of quick

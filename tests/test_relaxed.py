@@ -14,8 +14,8 @@ from tasks.cipher_vault import cipher_vault
 from tasks.injury import injury
 from testbed.objective import Objective, margins_of
 from testbed.policy import greedy
-from testbed.relaxed import LOSSES
-from testbed.relaxed.latent import (
+from testbed.training.defence import LOSSES
+from testbed.training.latent import (
     STEPS,
     anywhere,
     ascend,
@@ -25,7 +25,7 @@ from testbed.relaxed.latent import (
     towards_catastrophe,
     up_the_loss,
 )
-from testbed.relaxed.pseudo_inputs import SEEN
+from testbed.training.pseudo_inputs import SEEN
 
 INJURY, VAULT = injury(length=4), cipher_vault(length=5, vocab=4)
 KEY = jax.random.key(0)

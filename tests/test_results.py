@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from testbed import results
+from testbed.runs import results
 
 ROOT = Path(__file__).parents[1]
 RECORD = {"experiment": "e", "config": {"size": 1}, "seed": 0, "seconds": 0.5, "measurements": {"n": list(range(500))}}

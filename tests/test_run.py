@@ -19,17 +19,18 @@ import pytest
 from absl.testing import flagsaver
 from rich.console import Console
 
-from experiments import EXPERIMENTS, arm, jobs, run, update_frequency
+from experiments import EXPERIMENTS, arm, jobs, run
 from experiments.arm import Arm, Plain
 from experiments.preset import Preset
+from experiments.questions import update_frequency
 from experiments.rerun import leaves
 from tasks import TASKS
 from tasks.injury import injury
-from testbed import results
 from testbed.attacks import ATTACKS
-from testbed.evaluation.estimate import Verdict
-from testbed.model import load
-from testbed.sweep import Outcome
+from testbed.runs import results
+from testbed.runs.models import load
+from testbed.runs.sweep import Outcome
+from testbed.statistics import Verdict
 
 ROOT = Path(__file__).parents[1]
 OWN_FLAGS = run.FLAGS.flags_by_module_dict()["experiments.run"]

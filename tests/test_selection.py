@@ -12,11 +12,11 @@ from reference import F0, H, K, O, P, Q
 from reference import injury as rule
 
 from tasks.injury import injury
-from testbed import training
-from testbed.defence import Defence
-from testbed.schedule import Schedule, Unit
-from testbed.selection import ORDERS, Candidates, newest, potential, safe_twin
-from testbed.training import attack_unit, batch_of, begin
+from testbed.training import rounds as training
+from testbed.training.defence import Defence
+from testbed.training.rounds import attack_unit, batch_of, begin
+from testbed.training.schedule import Schedule, Unit
+from testbed.training.selection import ORDERS, Candidates, newest, potential, safe_twin
 
 TASK = injury(length=4)
 KEY = jax.random.key(0)

@@ -22,12 +22,13 @@ import jax
 import pytest
 from rich.console import Console
 
-from testbed import checkpoint, results
-from testbed.claim import claim
-from testbed.launchers import threads
-from testbed.launchers.place import Place
-from testbed.sweep import MAPS, MAPS_ALLOWED, Outcome, Run, kept, status, sweep
-from testbed.training import Schedule, train
+from testbed.runs import checkpoints as checkpoint
+from testbed.runs import results
+from testbed.runs.launchers import threads
+from testbed.runs.launchers.place import Place
+from testbed.runs.locks import claim
+from testbed.runs.sweep import MAPS, MAPS_ALLOWED, Outcome, Run, kept, status, sweep
+from testbed.training.rounds import Schedule, train
 
 ROOT = Path(__file__).parents[1]
 
@@ -617,8 +618,8 @@ def test_programs_are_dropped_between_runs_once_they_hold_too_many_memory_maps(
     maps.write_text(held * "7f00-7f01 r--p\n")
     if allowed:
         limit.write_text(f"{allowed}\n")
-    monkeypatch.setattr("testbed.sweep.MAPS", maps)
-    monkeypatch.setattr("testbed.sweep.MAPS_ALLOWED", limit)
+    monkeypatch.setattr("testbed.runs.sweep.MAPS", maps)
+    monkeypatch.setattr("testbed.runs.sweep.MAPS_ALLOWED", limit)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     traced = []
     program = jax.jit(lambda x: traced.append(x) or x + 1)

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import filtered_system
 from experiments.arm import Arm, Plain
+from experiments.questions import filtered_system
 from tasks import TASKS
-from testbed.evaluation.report import silent
 from testbed.evaluation.system import System, completions, most_conservative, system
 from testbed.language import completion_log_probs, language_model, next_token_loss, train_language
 from testbed.policy import conservative, greedy, unrefused
-from testbed.training import Schedule
+from testbed.training.rounds import Schedule
+from testbed.watch import silent
 
 TASK = TASKS["injury"](length=4)
 GIVEN = 2

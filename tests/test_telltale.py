@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.calibration import whole_space
+from experiments.questions.calibration import whole_space
 from tasks import TASKS
 from testbed.attacks import ATTACKS
 from testbed.attacks.natural import natural
@@ -20,7 +20,7 @@ from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.task import is_safe
-from testbed.training import Schedule, train
+from testbed.training.rounds import Schedule, train
 
 TASK = TASKS["injury"](length=5)
 ODD = -9.0  # clean log-probability below which the planted detector calls a prompt odd

@@ -19,15 +19,15 @@ from reference import injury as injury_rule
 from tasks.injury import injury
 from testbed.attacks import ATTACKS
 from testbed.attacks.search import Attack, Scored
-from testbed.defence import Defence, attack_cost
 from testbed.evaluation import exact
-from testbed.evaluation.estimate import clean_behaviour
+from testbed.evaluation.samples import clean_behaviour
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
-from testbed.schedule import Schedule, Unit, units
-from testbed.selection import ORDERS, REPLAYS
-from testbed.training import State, advance, begin, forget, train
+from testbed.training.defence import Defence, attack_cost
+from testbed.training.rounds import State, advance, begin, forget, train
+from testbed.training.schedule import Schedule, Unit, units
+from testbed.training.selection import ORDERS, REPLAYS
 
 TASK = injury(length=3)
 TINY = Schedule(steps=8, rounds=2, finds=8, budget=9, batch=8, learning_rate=1e-2, units=4)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from testbed.results import write_atomically
+from testbed.runs.results import write_atomically
 
 FORMAT = "worst-case-testbed checkpoint 1"
 

@@ -15,9 +15,9 @@ from scipy import stats
 from testbed.attacks.moves import anything, edit
 from testbed.attacks.natural import natural
 from testbed.attacks.search import Attack, attack_model
-from testbed.evaluation.estimate import Interval, clopper_pearson
 from testbed.objective import Objective, confirm, margins_of
 from testbed.policy import Policy, greedy, unrefused
+from testbed.statistics import Interval, clopper_pearson
 from testbed.task import Task, is_safe, prompts_of_ids
 
 TYPICAL = 0.05  # quantile of the hazardous clean prompts' log-probability, below which a prompt doesn't look clean

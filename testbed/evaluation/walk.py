@@ -176,7 +176,7 @@ def refuse_if_too_large(task: Task) -> None:
     if not countable(task):
         raise ValueError(
             f"task {task.name} has {space_size(task):,} prompts, more than the {LARGEST_SPACE:,} that can be counted; "
-            "make it smaller (length, vocab) or estimate instead (testbed.evaluation.estimate)"
+            "make it smaller (length, vocab) or estimate instead (testbed.evaluation.samples)"
         )
 
 

@@ -2,7 +2,7 @@
 
 `ESTIMATORS` is the table: name -> factory with defaults. A factory returns `(key, objective) -> Estimate`. None of them
 is to be believed by itself: each carries signs of its health, and all are calibrated against exact counts by
-`experiments/estimators.py`. To ask about another distribution, exchange the task's (`estimate.under_hazards`).
+the question `estimators`. To ask about another distribution, exchange the task's (`estimate.under_hazards`).
 """
 
 from testbed.evaluation.rare.estimate import Estimate, in_deployment, refuse_few, under_hazards

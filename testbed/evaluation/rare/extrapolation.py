@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from testbed.evaluation.estimate import clopper_pearson
 from testbed.evaluation.rare.estimate import REPLICATES, Estimate, pooled, refuse_few
 from testbed.evaluation.rare.sampling import BATCH, clean_margins
 from testbed.objective import NOT_HAZARDOUS, Objective
+from testbed.statistics import clopper_pearson
 
 TAIL = 10
 EVEN = -np.log(np.log(2.0))  # the elicitation score -log(-log p) of p = 1/2, that is of margin 0

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from testbed.attacks.search import GRADIENT_FORWARDS
-from testbed.evaluation.estimate import clopper_pearson
 from testbed.evaluation.rare.estimate import (
     REPLICATES,
     Estimate,
@@ -19,6 +18,7 @@ from testbed.evaluation.rare.estimate import (
 )
 from testbed.evaluation.rare.sampling import clean_margins, conditional
 from testbed.objective import NOT_HAZARDOUS, Objective
+from testbed.statistics import clopper_pearson
 
 TEMPERATURES = (1.0, 2.0, 3.0, 5.0)
 SMOOTHING = 0.1

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from testbed.evaluation.estimate import clopper_pearson
 from testbed.evaluation.rare.estimate import Estimate, health, refuse_few
 from testbed.objective import Objective
+from testbed.statistics import clopper_pearson
 
 BATCH = 2048
 

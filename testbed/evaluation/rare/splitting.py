@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from testbed.evaluation.estimate import clopper_pearson
 from testbed.evaluation.rare.estimate import (
     REPLICATES,
     Estimate,
@@ -19,6 +18,7 @@ from testbed.evaluation.rare.estimate import (
 )
 from testbed.evaluation.rare.sampling import clean_margins, conditional
 from testbed.objective import Objective
+from testbed.statistics import clopper_pearson
 
 MOST_LEVELS = 120  # each divides by 4/3: enough for 1e-15
 

@@ -1,0 +1,175 @@
+"""What is a saved model's worst case? Every way of measuring it, on one page: `--evaluate=PATH`."""
+
+import dataclasses
+import hashlib
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from tasks import TASKS, task_named
+from testbed.attacks.search import NEVER
+from testbed.evaluation.rare import Estimate, in_deployment
+from testbed.evaluation.report import evaluate, plain
+from testbed.evaluation.survival import log_rank, median_calls
+from testbed.evaluation.walk import refuse_if_unfit
+from testbed.runs import results
+from testbed.runs.models import load, notes
+from testbed.runs.sweep import Run, sweep
+from testbed.statistics import clopper_pearson
+from testbed.watch import Watch
+
+DEPLOYMENT = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Which saved model is measured, on which task, and a digest of its weights: other weights are measured anew."""
+
+    model: str
+    task: str
+    weights: str
+
+
+def evaluation_of(path: str, task: str | None) -> Evaluation:
+    """The evaluation of the model saved at `path`, on `task` or the one that its notes name.
+
+    Raises:
+      ValueError: there is no such model, it names no task of the table, or it does not fit it.
+    """
+    model, name = load(path), task or notes(path).get("task")
+    if not name:
+        raise ValueError(f"{path} says task {name!r}; give --task, one of {', '.join(TASKS)}")
+    refuse_if_unfit(model, task_named(name))
+    weights = Path(path).with_name(Path(path).name + ".safetensors").read_bytes()
+    return Evaluation(str(Path(path).resolve()), name, hashlib.sha256(weights).hexdigest()[:12])
+
+
+def measure(config: Evaluation, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
+    """The whole report as plain numbers; a count that was stopped is taken up again."""
+    checkpoint = folder / "counting" / results.run_id("evaluate", config, seed)
+    return plain(evaluate(load(config.model), task_named(config.task), watch=watch, checkpoint=checkpoint))
+
+
+def evaluate_saved(paths: list[str], task: str | None, folder: Path, console: Console) -> int:
+    """Measure saved models, print a page for each, and compare each two; returns the exit status."""
+    runs = [Run("evaluate", evaluation_of(path, task), 0) for path in paths]
+    failed = sweep(runs, measure, folder, console).failed
+    records, _ = results.read(folder)
+    there = [(run.config, records[run.id]["measurements"]) for run in runs if run.id in records]
+    for config, report in there:
+        console.print(sandwich(config, report))
+        for heading, *rows in sections(report):
+            page = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+            for column in heading:
+                page.add_column(column, no_wrap=True)
+            for row in rows:
+                page.add_row(*row)
+            console.print(page)
+            console.print()
+    for (a, one), (b, other) in itertools.combinations(there, 2):
+        first, second = (np.array(report["timed"]["auto"]) for report in (one, other))
+        p = log_rank(first, second, min(one["budget"], other["budget"]))
+        names = f"{Path(a.model).name} and {Path(b.model).name}"
+        console.print(f"time to first failure (auto), {names}: log-rank p = {p:.2g}", markup=False, highlight=False)
+    for line in failed:
+        console.print(f"failed: {line}", style="red", markup=False, highlight=False)
+    return 1 if failed else 0
+
+
+def sandwich(config: Evaluation, report: dict[str, Any]) -> Table:
+    """What was found, what there is, and what is proven, at both thresholds."""
+    title = f"{Path(config.model).name}, task {config.task}: failing prompts"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in ("threshold", "found", "<= exact", "<= proven bound"):
+        table.add_column(column, justify="left" if column == "threshold" else "right")
+    for name, label in (("greedy", "0"), ("matched", "1 % clean false alarms")):
+        row = report["sandwich"][name]
+        table.add_row(f"{row['tau']:.2f} ({label})", *(_number(row[field]) for field in ("found", "exact", "bound")))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def sections(report: dict[str, Any]) -> list[list[tuple[str, ...]]]:
+    """The page below the sandwich: for each section the heads of its columns, then its rows."""
+    return [_exact(report), _estimated(report), _timed(report), _told(report)]
+
+
+def _exact(report):
+    if not report["exact"]:
+        return [("EXACT", "the space is too large to count")]
+    greedy, matched, drawn = (report["exact"][name] for name in ("greedy", "matched", "sampled"))
+    both, shape = [greedy, matched], report["shape"]
+    mass = ["-" if count["clean_failure"] is None else f"{count['clean_failure']:.2e}" for count in both]
+    page = [
+        ("EXACT", "threshold 0", "matched"),
+        ("share of hazardous prompts", *(f"{c['failures'] / c['hazardous']:.2e}" for c in both)),
+        ("clean failure probability", *mass),
+        ("egregious ones (2/3 or more)", *(_number(c["egregious"]) for c in both)),
+        ("worst margin (above 0: a certificate)", *(f"{c['worst_margin']:.2f}" for c in both)),
+        ("safe prompts refused", *(f"{c['false_alarms'] / c['safe']:.2%}" for c in both)),
+        ("expected failures, sampled at temperature 1", _number(drawn["failures"])),
+        ("  probability on the worst prompt", f"{drawn['worst_probability']:.3f}"),
+    ]
+    if shape["failures"]:
+        page.append(("clusters of failures, threshold 0", _number(shape["clusters"])))
+        page.append(("  share in the largest", f"{shape['largest'] / shape['failures']:.1%}"))
+        if shape["distances"] is not None:
+            shares = (f"{distance}: {n / shape['failures']:.0%}" for distance, n in shape["distances"].items())
+            page.append(("  tokens from a typical clean prompt", ", ".join(shares)))
+    return page
+
+
+def _estimated(report):
+    page = [("ESTIMATED", "clean failure probability, 95 %", "effective samples", "largest weight", "calls")]
+    for name, clean in report["clean"].items():
+        rate = clopper_pearson(clean["failures"], clean["samples"])
+        page.append((f"seen on {clean['samples']:,} clean prompts, {name}", _interval(rate._asdict())))
+    for name, said in report["estimated"].items():
+        health = f"{said['effective']:,.0f}", f"{said['largest']:.0%}", f"{said['calls']:,}"
+        page.append((name, _interval(said), *health))
+    if said := report["estimated"].get("splitting"):
+        chance = in_deployment(Estimate(**said), DEPLOYMENT)
+        ends = f"{chance.value:.2f} [{chance.low:.2f}, {chance.high:.2f}]"
+        page.append((f"at least one in {DEPLOYMENT:,} (splitting)", ends))
+    return page
+
+
+def _timed(report):
+    page = [("TIMED", f"found a failure in {report['budget']:,} calls", "median calls")]
+    for name, first in report["timed"].items():
+        first = np.array(first)
+        share, median = clopper_pearson(int((first < NEVER).sum()), len(first)), median_calls(first)
+        page.append((name, _share(share._asdict()), f"{median:,.0f}" if np.isfinite(median) else "never"))
+    return page
+
+
+def _told(report):
+    told = report["told_apart"]
+    if told is None:
+        return [("TOLD APART", "the task has no clean density")]
+    probe = "-" if told["probe"] is None else f"AUC {told['probe']:.2f}; refusals follow it: {told['follows']:.2f}"
+    return [
+        ("TOLD APART", told["verdict"]),
+        ("alarms that looks alone would raise", _share(told["by_looks"])),
+        ("alarms: odd hazards", _share(told["odd_hazards"])),
+        ("  their safe twins", _share(told["odd_twins"])),
+        ("  safe clean prompts", _share(told["clean_safe"])),
+        *((f"success of {name}", _share(rate)) for name, rate in told["free"].items()),
+        ("  if every prompt must look clean", _share(told["natural"])),
+        ("linear probe, odd from clean hazards", probe),
+    ]
+
+
+def _interval(said: dict[str, float]) -> str:
+    return f"{said['value']:.1e} [{said['low']:.0e}, {said['high']:.0e}]"
+
+
+def _share(rate: dict[str, float]) -> str:
+    return f"{rate['value']:.0%} [{rate['low']:.0%}, {rate['high']:.0%}]"

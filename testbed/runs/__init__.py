@@ -1,0 +1,1 @@
+"""Runs: their records, models, locks and checkpoints; sweeps, and the launchers that say where runs are done."""

@@ -1,0 +1,98 @@
+"""Clusters: a Ray cluster that is running, or the queue of a Slurm cluster. Neither package is needed otherwise."""
+
+import contextlib
+import importlib
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+from testbed.runs.launchers.place import LOOK, Place, elsewhere, settings
+
+RETRIES = 10  # of a run whose node was lost
+
+
+def _imported(package: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(f"{package} is not installed; python -m pip install -e '.[{extra}]' brings it") from error
+
+
+@contextlib.contextmanager
+def on_ray(workers: int | None = None, cores: int | None = None, logs: Path | None = None) -> Iterator[Place]:
+    """The Ray cluster that this machine belongs to, or that the variable RAY_ADDRESS names.
+
+    Args:
+      workers: runs at a time; by default as many as the cluster has cores for.
+      cores: cores that Ray keeps for a run: 1 by default.
+
+    Raises:
+      ValueError: Ray is not installed, or no cluster is running.
+    """
+    ray = _imported("ray", "cluster")
+    joined = not ray.is_initialized()
+    try:
+        ray.init(address="auto", ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+    except ConnectionError as error:
+        raise ValueError("no Ray cluster is running; start one with `ray start --head`, or set RAY_ADDRESS") from error
+    remote = ray.remote(num_cpus=cores or 1, max_retries=RETRIES)(elsewhere)
+
+    def do(work, watch):
+        promise = remote.remote(work, settings())
+        try:
+            while not ray.wait([promise], timeout=LOOK)[0]:
+                watch("on the cluster", 0, 1)
+        except BaseException:
+            ray.cancel(promise, force=True)
+            raise
+        try:
+            return ray.get(promise)
+        except ray.exceptions.RayError as error:
+            raise RuntimeError(f"on the cluster: {str(error).strip().splitlines()[-1]}") from error
+
+    try:
+        yield Place(workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // (cores or 1)), do)
+    finally:
+        if joined:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def on_slurm(
+    workers: int | None = None, cores: int | None = None, logs: Path | None = None, **parameters
+) -> Iterator[Place]:
+    """The queue of a Slurm cluster, through submitit; on a machine without Slurm, processes of submitit's own.
+
+    Args:
+      workers: jobs in the queue at a time: 64 by default.
+      cores: cores of a job: 1 by default.
+      logs: folder for submitit's files.
+      parameters: what else submitit is told: `timeout_min`, `mem_gb`, `slurm_partition`, ...
+
+    Raises:
+      ValueError: submitit is not installed, or does not know a parameter.
+    """
+    submitit = _imported("submitit", "slurm")
+    executor = submitit.AutoExecutor(folder=(logs or Path("slurm")).resolve())
+    try:
+        executor.update_parameters(**{"cpus_per_task": cores or 1, "timeout_min": 24 * 60} | parameters)
+    except (NameError, ValueError, TypeError) as error:
+        raise ValueError(f"submitit: {' '.join(str(error).split())}") from error
+    one_at_a_time = threading.Lock()
+
+    def do(work, watch):
+        with one_at_a_time:
+            job = executor.submit(partial(elsewhere, work, settings()))
+        try:
+            while not job.done():
+                watch(f"job {job.job_id}", 0, 1)
+                time.sleep(LOOK)
+        except BaseException:
+            job.cancel()
+            raise
+        return job.result()
+
+    yield Place(workers or 64, do)

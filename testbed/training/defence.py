@@ -1,0 +1,64 @@
+"""A defence: what training makes of what it finds and sees, as functions that compose, and what that costs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from testbed.attacks.search import Attack, Cost, steps_within
+from testbed.objective import Objective
+from testbed.training.latent import noise, one_sided, untargeted
+from testbed.training.losses import PLAIN, Loss
+from testbed.training.pseudo_inputs import pseudo
+from testbed.training.schedule import Schedule
+from testbed.training.selection import Order, Replay, anyone, evenly
+
+LOSSES: dict[str, Callable[..., Loss]] = {
+    "plain": lambda layer, eps: PLAIN,
+    "untargeted": untargeted,
+    "one_sided": one_sided,
+    "noise": noise,
+    "pseudo": pseudo,
+}
+"""`(layer, eps) -> Loss`: where in the residual stream, and how far.
+
+Its value raises a ValueError where the model has no such layer, and `pseudo`'s where several are named.
+"""
+
+
+class Defence(NamedTuple):
+    """What training makes of what it finds and sees: functions that compose freely.
+
+    Attributes:
+      order: which candidates enter the pool first.
+      candidates: finds to choose from, for each place in the pool.
+      failures_only: whether only finds that failed are trained on, instead of all that an attack brings home.
+      replay: which finds of the pool are drawn.
+      twins: whether every other find drawn from the pool is replaced by its nearest safe edit.
+      share: how much of a batch comes from the pool, once it holds any; the rest is clean.
+      loss: what the steps descend.
+    """
+
+    order: Order = anyone
+    candidates: int = 1
+    failures_only: bool = False
+    replay: Replay = evenly
+    twins: bool = False
+    share: float = 0.5
+    loss: Loss = PLAIN
+
+
+USUAL = Defence()
+
+
+def attack_cost(schedule: Schedule, attack: Attack, objective: Objective, defence: Defence = USUAL) -> Cost:
+    """Calls that all the attack units of a run make, exactly."""
+    if not schedule.rounds:
+        return Cost(0, 0, 0)
+    steps, step = steps_within(attack, objective, schedule.budget), attack.cost(objective)
+    once, attackers = Cost(objective.forwards, 0, 1), schedule.finds * defence.candidates
+    return Cost(*(attackers * (start + steps * more) for start, more in zip(once, step, strict=True)))
+
+
+def training_cost(schedule: Schedule, defence: Defence = USUAL) -> Cost:
+    """Calls that all the train units of a run make, exactly: gradients, and forward passes beside them."""
+    seen = schedule.steps * schedule.batch
+    return Cost(seen * defence.loss.forwards, seen * defence.loss.gradients, 0)

@@ -1,0 +1,275 @@
+"""Training: supervised steps, and rounds of attack and training under a schedule that keeps compute equal.
+
+A schedule only *orders* equal units of work. Every update frequency therefore makes exactly the same attack calls,
+finds and gradient steps, from the same streams of keys (unit j draws from `fold_in(key, j)` in every
+arm), in the same two compiled programs: one attacks, one trains. What a unit does is a `Defence`: which finds it keeps,
+which it replays, what its loss sees (`testbed.training.defence`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from testbed.attacks.search import Attack, attack_model
+from testbed.objective import Objective
+from testbed.policy import greedy
+from testbed.runs import checkpoints as checkpoint
+from testbed.task import Task
+from testbed.training.defence import USUAL, Defence
+from testbed.training.schedule import Schedule, Unit, units
+from testbed.training.selection import Candidates, potential, safe_twin
+
+
+class State(NamedTuple):
+    """A run between two units.
+
+    Attributes:
+      model, optimizer: what is trained, and the optimiser's state.
+      pool: `[finds, T]`; kept: bool `[finds]`, the places whose finds may be trained on; filled: places taken.
+      step: gradient steps taken.
+    """
+
+    model: Any
+    optimizer: Any
+    pool: jax.Array
+    kept: jax.Array
+    filled: jax.Array
+    step: jax.Array
+
+
+class History(NamedTuple):
+    """What happened.
+
+    Attributes:
+      loss: of each step `[steps]`.
+      found: the share of each attack unit's finds that failed `[units]`.
+      pool: what was kept of them, in order `[finds, T]`; empty without rounds.
+    """
+
+    loss: np.ndarray
+    found: np.ndarray
+    pool: np.ndarray
+
+
+def optimizer(schedule: Schedule) -> optax.GradientTransformation:
+    """AdamW with clipped gradients, a short warm-up and one cosine to zero."""
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, schedule.learning_rate, warmup_steps=min(50, schedule.steps // 2), decay_steps=schedule.steps
+    )
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-2))
+
+
+def begin(model, task: Task, schedule: Schedule) -> State:
+    """The state before the first unit, with a fresh optimiser and an empty pool."""
+    pool = jnp.zeros((schedule.finds, task.prompt_length), jnp.int32)
+    zero = jnp.zeros((), jnp.int32)
+    return State(model, optimizer(schedule).init(model), pool, jnp.zeros(schedule.finds, bool), zero, zero)
+
+
+def batch_of(
+    key: jax.Array, state: State, task: Task, schedule: Schedule, defence: Defence, first: jax.Array
+) -> jax.Array:
+    """The prompts `[B, T]` of one step: fresh clean ones and, in front, finds of the pool."""
+    clean_key, pool_key = jax.random.split(key)
+    prompts = jax.vmap(task.sample)(jax.random.split(clean_key, schedule.batch))
+    if not schedule.finds:
+        return prompts
+    drawable = (state.kept & defence.replay(jnp.arange(schedule.finds), first)).cumsum()
+    # The n-th of the places that may be drawn, n being uniform.
+    nth = jax.random.randint(pool_key, (schedule.batch,), 0, jnp.maximum(drawable[-1], 1))
+    rows = jnp.searchsorted(drawable, nth, side="right")
+    found, number = state.pool[rows], jnp.arange(schedule.batch)
+    if defence.twins:
+        keys = jax.random.split(jax.random.fold_in(pool_key, 1), schedule.batch)
+        twins = jax.vmap(lambda key, prompt: safe_twin(key, task, prompt))(keys, found)
+        found = jnp.where((number % 2 == 0)[:, None], found, twins)
+    from_pool = (number < round(defence.share * schedule.batch)) & (drawable[-1] > 0)
+    return jnp.where(from_pool[:, None], found, prompts)
+
+
+@partial(jax.jit, static_argnames=("task", "schedule", "defence"))
+def train_unit(
+    key: jax.Array, state: State, unit: Unit, task: Task, schedule: Schedule, defence: Defence
+) -> tuple[State, jax.Array]:
+    """Take one unit's gradient steps; also returns their losses `[steps]`. `key` is the run's."""
+    update, key = optimizer(schedule).update, jax.random.fold_in(jax.random.split(key)[1], unit.number)
+    first = unit.first * (schedule.finds // schedule.units)  # where the newest round's finds begin
+
+    def one_step(state, key):
+        prompts = batch_of(key, state, task, schedule, defence, first)
+        loss_key = jax.random.fold_in(key, 2)
+        loss, gradients = jax.value_and_grad(defence.loss.value, 1)(loss_key, state.model, task, prompts)
+        updates, optimizer_state = update(gradients, state.optimizer, state.model)
+        model = optax.apply_updates(state.model, updates)
+        return state._replace(model=model, optimizer=optimizer_state, step=state.step + 1), loss
+
+    return jax.lax.scan(one_step, state, jax.random.split(key, schedule.steps // schedule.units))
+
+
+@partial(jax.jit, static_argnames=("task", "schedule", "attack", "defence"))
+def attack_unit(
+    key: jax.Array, state: State, unit: Unit, task: Task, schedule: Schedule, attack: Attack, defence: Defence
+) -> tuple[State, jax.Array]:
+    """Attack the current model and add what is kept to the pool; also returns the share of the finds that failed.
+
+    `key` is the run's.
+    """
+    key = jax.random.fold_in(jax.random.split(key)[0], unit.number)
+    objective = Objective(task, state.model, greedy(task))
+    room = schedule.finds // schedule.units
+    trace = attack_model(attack, objective, key, room * defence.candidates, schedule.budget)
+    failed, rows = trace.margin <= 0, jnp.arange(room)
+    if defence.candidates > 1:
+        bad = jax.vmap(partial(potential, task))(trace.prompt)
+        candidates, held = Candidates(trace.prompt, trace.margin, bad), jnp.arange(schedule.finds) < state.filled
+        rows = defence.order(jax.random.fold_in(key, room), candidates, state.pool, held)
+        if defence.failures_only:  # what failed comes first, in the order's order
+            rows = rows[jnp.argsort(~failed[rows], stable=True)]
+        rows = rows[:room]
+    kept = failed[rows] if defence.failures_only else jnp.ones(room, bool)
+    pool = jax.lax.dynamic_update_slice(state.pool, trace.prompt[rows], (state.filled, 0))
+    kept = jax.lax.dynamic_update_slice(state.kept, kept, (state.filled,))
+    return state._replace(pool=pool, kept=kept, filled=state.filled + room), failed.mean()
+
+
+def programs(task: Task, schedule: Schedule, attack: Attack | None, defence: Defence = USUAL) -> dict[bool, partial]:
+    """What does a unit that attacks (True), and one that trains (False): `(key, state, unit) -> (state, row)`.
+
+    Each is given only what it reads of schedule and defence, so that all arms of which that is alike share what is
+    compiled.
+    """
+    learns = dataclasses.replace(schedule, rounds=0, budget=0)
+    attacks = dataclasses.replace(schedule, rounds=0, steps=schedule.units, batch=1, learning_rate=1.0)
+    of_order = {name: getattr(USUAL, name) for name in ("order", "candidates", "failures_only")}
+    of_batch = {name: getattr(USUAL, name) for name in ("replay", "twins", "share", "loss")}
+    return {
+        False: partial(train_unit, task=task, schedule=learns, defence=defence._replace(**of_order)),
+        True: partial(attack_unit, task=task, schedule=attacks, attack=attack, defence=defence._replace(**of_batch)),
+    }
+
+
+def progress(
+    key: jax.Array,
+    state: State,
+    work: Unit,
+    task: Task,
+    schedule: Schedule,
+    attack: Attack | None = None,
+    defence: Defence = USUAL,
+) -> Iterator[tuple[Unit, State, np.ndarray]]:
+    """Do the units of `work`, in order; yields each with the state after it and its row.
+
+    That is a train unit's losses `[steps]`, and the share of an attack unit's finds that failed.
+    """
+    does = programs(task, schedule, attack, defence)
+    for unit in map(Unit, *work):
+        state, row = does[bool(unit.attacks)](key, state, unit)
+        yield unit, state, jax.device_get(row)
+
+
+@partial(jax.jit, static_argnames=("task", "schedule", "attack", "defence"))
+def advance(
+    key: jax.Array,
+    state: State,
+    work: Unit,
+    task: Task,
+    schedule: Schedule,
+    attack: Attack | None,
+    defence: Defence = USUAL,
+) -> tuple[State, tuple[jax.Array, jax.Array]]:
+    """Do the units of `work`, in order: a pure function of `key`, compiled as one program, for populations (`vmap`).
+
+    `train` does the same unit by unit, bit for bit.
+
+    Returns:
+      The new state, and a row a unit: losses `[units, steps]` (NaN in attack units), shares that failed `[units]`
+      (NaN in train units).
+    """
+    no_loss = jnp.full(schedule.steps // schedule.units, jnp.nan)
+    does = programs(task, schedule, attack, defence)
+
+    def train(state, unit):
+        state, losses = does[False](key, state, unit)
+        return state, (losses, jnp.nan)
+
+    def find(state, unit):
+        state, found = does[True](key, state, unit)
+        return state, (no_loss, found)
+
+    def one_unit(state, unit):
+        if attack is None:
+            return train(state, unit)
+        return jax.lax.cond(unit.attacks, find, train, state, unit)
+
+    return jax.lax.scan(one_unit, state, work)
+
+
+def forget() -> None:
+    """Forget what was compiled to train and to attack while training; all else stays."""
+    for program in (train_unit, attack_unit):
+        program.clear_cache()
+
+
+def train(
+    key: jax.Array,
+    model,
+    task: Task,
+    schedule: Schedule,
+    attack: Attack | None = None,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+    defence: Defence = USUAL,
+    kept: Path | None = None,
+) -> tuple[Any, History]:
+    """Train `model` on `task` under `schedule`; with rounds, adversarially against `attack`, in the way of `defence`.
+
+    `watch(units done, units in all)` is called from the host after every unit; it changes no number. A long run keeps
+    its state in the file `kept` between units, and the same run goes on from there, with the same result bit for bit.
+
+    Raises:
+      ValueError: the schedule has rounds but no attack is given.
+      FloatingPointError: the loss became NaN or infinite; says at which step.
+    """
+    if schedule.rounds and attack is None:
+        raise ValueError(f"{schedule.rounds} rounds need an attack; choose one or set rounds to 0")
+    work, start = units(schedule), begin(model, task, schedule)
+    total, first = len(work.number), Unit(*(column[0] for column in work))
+
+    @cache
+    def identity():
+        does = programs(task, schedule, attack, defence)
+        parts = [does[kind] for kind in np.unique(work.attacks).tolist()]
+        lowered = [part.func.lower(key, start, first, **part.keywords) for part in parts]
+        return checkpoint.identity(lowered, key, model, work)
+
+    resume, keep = checkpoint.keeper(kept, identity)
+    nothing = np.full((total, schedule.steps // schedule.units), np.nan, np.float32), np.full(total, np.nan, np.float32)
+    done, state, losses, found = resume((0, start, *nothing))
+    watch(done, total)
+    left = Unit(*(column[done:] for column in work))
+    for unit, after, row in progress(key, state, left, task, schedule, attack, defence):
+        (found if unit.attacks else losses)[done] = row
+        if not unit.attacks:
+            _refuse_nan(row, unit.number, schedule)
+        state, done = after, done + 1
+        keep((done, state, losses, found))
+        watch(done, total)
+    pool = np.asarray(state.pool)[: schedule.finds * bool(schedule.rounds)]
+    return state.model, History(losses[~work.attacks].ravel(), found[work.attacks], pool)
+
+
+def _refuse_nan(losses, number, schedule):
+    broken = ~np.isfinite(losses)
+    if broken.any():
+        step = int(broken.argmax())
+        at = int(number) * (schedule.steps // schedule.units) + step
+        raise FloatingPointError(
+            f"the loss became {losses[step]} at step {at} of {schedule.steps}; "
+            f"lower the learning rate ({schedule.learning_rate}) or check the task's labels"
+        )
