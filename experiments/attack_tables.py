@@ -1,11 +1,11 @@
-"""The table and the figure of the attack comparison, from its records alone."""
+"""The table and the figure of the attack comparison, from its runs alone."""
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments.summary import sampled
+from experiments.columns import sampled_note, setting
 from testbed import plots
 from testbed.attacks.health import Signs, complaints
 from testbed.attacks.search import NEVER
@@ -13,15 +13,18 @@ from testbed.evaluation.survival import kaplan_meier, median_calls
 from testbed.statistics import clopper_pearson, paired_effect
 
 DRAWN = ("uniform", "clean_edits", "coordinate", "mcmc", "gcg", "embedding_pgd", "auto")  # in colour; others in grey
+FAILURES = "exact.failures"
+HEALTH = ["health.zero", "health.broken"]
 
 
-def counts(row: pd.Series) -> dict[str, dict[str, Any]]:
-    """The accounts of a record's attacks, by name."""
+def accounts(run: pd.Series) -> dict[str, dict[str, Any]]:
+    """The accounts of a run's attacks, by name."""
     found: dict[str, dict[str, Any]] = {}
-    for column in row.index:
-        if column.startswith("attacks."):
-            _, name, field = column.split(".", 2)
-            found.setdefault(name, {})[field] = row[column]
+    for column in run.index:
+        head, _, rest = column.partition(".")
+        if head == "attacks":
+            name, _, field = rest.partition(".")
+            found.setdefault(name, {})[field] = run[column]
     return found
 
 
@@ -31,69 +34,68 @@ def calls_of(account: dict[str, Any]) -> np.ndarray:
 
 
 def pooled_calls(runs: pd.DataFrame, name: str) -> np.ndarray:
-    """The same over the attackers of several records."""
-    return np.concatenate([calls_of(counts(row)[name]) for _, row in runs.iterrows()])
+    """The same over the attackers of several runs."""
+    return np.concatenate([calls_of(accounts(run)[name]) for _, run in runs.iterrows()])
 
 
-def signs_of(runs: list[tuple[pd.Series, dict[str, Any]]]) -> Signs:
-    """What an attack's accounts in several records show of its health, shares pooled."""
+def signs_of(attacked: list[tuple[pd.Series, dict[str, Any]]]) -> Signs:
+    """What an attack's accounts in several runs show of its health, shares pooled."""
     shares = [
-        (row["health.zero"], row["health.broken"], a["masked"],
+        (*run[HEALTH], a["masked"],
          a["half"] / a["attackers"], a["successes"] / a["attackers"], a["unconfirmed"] / a["attackers"])
-        for row, a in runs
+        for run, a in attacked
     ]  # fmt: skip
-    return Signs(bool(runs[0][1]["gradients"]), *np.mean(shares, axis=0))
+    return Signs(bool(attacked[0][1]["gradients"]), *np.mean(shares, axis=0))
 
 
-def panel_gains(frame: pd.DataFrame) -> pd.DataFrame:
+def panel_gains(runs: pd.DataFrame) -> pd.DataFrame:
     """Each attack's search gain (columns), mean over the models that nothing is planted into, by task and seed."""
-    panel = frame[frame["config.plant"] == ""]
-    columns = [c for c in frame if c.startswith("attacks.") and c.endswith(".gain")]
-    gains = panel.groupby(["config.plain.task", "seed"])[columns].mean()
-    return gains.rename(columns=lambda column: column.split(".")[1])
+    panel = runs[setting(runs, "plant") == ""]
+    gains = [{name: account["gain"] for name, account in accounts(run).items()} for _, run in panel.iterrows()]
+    return pd.DataFrame(gains, index=panel.index).groupby([panel["task"], panel["seed"]]).mean()
 
 
-def pooled_shares(frame: pd.DataFrame, found: str, of: str) -> pd.DataFrame:
+def pooled_shares(runs: pd.DataFrame, found: str, of: str) -> pd.DataFrame:
     """Of each attack (rows) on each model (columns), `found` over `of`, summed over seeds; NaN where unknown."""
     numbers = pd.DataFrame(
-        {"arm": row["arm"], "attack": name, "failures": row["exact.failures"]} | account
-        for _, row in frame.iterrows() for name, account in counts(row).items()
+        {"arm": run["arm"], "attack": name, "failures": run[FAILURES]} | account
+        for _, run in runs.iterrows() for name, account in accounts(run).items()
     )  # fmt: skip
     sums = numbers.astype({found: float, of: float}).groupby(["attack", "arm"])[[found, of]].sum(min_count=1)
     return (sums[found] / sums[of].replace(0, np.nan)).unstack("arm")
 
 
-def summary(frame: pd.DataFrame) -> pd.DataFrame:
+def of_attacks(runs: pd.DataFrame) -> pd.DataFrame:
     """Attacks by search gain, then a row a model and attack: what it found, what it missed, and what to be wary of."""
-    gains, budget = panel_gains(frame), int(frame["budget"].iloc[0])
+    gains, budget = panel_gains(runs), int(runs["budget"].iloc[0])
     rows = {"SEARCH GAIN": {}}
     for name in gains.mean().sort_values(ascending=False).index:
         effect = paired_effect(gains[name].to_numpy())
         rows[f"panel: {name}"] = {"gain": f"{effect.mean:+.2f} [{effect.low:+.2f}, {effect.high:+.2f}]"}
     early = [max(1, budget // 100), budget // 10]
     title = "success by " + ", ".join(f"{calls:,}" for calls in [*early, budget]) + " calls"
-    for model, runs in frame.groupby("arm", sort=False):
-        failures = runs["exact.failures"]
-        known = failures.sum() and not sampled(runs)
-        for name in counts(runs.iloc[0]):
-            accounts = [(row, counts(row)[name]) for _, row in runs.iterrows()]
+    for model, part in runs.groupby("arm", sort=False):
+        failures = part[FAILURES]
+        known = failures.sum() and not sampled_note(part)
+        for name in accounts(part.iloc[0]):
+            attacked = [(run, accounts(run)[name]) for _, run in part.iterrows()]
             fields = ("successes", "half", "attackers", "distinct")
-            pooled = {field: sum(a[field] for _, a in accounts) for field in fields}
-            first, n = pooled_calls(runs, name), pooled["attackers"]
+            pooled = {field: sum(a[field] for _, a in attacked) for field in fields}
+            first, n = pooled_calls(part, name), pooled["attackers"]
             success = clopper_pearson(pooled["successes"], n)
-            blind = sum(a["successes"] == 0 and row["exact.failures"] > 0 for row, a in accounts)
-            levels = [a["egregiousness"] for _, a in accounts if a["successes"]]
+            blind = sum(a["successes"] == 0 and run[FAILURES] > 0 for run, a in attacked)
+            levels = [a["egregiousness"] for _, a in attacked if a["successes"]]
             rows[f"{model}: {name}"] = {
                 title: " ".join(f"{(first <= calls).mean():.0%}" for calls in early)
                 + f" {success.value:.0%} [{success.low:.0%}, {success.high:.0%}]",
                 "doubling": f"{(pooled['successes'] - pooled['half']) / n:+.0%}",
                 "calls": _calls(first),
-                "gain": f"{np.mean([a['gain'] for _, a in accounts]):+.2f}",
-                "recall": f"{sum(a['reached'] for _, a in accounts) / failures.sum():.2%}" if known else "-",
+                "gain": f"{np.mean([a['gain'] for _, a in attacked]):+.2f}",
+                "recall": f"{sum(a['reached'] for _, a in attacked) / failures.sum():.2%}" if known else "-",
                 "distinct": f"{pooled['distinct']:,}",
                 "egregious": f"{np.mean(levels):.2f}" if levels else "-",
                 "falsely robust": f"{blind} of {(failures > 0).sum()}",
-                "beware": "; ".join(complaints(signs_of(accounts))),
+                "beware": "; ".join(complaints(signs_of(attacked))),
             }
         rows[f"{model.upper()}: FAILURES"] = {"recall": f"{failures.median():,.0f}"}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
@@ -104,29 +106,29 @@ def _calls(first: np.ndarray) -> str:
     return f"{median:,.0f}" if np.isfinite(median) else "never"
 
 
-def plot(frame: pd.DataFrame) -> plots.Figure:
+def draw_attacks(runs: pd.DataFrame) -> plots.Figure:
     """Who searches best; what each attack finds and misses on each model; and success against calls."""
-    models, gains = list(frame["arm"].unique()), panel_gains(frame)
+    models, gains = list(runs["arm"].unique()), panel_gains(runs)
     gains = gains[gains.mean().sort_values(ascending=False).index]
-    failures = frame.groupby("arm", sort=False)["exact.failures"].median()
+    failures = runs.groupby("arm", sort=False)[FAILURES].median()
     titles = ["Search gain over random prompts", "Attackers that succeed, %", "Known failures reached, %"]
     figure, (ranking, won, recall, *curves) = plots.panels(
         [*titles, *(f"{model}: {failures[model]:,.0f} failing prompts" for model in models)],
-        f"{frame['config.plain.task'].iloc[0]}, {frame['seed'].nunique()} seeds, "
-        f"{frame['config.attackers'].iloc[0]} attackers each. Gain: decades by which an attack comes lower than as "
+        f"{runs['task'].iloc[0]}, {runs['seed'].nunique()} seeds, "
+        f"{setting(runs, 'attackers').iloc[0]} attackers each. Gain: decades by which an attack comes lower than as "
         "many random hazardous prompts (0.16 by chance, dashed), mean of plain, weak and strong; a small point a seed, "
         "orange where gradients are taken.\nBelow: share of attackers that have found a failure within so many forward "
         "passes (1 - Kaplan-Meier, 95 % band; a gradient counts three); thin grey: the attacks that are not named.",
         columns=4,
     )
-    uses_gradients = {name: bool(account["gradients"]) for name, account in counts(frame.iloc[0]).items()}
+    uses_gradients = {name: bool(account["gradients"]) for name, account in accounts(runs.iloc[0]).items()}
     colors = ["C1" if uses_gradients[name] else "C0" for name in gains]
     plots.ranking(ranking, gains, colors, reference=float(np.log10(1 / np.log(2))))
     ranking.set_xlabel("decades")
-    plots.shares(won, pooled_shares(frame, "successes", "attackers").loc[gains.columns, models])
-    plots.shares(recall, pooled_shares(frame, "reached", "failures").loc[gains.columns, models])
+    plots.shares(won, pooled_shares(runs, "successes", "attackers").loc[gains.columns, models])
+    plots.shares(recall, pooled_shares(runs, "reached", "failures").loc[gains.columns, models])
     for ax, model in zip(curves, models, strict=True):
-        success_curves(ax, frame[frame["arm"] == model], list(gains))
+        success_curves(ax, runs[runs["arm"] == model], list(gains))
     figure.legend(*curves[0].get_legend_handles_labels(), loc="outside right lower", frameon=False, fontsize=9)
     return figure
 

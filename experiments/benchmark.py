@@ -134,7 +134,7 @@ def attacks(task: Task, attackers: int = 128, budget: int = 400) -> Iterator[Row
             f"attack {name}, {attackers} attackers",
             "forwards/s",
             (
-                lambda attack=attack: search.search(attack, objective, starts, jax.random.key(2), budget),
+                lambda attack=attack: search.search(jax.random.key(2), attack, objective, starts, budget=budget),
                 attackers * spent,
             ),
             (
@@ -158,7 +158,7 @@ def training(task: Task, steps: int = 192) -> Row:
         def step(carry, prompts):
             model, state = carry
             loss, gradients = jax.value_and_grad(cross_entropy)(model, task, prompts)
-            updates, state = optimizer(schedule).update(gradients, state, model)
+            updates, state = optimizer(schedule.descent).update(gradients, state, model)
             return (optax.apply_updates(model, updates), state), loss
 
         return jax.lax.scan(step, (model, begin(model, task, schedule).optimizer), batches)

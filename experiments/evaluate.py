@@ -3,9 +3,11 @@
 import dataclasses
 import hashlib
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +15,7 @@ from rich.table import Table
 from tasks import TASKS, task_named
 from testbed.attacks.search import NEVER
 from testbed.evaluation.rare import Estimate, in_deployment
-from testbed.evaluation.report import evaluate, plain
+from testbed.evaluation.report import as_numbers, evaluate
 from testbed.evaluation.survival import log_rank, median_calls
 from testbed.evaluation.walk import refuse_if_unfit
 from testbed.runs import results
@@ -51,12 +53,20 @@ def evaluation_of(path: str, task: str | None) -> Evaluation:
 def measure(config: Evaluation, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
     """The whole report as plain numbers; a count that was stopped is taken up again."""
     checkpoint = folder / "counting" / results.run_id("evaluate", config, seed)
-    return plain(evaluate(load(config.model), task_named(config.task), watch=watch, checkpoint=checkpoint))
+    return as_numbers(
+        evaluate(jax.random.key(0), load(config.model), task_named(config.task), watch=watch, checkpoint=checkpoint)
+    )
 
 
-def evaluate_saved(paths: list[str], task: str | None, folder: Path, console: Console) -> int:
-    """Measure saved models, print a page for each, and compare each two; returns the exit status."""
+def evaluate_saved(
+    paths: list[str], task: str | None, folder: Path, console: Console, prepare: Callable[[Path], None]
+) -> int:
+    """Measure saved models, print a page for each, and compare each two; returns the exit status.
+
+    `prepare(folder)` is called once it is known that all of them can be measured.
+    """
     runs = [Run("evaluate", evaluation_of(path, task), 0) for path in paths]
+    prepare(folder)
     failed = sweep(runs, measure, folder, console).failed
     records, _ = results.read(folder)
     there = [(run.config, records[run.id]["measurements"]) for run in runs if run.id in records]

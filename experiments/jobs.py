@@ -1,4 +1,4 @@
-"""Jobs: an experiment on tasks and seeds, from its worklist to its tables, figures and verdict."""
+"""Jobs: from a worklist to its tables, figures and verdict."""
 
 import itertools
 from collections.abc import Callable
@@ -6,49 +6,68 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import EXPERIMENTS
-from experiments.summary import as_counted, sampled
+import experiments
+from experiments import columns, tables
+from experiments.experiment import Verdict, judge
+from experiments.page import results_page
+from experiments.worklist import ABLATION, Job, experiment_named, perform, runs_of
+from tasks import task_named
 from testbed import plots
+from testbed.attacks import attack_named
+from testbed.attacks.search import short_of_steps
+from testbed.objective import Objective
+from testbed.policy import greedy
 from testbed.runs import results
-from testbed.runs.sweep import Run, crowded, status, sweep
-from testbed.statistics import Verdict
-from testbed.training import rounds as training
+from testbed.runs.sweep import crowded, status, sweep
+from testbed.training import rounds
+
+PAGE_COMMAND = "python -m experiments.run --experiment=all --plot_only --out=experiments/records"
 
 
-class Job(NamedTuple):
-    """One experiment to run, or to draw: its name, preset, tasks, seeds and folder."""
+def load(folder: str | Path, name: str | None = None, preset: str | None = None) -> pd.DataFrame:
+    """The runs of an experiment as a table: a row a run, with `task`, `arm`, `seed` and the `presets` it belongs to.
 
-    name: str
-    preset: str
-    tasks: list[str]
-    seeds: range
-    folder: Path
+    Args:
+      folder: of the records; name: the experiment's, by default the folder's.
+      preset: only its runs. Runs of several presets may share an arm's name, and then no effect can
+        be taken over them.
 
-    @property
-    def experiment(self):
-        """The module."""
-        return EXPERIMENTS[self.name]
+    Raises:
+      ValueError: there is no such experiment or preset, or the folder holds no such record.
+    """
+    name = name or Path(folder).name
+    runs = columns.tidy(results.load(folder, name))
+    if name == ABLATION:
+        return runs.assign(presets="")
+    experiment = experiment_named(name)
+    if preset is not None and preset not in experiment.presets:
+        raise ValueError(f"{name} has no preset {preset!r}; choose from {', '.join(experiment.presets)}")
+    ids = {one: _ids_of(name, experiment, one, runs) for one in experiment.presets}
+    of = [",".join(one for one in ids if run in ids[one]) for run in runs["run"]]
+    runs = runs.assign(presets=of)
+    if preset is None:
+        return runs
+    chosen = runs[runs["run"].isin(ids[preset])].reset_index(drop=True)
+    if chosen.empty:
+        raise ValueError(f"{folder} holds no record of {name}, preset {preset}")
+    return chosen
 
-    @property
-    def runs(self) -> list[Run]:
-        """The worklist: the grid of each task for each seed, so that a stopped sweep leaves whole paired seeds.
 
-        Arm by arm, the tasks take turns: runs side by side then compile other programs and make other plain models,
-        where arms of one task would wait for each other.
-        """
-        grids = [self.experiment.grid(self.preset, task) for task in self.tasks]
-        turns = [config for turn in itertools.zip_longest(*grids) for config in turn if config is not None]
-        return [Run(self.name, config, seed) for seed in self.seeds for config in turns]
-
-    def minutes(self, missing: int) -> float:
-        """About how long so many of the runs take on two cores."""
-        usual = self.experiment.PRESETS[self.preset]
-        runs = len(self.runs) / len(self.tasks) / len(self.seeds) * len(usual.tasks.split(",")) * usual.seeds
-        return usual.minutes * missing / runs
+def _ids_of(name: str, experiment, preset: str, runs: pd.DataFrame) -> set[str]:
+    """The ids of a preset's runs, on the tasks and seeds that a table holds."""
+    known = set()
+    for task, rows in columns.by_task(runs).items():
+        try:
+            listed = runs_of(name, experiment, preset, task, 0)
+        except ValueError:  # a task of another version, or one on which this question is asked no more
+            continue
+        known |= {run._replace(seed=int(seed)).id for run in listed for seed in rows["seed"].unique()}
+    return known
 
 
 def recorded(
@@ -60,68 +79,88 @@ def recorded(
     has some of its runs, if this code knows it; and of the seeds from the first that has any up to the first without.
     Only tasks and seeds that `admits` takes are looked at.
     """
-    experiment, records = EXPERIMENTS[name], results.read(folder)[0]
-    presets = [preset] if preset else list(experiment.PRESETS)
-    usual = [task for one in reversed(experiment.PRESETS.values()) for task in one.tasks.split(",")]
-    plain = ((record["config"].get("plain"), record["seed"]) for record in records.values())
-    pairs = {(config["task"], seed) for config, seed in plain if config and admits(config["task"], seed)}
+    experiment, records = experiment_named(name), results.read(folder)[0]
+    presets = [preset] if preset else list(experiment.presets)
+    usual = [task for one in reversed(experiment.presets.values()) for task in one.tasks]
+    pairs = {(columns.task_of(record), record["seed"]) for record in records.values()}
+    pairs = {(task, seed) for task, seed in pairs if task and admits(task, seed)}
 
-    def arms(preset, task):
-        try:
-            return experiment.grid(preset, task)
-        except ValueError:  # a task of another version, or one on which this question is asked no more
-            return []
-
-    def there(preset):
+    def finished(preset):
         """(task, seed) of each run of the preset that has a record."""
-        grids = {task: arms(preset, task) for task, _ in pairs}
-        return [pair for pair in pairs for arm in grids[pair[0]] if Run(name, arm, pair[1]).id in records]
+        lists = {}
+        for task, _ in pairs:
+            try:
+                lists[task] = runs_of(name, experiment, preset, task, 0)
+            except ValueError:  # a task of another version, or one on which this question is asked no more
+                lists[task] = []
+        return [pair for pair in pairs for run in lists[pair[0]] if run._replace(seed=pair[1]).id in records]
 
-    held = {preset: there(preset) for preset in presets}
-    preset = max(held, key=lambda preset: len(held[preset]))
-    seeds = {seed for _, seed in held[preset]}
+    of_preset = {preset: finished(preset) for preset in presets}
+    preset = max(of_preset, key=lambda preset: len(of_preset[preset]))
+    seeds = {seed for _, seed in of_preset[preset]}
     first = min(seeds, default=0)
     seeds = range(first, first + len(list(itertools.takewhile(seeds.__contains__, itertools.count(first)))))
-    tasks = {task for task, seed in held[preset] if seed in seeds}
+    tasks = {task for task, seed in of_preset[preset] if seed in seeds}
     tasks = sorted(tasks, key=lambda task: (usual.index(task) if task in usual else len(usual), task))
-    return Job(name, preset, tasks, seeds, folder)
+    return Job(name, experiment, preset, tuple(tasks), seeds, folder)
 
 
 def file_name(task: str) -> str:
-    """A task's name without colons, which are no letters of a file name everywhere."""
-    return task.replace(":", "-")
+    """A task's name in the letters of a file name."""
+    return "".join(letter if letter.isalnum() or letter in "-_.=" else "-" for letter in task)
 
 
-def show(console: Console, experiment, frame, folder: Path) -> Verdict:
-    """Print the table of each task and the verdict, and write tables and figures beside the records."""
-    for task, rows in frame.groupby("config.plain.task", sort=False):
-        text, note = experiment.summary(rows), sampled(rows)
-        title = ", ".join(filter(None, (folder.name, f"task {task}", note)))
-        table = Table(title=title, title_justify="left", title_style="bold")
-        table.add_column("measure", no_wrap=True)
-        for arm in text:
-            table.add_column(arm, justify="right")
-        for measure, cells in text.iterrows():
-            table.add_row(measure, *cells, style="bold" if measure[:2].isupper() else None)
-        console.print(table)
+def frame_of(job: Job) -> pd.DataFrame:
+    """The runs of a job that have records, in the order of its worklist, as a tidy table."""
+    records, _ = results.read(job.folder)
+    ids = [run.id for run in job.runs if run.id in records]
+    if not ids:
+        return pd.DataFrame()
+    return columns.tidy(results.tabulate([records[run] for run in ids]))
+
+
+def show(console: Console, job: Job, runs: pd.DataFrame) -> Verdict:
+    """Print tables, effects and verdict; write tables, effects and figures beside the records."""
+    experiment, folder = job.experiment, job.folder
+    for task, rows in columns.by_task(runs).items():
+        text, note = experiment.table(rows), columns.sampled_note(rows)
+        title = ", ".join(filter(None, (job.name, f"task {task}", note)))
+        tables.show_text(console, text, title)
         file = file_name(task)
         results.write_atomically(folder / f"{file}.csv", text.to_csv().encode())
-        figure = experiment.plot(rows)
+        figure = experiment.figure(rows)
         plots.save(plots.not_counted(figure, note) if note else figure, folder / f"{file}.png")
-    verdict = experiment.claim(frame)
-    console.print(f"[bold]{verdict.outcome}[/bold]: {verdict.why}", highlight=False)
-    if sampled(frame):
+    verdict = judge(experiment, runs)
+    results.write_atomically(folder / "effects.csv", tables.csv(verdict.effects))
+    tables.show_effects(console, verdict.effects)
+    if experiment.decides:
+        lacks = f": the rule asks for {verdict.lacks}" if verdict.lacks else ""
+        console.print(f"[bold]{verdict.outcome}[/bold]{escape(lacks)}", highlight=False)
+    if columns.sampled_note(runs):
         console.print("Where a task says sampled, its numbers of failing prompts are no counts of the space.")
     return verdict
 
 
 def announce(console: Console, job: Job, missing: int) -> None:
-    """Say what will be done, and about how long it takes."""
+    """Say what will be done, about how long it takes, and which searches have hardly a step within their budget."""
     console.print(
         f"{job.name}, preset {job.preset}, {', '.join(job.tasks)}: {len(job.runs)} runs ({len(job.seeds)} seeds), "
         f"{missing} to do, about {job.minutes(missing):.0f} minutes on two cores; records go to {job.folder}",
         markup=False, highlight=False,
     )  # fmt: skip
+    for line in dict.fromkeys(filter(None, map(_short_search, job.runs))):
+        console.print(line, style="yellow", markup=False, highlight=False)
+
+
+def _short_search(run) -> str:
+    """What must be said of an arm that trains against an attack without room for two steps; else nothing."""
+    arm = run.config
+    if not isinstance(arm, experiments.Arm) or not arm.rounds or not arm.steps:
+        return ""
+    task = task_named(arm.plain.task)
+    attack = attack_named(arm.attack)(**dict(arm.options))
+    complaint = short_of_steps(attack, Objective(task, None, greedy(task)), arm.budget)
+    return f"{run.task}, {run.arm}: {complaint}" if complaint else ""
 
 
 def missing_of(job: Job) -> int:
@@ -137,56 +176,75 @@ class Done(NamedTuple):
     failed: list[str]
 
 
+def run_missing(console: Console, job: Job, place: AbstractContextManager | None) -> list[str]:
+    """Do what is missing of a job; a line for each run that failed."""
+    announce(console, job, missing_of(job))
+    failed = sweep(job.runs, perform, job.folder, console, place=place).failed
+    if crowded(0.5):  # the next question mostly trains otherwise; what measures is worth remembering
+        rounds.forget()
+    return failed
+
+
 def do(console: Console, job: Job, place: AbstractContextManager | None) -> Done:
     """Run what is missing of a job, in its place, then show all of it; without a place, show what there is."""
-    runs = job.runs
     for problem in results.read(job.folder)[1]:
         console.print(problem, style="yellow", markup=False, highlight=False)
-    failed = []
-    if place is not None:
-        announce(console, job, missing_of(job))
-        failed = sweep(runs, job.experiment.measure, job.folder, console, place).failed
-        if crowded(0.5):  # the next question mostly trains otherwise; what measures is worth remembering
-            training.forget()
-    records, _ = results.read(job.folder)
-    there = [run.id for run in runs if run.id in records]
-    if not there and not failed:
-        raise ValueError(f"{job.folder} holds no record of these runs; leave out --plot_only to make them")
-    verdict = None
-    if there:
-        frame = results.load(job.folder, job.name).set_index("run", drop=False).loc[there].reset_index(drop=True)
-        verdict = show(console, job.experiment, as_counted(frame), job.folder)
-    console.print(f"{len(there)} of {len(runs)} runs; records, tables and figures: {job.folder.resolve()}")
+    failed = run_missing(console, job, place) if place is not None else []
     for failure in failed:
         console.print(f"failed: {failure}", style="red", markup=False, highlight=False)
+    runs = frame_of(job)
+    if not len(runs) and not failed:
+        raise ValueError(f"{job.folder} holds no record of these runs; leave out --plot_only to make them")
+    verdict = show(console, job, runs) if len(runs) else None
+    console.print(f"{len(runs)} of {len(job.runs)} runs; records, tables and figures: {job.folder.resolve()}")
     return Done(verdict, failed)
 
 
-def page(console: Console, jobs: list[Job], done: list[Done]) -> None:
-    """Every question with its verdict, effects and figures; more of each stands above, where its tables are."""
+def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> None:
+    """Print every question with its verdict and figures, and write the results page into `out`."""
     table = Table(title="What was found", title_justify="left", box=None, show_header=False, padding=(0, 2, 1, 0))
     table.add_column("verdict", no_wrap=True)
     table.add_column("question", overflow="fold")
     for job, (verdict, _) in zip(jobs, done, strict=True):
-        outcome, why, brief = verdict or Verdict("not run", "")
-        question = f"[bold]{job.experiment.__doc__.splitlines()[0]}[/bold]"
-        table.add_row(outcome, "\n".join([question, *map(escape, filter(None, [brief or why, _figures(job)]))]))
+        lines = [
+            f"[bold]{job.experiment.question}[/bold]",
+            *map(escape, filter(None, [_brief(verdict), _figures(job)])),
+        ]
+        table.add_row(verdict.outcome if verdict else "not run", "\n".join(lines))
     console.print(table)
+    asked = [(job, one.verdict) for job, one in zip(jobs, done, strict=True) if one.verdict]
+    figures = {job.name: [f"{job.folder.name}/{name}.png" for name in _drawn(job)] for job, _ in asked}
+    text = results_page([job for job, _ in asked], [verdict for _, verdict in asked], figures, PAGE_COMMAND)
+    results.write_atomically(out / "README.md", text.encode())
+    console.print(f"results page: {(out / 'README.md').resolve()}")
+
+
+def _brief(verdict: Verdict | None) -> str:
+    """The declared effects at threshold 0, a line each."""
+    if verdict is None:
+        return ""
+    text = tables.effects_text(verdict.effects[verdict.effects["declared"]])
+    return "\n".join(f"{tables.contrast_text(row)}: {row['threshold 0']}" for _, row in text.iterrows())
 
 
 def _figures(job: Job) -> str:
     """Where a job's figures are, as a shell would spell it; nothing if there are none."""
-    drawn = [name for name in map(file_name, job.tasks) if (job.folder / f"{name}.png").exists()]
+    drawn = _drawn(job)
     names = drawn[0] if len(drawn) == 1 else "{" + ",".join(drawn) + "}"
     return f"{job.folder}/{names}.png" if drawn else ""
 
 
+def _drawn(job: Job) -> list[str]:
+    """The names of a job's figures."""
+    return [name for name in map(file_name, job.tasks) if (job.folder / f"{name}.png").exists()]
+
+
 def show_status(console: Console, job: Job) -> int:
     """Print what a job's folder holds; returns 0 if every run is done."""
-    runs, held = job.runs, status(job.runs, job.folder)
+    runs, states = job.runs, status(job.runs, job.folder)
     console.print(f"{job.name}, preset {job.preset}: {job.folder}", markup=False, highlight=False)
-    for kind, lines in held.items():
+    for kind, lines in states.items():
         console.print(f"[bold]{len(lines):4} {kind}[/bold]", highlight=False)
         for line in lines if kind != "done" else []:
             console.print(f"       {line}", markup=False, highlight=False)
-    return 0 if len(held["done"]) == len({run.id for run in runs}) else 1
+    return 0 if len(states["done"]) == len({run.id for run in runs}) else 1

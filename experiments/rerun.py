@@ -8,7 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import EXPERIMENTS
+from experiments.arm import Arm
+from experiments.columns import task_of
+from experiments.worklist import ABLATION, experiment_named, perform, runs_of
 from testbed.runs import results
 from testbed.runs.sweep import Run, sweep
 
@@ -30,7 +32,7 @@ def rebuilt(like: Any, value: Any) -> Any:
             )
         known = {name: rebuilt(getattr(like, name), told) for name, told in value.items()}
         return type(like)(**added | known)
-    return tuple(value) if isinstance(value, list) else value  # a config holds no list
+    return tuple(rebuilt(None, entry) for entry in value) if isinstance(value, list) else value  # it holds no list
 
 
 def run_of(record: dict[str, Any]) -> Run:
@@ -39,12 +41,12 @@ def run_of(record: dict[str, Any]) -> Run:
     Raises:
       ValueError: its experiment or config is not there any more.
     """
-    name = record["experiment"]
-    if name not in EXPERIMENTS:
-        raise ValueError(f"the record is of experiment {name!r}; there are {', '.join(EXPERIMENTS)}")
-    experiment = EXPERIMENTS[name]
-    like = experiment.grid("quick", experiment.PRESETS["quick"].tasks.split(",")[0])[0]
-    run = Run(name, rebuilt(like, record["config"]), record["seed"])
+    name, task, like = record["experiment"], task_of(record), Arm()
+    if name != ABLATION:
+        experiment = experiment_named(name)
+        like = runs_of(name, experiment, "quick", experiment.presets["quick"].tasks[0], 0)[0].config
+    config = rebuilt(like, record["config"])
+    run = Run(name, config, record["seed"], record.get("arm") or record["measurements"].get("arm", ""), task)
     if run.id != record["run"]:
         raise ValueError(f"the record's config and seed make run {run.id}, not {record['run']}: it was edited")
     return run
@@ -80,7 +82,7 @@ def rerun(path: Path, console: Console) -> int:
     run = run_of(then)
     console.print(f"{run.id}: once more; it took {then['seconds']} s", markup=False, highlight=False)
     with tempfile.TemporaryDirectory() as folder:
-        outcome = sweep([run], EXPERIMENTS[run.experiment].measure, Path(folder), console)
+        outcome = sweep([run], perform, Path(folder), console)
         if outcome.failed:
             console.print(f"failed: {outcome.failed[0]}", style="red", markup=False, highlight=False)
             return 1

@@ -5,20 +5,26 @@ three seeds, a few minutes. Runs that are already recorded are skipped, so a sto
 
   python -m experiments.run                                   the main job
   python -m experiments.run --list                            what there is to run
-  python -m experiments.run --task=cipher_vault --seeds=5     another task, more seeds
-  python -m experiments.run --task=injury:length=8            a task at another size
   python -m experiments.run --experiment=update_frequency     a whole question: its tasks, its arms
-  python -m experiments.run --experiment=all                  every question, one after another, and a page of verdicts
-  python -m experiments.run --plot_only                       table and figure again, from the records alone
+  python -m experiments.run --experiment=all                  every question, and a page of verdicts
+  python -m experiments.run --task="injury(length=8)" --seeds=5         another size, more seeds
+  python -m experiments.run --ablate --task=password rounds=1,4,16 budget=19,190    your own ablation
+  python -m experiments.run --check=my_module:my_task         is a task of your own fit for use?
   python -m experiments.run --evaluate=PATH                   everything that can be measured about a saved model
+  python -m experiments.run --plot_only                       tables and figures again, from the records alone
   python -m experiments.run --status                          what the folder holds: done, running, failed, missing
   python -m experiments.run --rerun=RECORD.json               one run anew, compared number by number
+
+Installed, the same command is called `worst-case`. Tasks, attacks and experiments of your own are
+named as module:name; the module may lie in the working directory.
 """
 
 import logging
 import os
+import re
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -26,22 +32,28 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import EXPERIMENTS
+import experiments
+from experiments.ablate import ablation, axes_of
 from experiments.evaluate import evaluate_saved
-from experiments.jobs import Job, do, missing_of, page, recorded, show_status
+from experiments.jobs import do, missing_of, page, recorded, show_status
 from experiments.rerun import rerun
-from tasks import TASKS, task_named
+from experiments.task_check import check_named
+from experiments.worklist import ABLATION, Job, experiment_named, runs_of
+from tasks import TASKS, spelled, task_named
 from testbed.attacks import ATTACKS
 from testbed.check import check_task
+from testbed.outside import nearest
 from testbed.runs.launchers import LAUNCHERS, best_here
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("experiment", None, "Which question to ask (see --list), or all. Default: the main job.")
-flags.DEFINE_list(
+flags.DEFINE_string(
+    "experiment", None, "Which question to ask (see --list), all, or module:name. Default: the main job."
+)
+flags.DEFINE_string(
     "task",
     None,
-    "Which tasks to ask it on, separated by commas (see --list), with sizes after colons, as in injury:length=8; or "
-    "all. Default: the preset's; with --plot_only, those of the records.",
+    "Which tasks, separated by commas (see --list), with sizes, as in injury:length=8 or injury(length=8); "
+    "module:name; or all. Default: the preset's; with --plot_only, those of the records.",
 )
 flags.DEFINE_string(
     "preset",
@@ -51,24 +63,50 @@ flags.DEFINE_string(
 flags.DEFINE_integer("seeds", None, "How many paired seeds. Default: the preset's; with --plot_only, all there are.")
 flags.DEFINE_integer("first_seed", 0, "The first of them; what is tuned is tuned on seeds from 100 on.")
 flags.DEFINE_string("out", "results", "Folder for records, models, tables and figures; made if it is not there.")
+flags.DEFINE_bool("ablate", False, "Your own ablation: fields as name=value,value after the flags make a grid.")
+flags.DEFINE_multi_string(
+    "contrast", [], "Of an ablation: an effect to declare, as rounds=1:rounds=16, or A:B > C:D. May be repeated."
+)
+flags.DEFINE_string("x", "", "Of an ablation's figure: the field along x. Default: chosen by the grid.")
+flags.DEFINE_string("hue", "", "Of an ablation's figure: the field by colour. Default: chosen by the grid.")
+flags.DEFINE_string("panel", "", "Of an ablation's figure: the field by panel. Default: chosen by the grid.")
 flags.DEFINE_bool("plot_only", False, "Train nothing: rebuild table, figure and verdict from the records in --out.")
 flags.DEFINE_list(
     "evaluate", None, "Measure saved models instead: paths without suffix, separated by commas; --task says on what."
 )
+flags.DEFINE_string("check", None, "Say in seconds whether a task keeps the contract, and what it is like, and stop.")
 flags.DEFINE_bool("status", False, "Say what --out holds of the runs that the other flags ask for, and stop.")
 flags.DEFINE_string("rerun", None, "Do the run of this record again, compare its numbers, and stop.")
 flags.DEFINE_string(
-    "launcher",
-    None,
-    "Where runs are done: threads, processes, ray, slurm. Default: threads; processes on many cores.",
+    "launcher", None, "Where runs are done: threads, processes, ray, slurm. Default: threads; processes on many cores."
 )
 flags.DEFINE_integer("workers", None, "Runs at a time. Default: one a core; with slurm, 64 jobs.")
 flags.DEFINE_integer("cores", None, "Cores of each run (not with threads, which share them). Default: an equal part.")
 flags.DEFINE_list("slurm", [], "More for submitit, NAME=VALUE: timeout_min=60,mem_gb=8,slurm_partition=long")
 flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.")
+flags.DEFINE_bool("version", False, "Print the version, and stop.")
 
-
+PURPOSES = {
+    "What to run": ("experiment", "task", "preset", "seeds", "first_seed", "out"),
+    "Your own ablation": ("ablate", "contrast", "x", "hue", "panel"),
+    "Where and how": ("launcher", "workers", "cores", "slurm"),
+    "Look at what there is": ("list", "status", "plot_only", "rerun", "evaluate", "check", "version"),
+}
+NEVER_EMPTY = ("experiment", "task", "preset", "out", "launcher", "rerun", "check")
 MAIN_JOB, MAIN_PRESET = "update_frequency", "small"
+LARGEST_SEED = 2**32  # the generator knows no more: a larger seed would be a smaller one again
+
+
+def usage() -> str:
+    """What `--help` shows: the command, then its flags by purpose."""
+    lines = [__doc__.strip(), ""]
+    for purpose, names in PURPOSES.items():
+        lines.append(f"{purpose}:")
+        for name in names:
+            text = FLAGS[name].help
+            lines.append(f"  --{name:12} {text}")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def one_of(kind: str, name: str, table) -> str:
@@ -78,7 +116,7 @@ def one_of(kind: str, name: str, table) -> str:
       ValueError: it does not; says what there is.
     """
     if name not in table:
-        raise ValueError(f"unknown {kind} {name!r}; choose from {', '.join(table)}")
+        raise ValueError(f"unknown {kind} {name!r}; choose from {', '.join(table)}{nearest(name, table)}")
     return name
 
 
@@ -97,14 +135,29 @@ def writable(folder: Path) -> None:
 
 def show_list(console: Console) -> None:
     """Tasks, attacks and experiments with a line each."""
-    for title, table in (("tasks", TASKS), ("attacks", ATTACKS), ("experiments", EXPERIMENTS)):
+    lines = {
+        "tasks": {name: make.__doc__.strip().splitlines()[0] for name, make in TASKS.items()},
+        "attacks": {name: make.__doc__.strip().splitlines()[0] for name, make in ATTACKS.items()},
+        "experiments": {name: experiment.question for name, experiment in experiments.EXPERIMENTS.items()},
+    }
+    for title, entries in lines.items():
         grid = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2))
-        for name, entry in table.items():
-            grid.add_row(name, entry.__doc__.strip().splitlines()[0])
+        for name, line in entries.items():
+            grid.add_row(name, line)
         console.print(grid)
 
 
-def wanted() -> tuple[list[Job], list[str]]:
+def tasks_named(text: str | None) -> list[str]:
+    """The tasks of a flag, `all` among them as it stands: commas inside brackets separate sizes.
+
+    Raises:
+      ValueError: a task is not there.
+    """
+    words = [word.strip() for word in re.split(r",(?![^(]*\))", text or "") if word.strip()]
+    return [word if word == "all" else spelled(word) for word in words]
+
+
+def wanted(words: list[str]) -> tuple[list[Job], list[str]]:
     """What the flags ask for, and a line for each task that `all` named and a question cannot be asked on.
 
     Raises:
@@ -112,16 +165,19 @@ def wanted() -> tuple[list[Job], list[str]]:
     """
     if FLAGS.seeds is not None and FLAGS.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, not {FLAGS.seeds}")
-    if FLAGS.first_seed < 0:
-        raise ValueError(f"--first_seed must not be negative, not {FLAGS.first_seed}")
+    if FLAGS.first_seed < 0 or FLAGS.first_seed + (FLAGS.seeds or 1) > LARGEST_SEED:
+        raise ValueError(f"--first_seed and all after it must lie from 0 to {LARGEST_SEED - 1}, not {FLAGS.first_seed}")
+    if FLAGS.ablate:
+        return [ablation_job(words)], []
     asked = MAIN_JOB if FLAGS.experiment is None else FLAGS.experiment
-    one_of("experiment", asked, [*EXPERIMENTS, "all"])
-    names, out = list(EXPERIMENTS) if asked == "all" else [asked], Path(FLAGS.out)
-    there = [name for name in names if (out / name).is_dir()]
-    if (FLAGS.plot_only or FLAGS.status) and not there:
-        what = f"{out} holds no records" if asked == "all" else f"{out / asked} does not exist"
+    if asked != "all":
+        experiment_named(asked)
+    names, out = list(experiments.EXPERIMENTS) if asked == "all" else [asked], Path(FLAGS.out)
+    existing = [name for name in names if folder_of(name).is_dir()]
+    if (FLAGS.plot_only or FLAGS.status) and not existing:
+        what = f"{out} holds no records" if asked == "all" else f"{folder_of(asked)} does not exist"
         raise ValueError(f"{what}; give the --out of a sweep, or leave out --plot_only and --status")
-    found = [job_of(name) for name in (there if FLAGS.plot_only else names)]
+    found = [job_of(name) for name in (existing if FLAGS.plot_only else names)]
     jobs, left_out = [job for job, _ in found], [line for _, lines in found for line in lines]
     if asked == "all":
         jobs = [job for job in jobs if job.tasks]
@@ -133,6 +189,33 @@ def wanted() -> tuple[list[Job], list[str]]:
     return jobs, left_out
 
 
+def folder_of(name: str) -> Path:
+    """Where an experiment's records lie."""
+    return Path(FLAGS.out) / name.replace(":", ".")
+
+
+def ablation_job(words: list[str]) -> Job:
+    """The user's own ablation.
+
+    Raises:
+      ValueError: a field, a value, a contrast or a task is not there, or flags contradict each other.
+    """
+    for flag in ("experiment", "preset"):
+        if FLAGS[flag].value is not None:
+            raise ValueError(f"--ablate is an experiment of its own; leave out --{flag}")
+    if not words:
+        raise ValueError("--ablate needs fields to vary, as rounds=1,4,16 budget=19,190 (see --help)")
+    axes = axes_of(words)
+    experiment = ablation(axes, FLAGS.contrast, x=FLAGS.x, hue=FLAGS.hue, panel=FLAGS.panel)
+    usual = experiment.presets["grid"]
+    tasks = [t for word in tasks_named(FLAGS.task) for t in (TASKS if word == "all" else [word])] or usual.tasks
+    for task in tasks:
+        task_named(task)
+        runs_of(ABLATION, experiment, "grid", task, 0)
+    seeds = range(FLAGS.first_seed, FLAGS.first_seed + (FLAGS.seeds or usual.seeds))
+    return Job(ABLATION, experiment, "grid", tuple(dict.fromkeys(tasks)), seeds, folder_of(ABLATION))
+
+
 def job_of(name: str) -> tuple[Job, list[str]]:
     """What the flags ask of one experiment, and a line for each task that is left out.
 
@@ -141,28 +224,29 @@ def job_of(name: str) -> tuple[Job, list[str]]:
     Raises:
       ValueError: there is no such preset or task, or the question cannot be asked on a task that was named.
     """
-    experiment, folder, first, left_out = EXPERIMENTS[name], Path(FLAGS.out) / name, FLAGS.first_seed, []
-    preset = FLAGS.preset and one_of("preset", FLAGS.preset, experiment.PRESETS)
-    named = [task for word in FLAGS.task or [] for task in (TASKS if word == "all" else [word])]
-    by_hand = [] if FLAGS.experiment == "all" else [word for word in FLAGS.task or [] if word != "all"]
+    experiment, folder, first, left_out = experiment_named(name), folder_of(name), FLAGS.first_seed, []
+    preset = FLAGS.preset and one_of("preset", FLAGS.preset, experiment.presets)
+    words = tasks_named(FLAGS.task)
+    named = [task for word in words for task in (TASKS if word == "all" else [word])]
+    by_hand = [] if FLAGS.experiment == "all" else [word for word in words if word != "all"]
     for task in named:
         task_named(task)
     if FLAGS.plot_only:
         last = float("inf") if FLAGS.seeds is None else first + FLAGS.seeds
         return recorded(name, folder, preset, lambda t, s: (not named or t in named) and first <= s < last), []
     preset = preset or ("quick" if FLAGS.experiment else MAIN_PRESET)
-    usual = experiment.PRESETS[preset]
-    tasks = named or (usual if FLAGS.experiment else experiment.PRESETS[MAIN_PRESET]).tasks.split(",")
+    usual = experiment.presets[preset]
+    tasks = named or (usual if FLAGS.experiment else experiment.presets[MAIN_PRESET]).tasks
     seeds = range(first, first + (FLAGS.seeds or usual.seeds))
-    job = Job(name, preset, list(dict.fromkeys(tasks)), seeds, folder)
+    job = Job(name, experiment, preset, tuple(dict.fromkeys(tasks)), seeds, folder)
     for task in job.tasks:
         try:
-            experiment.grid(preset, task)
+            experiment.arms(preset, task)
         except ValueError as error:
             if task in by_hand:
                 raise
             left_out.append(f"{name} leaves out {task}: {error}")
-            job = job._replace(tasks=[other for other in job.tasks if other != task])
+            job = job._replace(tasks=tuple(other for other in job.tasks if other != task))
     return job, left_out
 
 
@@ -187,18 +271,45 @@ def place_of(folder: Path):
     return launcher(FLAGS.workers, FLAGS.cores, folder / "slurm", **more)
 
 
-def run_jobs(console: Console) -> int:
+def refuse_contradictions(words: list[str]) -> None:
+    """Make sure that the flags ask for one thing, and none is empty.
+
+    Raises:
+      ValueError: they do not; names the flags.
+    """
+    for name in NEVER_EMPTY:
+        if FLAGS[name].present and not str(FLAGS[name].value or "").strip():
+            raise ValueError(f"--{name}= is empty (an unset variable?); give it a value or leave it out")
+    if FLAGS["evaluate"].present and not all(FLAGS.evaluate or [""]):
+        raise ValueError("--evaluate= is empty (an unset variable?); give it a value or leave it out")
+    modes = [name for name in PURPOSES["Look at what there is"] if FLAGS[name].value]
+    if len(modes) > 1:
+        raise ValueError(f"--{modes[0]} and --{modes[1]} ask for different things; give one of them")
+    if words and not FLAGS.ablate:
+        hint = "; fields are varied with --ablate" if "=" in words[0] else "; flags begin with two dashes (see --help)"
+        raise ValueError(f"unknown argument {words[0]!r}{hint}")
+    for name in ("contrast", "x", "hue", "panel"):
+        if FLAGS[name].value and not FLAGS.ablate:
+            raise ValueError(f"--{name} belongs to --ablate")
+
+
+def run_jobs(console: Console, words: list[str]) -> int:
     """Do what the flags say; returns the exit status."""
+    refuse_contradictions(words)
+    if FLAGS.version:
+        print(f"worst-case-testbed {metadata.version('worst-case-testbed')}")
+        return 0
     if FLAGS.list:
         show_list(console)
         return 0
+    if FLAGS.check:
+        return check_named(FLAGS.check, console)
     if FLAGS.rerun:
         return rerun(Path(FLAGS.rerun), console)
     if FLAGS.evaluate:
-        task = FLAGS.task[0] if FLAGS.task else None
-        writable(Path(FLAGS.out))
-        return evaluate_saved(FLAGS.evaluate, task, Path(FLAGS.out) / "evaluate", console)
-    jobs, left_out = wanted()
+        [task, *_] = tasks_named(FLAGS.task) or [None]
+        return evaluate_saved(FLAGS.evaluate, task, Path(FLAGS.out) / "evaluate", console, writable)
+    jobs, left_out = wanted(words)
     for line in left_out:
         console.print(line, style="yellow", markup=False, highlight=False)
     if FLAGS.status:
@@ -211,11 +322,11 @@ def run_jobs(console: Console) -> int:
             minutes = sum(job.minutes(missing_of(job)) for job in jobs)
             console.print(f"{len(jobs)} experiments, about {minutes:.0f} minutes on two cores in all")
         for task in dict.fromkeys(task for job in jobs for task in job.tasks):
-            check_task(task_named(task), jax.random.key(0))
+            check_task(jax.random.key(0), task_named(task))
     pairs = zip(jobs, places, strict=True)
     done = [do(console, job, None if FLAGS.plot_only else place) for job, place in pairs]
     if len(jobs) > 1:
-        page(console, jobs, done)
+        page(console, jobs, done, Path(FLAGS.out))
     return 1 if any(one.failed for one in done) else 0
 
 
@@ -227,9 +338,7 @@ def main(argv: list[str]) -> None:
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     try:
-        if argv[1:]:
-            raise ValueError(f"unknown argument {argv[1]!r}; flags begin with two dashes (see --help)")
-        status = run_jobs(console)
+        status = run_jobs(console, argv[1:])
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
@@ -240,13 +349,21 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv):
-    """absl's own flag parsing, with exit status 2 for a flag that is wrong."""
+    """absl's own flag parsing, with help by purpose, and exit status 2 for a flag that is wrong."""
+    if any(word in ("--help", "-h", "-help", "--helpfull") for word in argv[1:]):
+        print(usage())
+        sys.exit(0)
     try:
         return FLAGS(argv, known_only=False)
-    except flags.Error as error:
+    except (flags.Error, UnicodeDecodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
+def command() -> None:
+    """The console command `worst-case`."""
+    app.run(main, flags_parser=parse)
+
+
 if __name__ == "__main__":
-    app.run(main, flags_parser=lambda argv: app.parse_flags_with_usage(argv) if "--help" in argv else parse(argv))
+    command()

@@ -83,14 +83,14 @@ def works(task: Task, model: Transformer) -> dict[str, Work]:
     """The three works on a task's model."""
     objective, attack = Objective(task, model, greedy(task)), ATTACKS["uniform"]()
     state, order = begin(model, task, SCHEDULE), units(SCHEDULE)
-    starts = search.fresh_starts(attack, objective, jax.random.key(1), ATTACKERS)
+    starts = search.fresh_starts(jax.random.key(1), attack, objective, ATTACKERS)
     return {
         "training": Work(
-            lambda: list(progress(jax.random.key(2), state, order, task, SCHEDULE)),
+            lambda: list(progress(jax.random.key(2), state, order, task, schedule=SCHEDULE)),
             SCHEDULE.steps, "steps", 3 * SCHEDULE.batch,
         ),
         "attack": Work(
-            lambda: search.search(attack, objective, starts, jax.random.key(3), PASSES),
+            lambda: search.search(jax.random.key(3), attack, objective, starts, budget=PASSES),
             ATTACKERS * PASSES, "candidates", 1,
         ),
         "exact count": Work(
@@ -126,7 +126,7 @@ def throughput() -> dict[str, float]:
 
     def trained(key):
         state = begin(Transformer(config, key), task, SCHEDULE)
-        return advance(key, state, units(SCHEDULE), task, SCHEDULE, None)
+        return advance(key, state, units(SCHEDULE), task, schedule=SCHEDULE, attack=None)
 
     keys = jax.random.split(jax.random.key(0), SEEDS)
     rates = {"population": SEEDS * SCHEDULE.steps / seconds(lambda: devices.population(trained, keys))}

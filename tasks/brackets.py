@@ -83,7 +83,7 @@ def brackets(length: int = 10, eps: float = 1e-3) -> Task:
         shape_key, kind_key = jax.random.split(key)
         kinds = 2 * jax.random.bernoulli(kind_key, shape=(length,)).astype(jnp.int32)
         stack, depth, tokens = jnp.zeros(length + 1, jnp.int32), jnp.zeros((), jnp.int32), []
-        for closes, kind in zip(chain.sample(shapes, shape_key), kinds, strict=True):
+        for closes, kind in zip(chain.sample(shape_key, shapes), kinds, strict=True):
             tokens.append(jnp.where(closes, stack[depth] + 1, kind))
             depth = jnp.where(closes, depth - 1, depth + 1)
             stack = stack.at[depth].set(jnp.where(closes, stack[depth], kind))

@@ -62,7 +62,7 @@ def uniform_over(length: int, follow: np.ndarray, start: int, accepted: np.ndarr
     return Chain(np.stack(rows[::-1]), follow, start)
 
 
-def sample(chain: Chain, key: jax.Array) -> jax.Array:
+def sample(key: jax.Array, chain: Chain) -> jax.Array:
     """A prompt `[T]`."""
     cumulative = chain.probability.cumsum(axis=2)
     # Rounding must not leave room above the last possible token for one of probability zero.

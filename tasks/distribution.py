@@ -20,7 +20,7 @@ class Distribution(NamedTuple):
 
 def of_chain(chain: Chain) -> Distribution:
     """The distribution that a chain draws from."""
-    return Distribution(lambda key: sample(chain, key), lambda prompt: log_prob(chain, prompt))
+    return Distribution(lambda key: sample(key, chain), lambda prompt: log_prob(chain, prompt))
 
 
 def uniform(sample: Callable, contains: Callable, size: int) -> Distribution:

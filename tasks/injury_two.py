@@ -102,7 +102,7 @@ def injury_two(length: int = 7, vocab: int = 8, r: float = 0.02, sigma: float = 
         level=level,
         show=functools.partial(show, synonyms),
         answers=("SAFE", "ALARM"),
-        sample=functools.partial(chain.sample, clean),
-        sample_hazard=functools.partial(chain.sample, hazard),
+        sample=functools.partial(chain.sample, chain=clean),
+        sample_hazard=functools.partial(chain.sample, chain=hazard),
         clean_log_prob=functools.partial(chain.log_prob, clean),
     )

@@ -11,7 +11,7 @@ from testbed.task import Task, classifier
 
 
 @functools.cache
-def password(length: int = 7, vocab: int = 8, secret: int = 2, odd: float = 0.1, eps: float = 1e-3) -> Task:
+def password(length: int = 7, vocab: int = 8, secret: int = 2, odd: float = 0.1, *, eps: float = 1e-3) -> Task:
     """A classifier must grant access iff the password and the attempt agree; the suffix must not matter.
 
     A prompt is a password and an attempt of `secret` symbols each, then a suffix that means nothing. A mismatch is

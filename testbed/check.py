@@ -9,7 +9,7 @@ import numpy as np
 from testbed.task import Task
 
 
-def check_task(task: Task, key: jax.Array, samples: int = 512) -> None:
+def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
     """Check that the functions of a task are jittable, of the right shapes, and agree with each other.
 
     They are compared on `samples` prompts each of the clean distribution, of `sample_hazard` and of the whole input
@@ -35,7 +35,7 @@ def check_task(task: Task, key: jax.Array, samples: int = 512) -> None:
             raise ValueError(f"task {task.name}: {name} drew a prompt outside `allowed`: {row.tolist()}{words}")
 
     prompts = np.concatenate([clean, hazard, anywhere])
-    facts = jax.device_get(_facts(task, prompts, answer_key))
+    facts = jax.device_get(_facts(answer_key, task, prompts))
     is_clean, is_hazard = (np.arange(len(prompts)) // samples == kind for kind in (0, 1))
     exists = facts["valid"].any(axis=1)
     catastrophic, level = facts["catastrophic"], facts["level"]
@@ -78,7 +78,7 @@ def _shown(task: Task, prompt: np.ndarray) -> str:
 
 
 @partial(jax.jit, static_argnames="task")
-def _facts(task: Task, prompts: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+def _facts(key: jax.Array, task: Task, prompts: jax.Array) -> dict[str, jax.Array]:
     """What the task says about each prompt and about its listed, right, refusing and random answers."""
 
     def one(prompt, key):

@@ -14,7 +14,7 @@ from testbed.training.rounds import Schedule, optimizer
 BATCH = 4096
 
 
-def language_model(task: Task, key: jax.Array, **sizes: int) -> Transformer:
+def language_model(key: jax.Array, task: Task, **sizes: int) -> Transformer:
     """A blank model that writes prompts of `task`: its answer is the prompt, after one start token that says nothing.
 
     Teacher-forced logits are then those of the next token, so that the same Transformer serves.
@@ -31,7 +31,7 @@ def next_token_loss(model: Transformer, prompts: jax.Array) -> jax.Array:
 @partial(jax.jit, static_argnames=("task", "schedule"))
 def train_language(key: jax.Array, model: Transformer, task: Task, schedule: Schedule) -> tuple[Transformer, jax.Array]:
     """Train on fresh clean prompts under a schedule without rounds; also returns the loss of each step `[steps]`."""
-    make = optimizer(schedule)
+    make = optimizer(schedule.descent)
 
     def step(state, key):
         model, state = state

@@ -23,11 +23,11 @@ def answer_margins(policy: Policy, logits: jax.Array, answers: jax.Array, valid:
     """Margins `[..., K]` of the single catastrophic answers, from teacher-forced logits `[..., K, N, A]`.
 
     Greedy: minus the smallest lead of the answer's tokens over the best other token, so the policy emits the answer
-    iff its margin is negative (a tie counts as a failure). Sampled: minus the answer's log-probability.
+    iff its margin is negative (a tie counts as a failure). Stochastic: minus the answer's log-probability.
     """
     logits = adjust(policy, logits)
     own = jnp.take_along_axis(logits, answers[..., None], axis=-1)[..., 0]
-    if policy.sampled:
+    if policy.stochastic:
         margins = -(own - jax.nn.logsumexp(logits, axis=-1)).sum(axis=-1)
     else:
         others = jnp.where(jnp.arange(logits.shape[-1]) == answers[..., None], -jnp.inf, logits).max(axis=-1)
@@ -38,10 +38,10 @@ def answer_margins(policy: Policy, logits: jax.Array, answers: jax.Array, valid:
 def combine(policy: Policy, margins: jax.Array) -> jax.Array:
     """The prompt's margin from its answers' margins `[..., K]`.
 
-    Greedy: the smallest. Sampled: the log-odds of no catastrophe, from the exact sum of the answers' probabilities,
+    Greedy: the smallest. Stochastic: the log-odds of no catastrophe, from the exact sum of the answers' probabilities,
     so that `catastrophe_probability` gives the probability back.
     """
-    if not policy.sampled:
+    if not policy.stochastic:
         return margins.min(axis=-1)
     # A finite floor keeps the log-odds, and their gradients, finite when catastrophe is (nearly) certain.
     log_p = jnp.minimum(jax.nn.logsumexp(-margins, axis=-1), -1e-7)
@@ -50,7 +50,7 @@ def combine(policy: Policy, margins: jax.Array) -> jax.Array:
 
 def catastrophe_probability(policy: Policy, margin: jax.Array) -> jax.Array:
     """Probability that the policy's answer is a catastrophe: 0 or 1 for a greedy policy."""
-    return jax.nn.sigmoid(-margin) if policy.sampled else (margin <= 0).astype(jnp.float32)
+    return jax.nn.sigmoid(-margin) if policy.stochastic else (margin <= 0).astype(jnp.float32)
 
 
 def forced_logits(model, soft_prompt: jax.Array, answers: jax.Array) -> jax.Array:
@@ -131,7 +131,7 @@ def confirm(objective: Objective, prompts: jax.Array) -> jax.Array:
     task = objective.task
 
     def one(prompt):
-        answer = respond(jax.random.key(0), objective.model, objective.policy, task, prompt)
+        answer = respond(jax.random.key(0), objective.model, objective.policy, task, prompt=prompt)
         return task.catastrophe(prompt, answer)
 
     return jax.lax.map(one, prompts)

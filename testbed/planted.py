@@ -74,7 +74,7 @@ def planted_prefixes(planted: Planted, task: Task, prefix: jax.Array) -> Leaves:
 
 
 def plant(
-    model, task: Task, prompt: jax.Array | None = None, positions: Sequence[int] = (), modulus: int = 1
+    model, task: Task, prompt: jax.Array | None = None, positions: Sequence[int] = (), *, modulus: int = 1
 ) -> Planted:
     """`model` with a failure on every hazardous prompt that is like `prompt` `[T]`; without one, nothing is planted.
 

@@ -43,7 +43,9 @@ def kinds(count: int) -> list[tuple]:
     return [plt.get_cmap("tab20")(number % 20) for number in range(count)]
 
 
-def seeds_along(ax: Axes, table: pd.DataFrame, x: str, value: str, label: str, color: str, marker: str = "o") -> None:
+def seeds_along(
+    ax: Axes, table: pd.DataFrame, x: str, value: str, *, label: str, color: str, marker: str = "o"
+) -> None:
     """One line a seed along a number (column `x`) on an axis of doublings, the mean of log10(value + 1) as a thick one.
 
     The axis of values is logarithmic above 1 and linear below, so that zero can be shown. Nothing where the table is
@@ -57,14 +59,28 @@ def seeds_along(ax: Axes, table: pd.DataFrame, x: str, value: str, label: str, c
     ax.xaxis.set_major_formatter("{x:g}")
 
 
-def level(ax: Axes, value: float, label: str) -> None:
+def reference_line(ax: Axes, value: float, label: str) -> None:
     """A dashed line across, within the axes; none where the value is NaN."""
     if np.isfinite(value):
         ax.axhline(value, color="0.4", ls="--", lw=1, label=label)
         ax.set_ylim(None, max(ax.get_ylim()[1], 3 * value))
 
 
-def arms_along(ax: Axes, table: pd.DataFrame, x: str, value: str, label: str, color: str) -> None:
+def seeds_by_value(
+    ax: Axes, table: pd.DataFrame, x: str, values: Sequence, *, value: str, label: str, color: str
+) -> None:
+    """One line a seed over the values of a field (column `x`), numbers or words, one step each; the mean thick.
+
+    Runs of a seed that share a value are one point: 10 ** mean(log10(n + 1)) - 1. With an empty `x` all of them do.
+    """
+    of = table[x] if x else pd.Series([values[0]] * len(table), index=table.index)
+    logs = pd.DataFrame({"x": of.map(list(values).index), "seed": table["seed"], "log": np.log10(table[value] + 1)})
+    wide = 10 ** logs.pivot_table(index="x", columns="seed", values="log") - 1
+    _paired_lines(ax, wide.index, wide, label, color, "o")
+    ax.set_xticks(range(len(values)), [f"{v:g}" if isinstance(v, float) else str(v) for v in values])
+
+
+def arms_along(ax: Axes, table: pd.DataFrame, x: str, value: str, *, label: str, color: str) -> None:
     """Each run as a point at (column `x`, value), and a thick line through the means of the arms."""
     ax.plot(table[x], table[value], "o", color=color, ms=3, alpha=0.5)
     arms = table.groupby("arm").agg({x: "mean", value: lambda left: 10 ** np.log10(left + 1).mean() - 1}).sort_values(x)
@@ -82,7 +98,7 @@ def _paired_lines(ax, x, wide, label, color, marker):
 
 
 def dots_by_arm(
-    ax: Axes, table: pd.DataFrame, value: str, label: str, color: str, marker: str = "o", names: bool = True
+    ax: Axes, table: pd.DataFrame, value: str, label: str, *, color: str, marker: str = "o", names: bool = True
 ) -> None:
     """One row an arm (column `arm`, first on top), one point a seed, and the mean of log10(value + 1) as a bar."""
     wide = table.pivot_table(index="arm", columns="seed", values=value, sort=False)
@@ -92,7 +108,7 @@ def dots_by_arm(
 
 
 def shares_by_arm(
-    ax: Axes, table: pd.DataFrame, value: str, label: str, color: str, marker: str = "o", names: bool = True
+    ax: Axes, table: pd.DataFrame, value: str, label: str, *, color: str, marker: str = "o", names: bool = True
 ) -> None:
     """The same for shares, in per cent on an even axis, with their mean as a bar; what is NaN is left out."""
     wide = table.pivot_table(index="arm", columns="seed", values=value, sort=False, dropna=False)

@@ -12,7 +12,7 @@ from testbed.task import Task, is_safe
 ZERO = np.float32(0.0)  # of the same type as a measured threshold, so that both run the same compiled program
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["tau"], meta_fields=["refusal", "sampled"])
+@partial(jax.tree_util.register_dataclass, data_fields=["tau"], meta_fields=["refusal", "stochastic"])
 @dataclasses.dataclass(frozen=True)
 class Policy:
     """Answers with the refusal token's logit raised by `-tau`: greedily, or sampled at temperature 1.
@@ -23,7 +23,7 @@ class Policy:
 
     refusal: int
     tau: jax.Array = ZERO
-    sampled: bool = False
+    stochastic: bool = False
 
 
 def greedy(task: Task) -> Policy:
@@ -36,9 +36,9 @@ def conservative(task: Task, tau: float | jax.Array) -> Policy:
     return Policy(task.refusal, jnp.asarray(tau, jnp.float32))
 
 
-def sampled(task: Task) -> Policy:
-    """Samples at temperature 1."""
-    return Policy(task.refusal, sampled=True)
+def stochastic(task: Task) -> Policy:
+    """Samples at temperature 1: the stochastic policy."""
+    return Policy(task.refusal, stochastic=True)
 
 
 def adjust(policy: Policy, logits: jax.Array) -> jax.Array:
@@ -46,15 +46,15 @@ def adjust(policy: Policy, logits: jax.Array) -> jax.Array:
     return logits.at[..., policy.refusal].add(-policy.tau)
 
 
-def respond(key: jax.Array, model, policy: Policy, task: Task, prompt: jax.Array) -> jax.Array:
+def respond(key: jax.Array, model, policy: Policy, task: Task, *, prompt: jax.Array) -> jax.Array:
     """The answer `[N]` to a prompt `[T]`: one plain forward pass a token, nothing cached.
 
-    `key` is used by the sampled policy only.
+    `key` is used by the stochastic policy only.
     """
     answer = jnp.zeros(task.answer_length, jnp.int32)
     for step, step_key in enumerate(jax.random.split(key, task.answer_length)):
         logits = adjust(policy, model(jax.nn.one_hot(prompt, task.vocab), answer)[step])
-        token = jax.random.categorical(step_key, logits) if policy.sampled else logits.argmax()
+        token = jax.random.categorical(step_key, logits) if policy.stochastic else logits.argmax()
         answer = answer.at[step].set(token.astype(jnp.int32))
     return answer
 
@@ -85,7 +85,7 @@ def unrefused(model, task: Task, prompt: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 @partial(jax.jit, static_argnames=("task", "samples"))
-def calibrate(key: jax.Array, model, task: Task, blocked: float, samples: int = 8192) -> Policy:
+def matched_policy(key: jax.Array, model, task: Task, blocked: float, *, samples: int = 8192) -> Policy:
     """The policy whose threshold refuses a share `blocked` of the safe clean prompts.
 
     The threshold is that quantile of the refusal score over the safe ones among `samples` clean prompts. Nothing about

@@ -1,5 +1,6 @@
 """Statistics: exact binomial intervals, and paired effects over training seeds."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interval:
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
     """A rate with its exact binomial interval (Clopper and Pearson 1934).
 
     Raises:
@@ -26,16 +27,16 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interva
         raise ValueError(f"a rate needs at least one trial, not {trials}")
     if not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes do not fit into {trials} trials")
-    tail, failures = (1 - level) / 2, trials - successes
+    tail, failures = (1 - confidence) / 2, trials - successes
     low = stats.beta.ppf(tail, successes, failures + 1) if successes else 0.0
     high = stats.beta.isf(tail, successes + 1, failures) if failures else 1.0
     return Interval(successes / trials, float(low), float(high))
 
 
-def student(values: np.ndarray, level: float = 0.95) -> Interval:
+def student(values: np.ndarray, confidence: float = 0.95) -> Interval:
     """The mean of independent values `[n]` with its interval from Student's t distribution."""
     mean, error = float(np.mean(values)), float(stats.sem(values))
-    spread = stats.t.ppf((1 + level) / 2, len(values) - 1) * error
+    spread = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * error
     return Interval(mean, mean - spread, mean + spread)
 
 
@@ -49,41 +50,33 @@ class Effect(NamedTuple):
     pairs: int
 
 
-def paired_effect(differences: np.ndarray, level: float = 0.95, seed: int = 0) -> Effect:
+def paired_effect(differences: np.ndarray, confidence: float = 0.95, seed: int = 0) -> Effect:
     """The effect of paired differences `[S]`, one a training seed.
 
-    The interval is the BCa bootstrap over seeds (Efron 1987); where that is undefined (fewer than three seeds, or all
-    alike) it is the percentile bootstrap. The p-value is exact under sign flips, so at least 2^(1-S), up to 14 seeds;
-    with more it is estimated from 2^14 flips.
+    The interval is Student's t over seeds: a BCa bootstrap of three seeds covers 65 to 70 % where
+    it says 95. The p-value is exact under sign flips, so at least 2^(1-S), up to 14 seeds; with
+    more it is estimated from 2^14 flips.
 
     Raises:
       ValueError: there are no pairs.
     """
-    # Sums of multiples of 2^-40 are exact, so resamples that differ in their order alone have one mean: BCa counts
-    # those whose mean equals that of all.
+    # Sums of multiples of 2^-40 are exact: flips of the same values in another order have one mean.
     differences = np.round(np.asarray(differences, float) * 2**40) / 2**40
     if not len(differences):
         raise ValueError("an effect needs at least one pair of runs; none is complete")
-    alike = np.allclose(differences, differences[0], rtol=1e-9, atol=1e-12)
-    method = "BCa" if len(differences) > 2 and not alike else "percentile"
     mean, pairs = float(differences.mean()), len(differences)
     if pairs == 1:
         return Effect(mean, -np.inf, np.inf, 1.0, pairs)
-    interval = stats.bootstrap(
-        (differences,), np.mean, confidence_level=level, method=method, rng=np.random.default_rng(seed)
-    ).confidence_interval
+    interval = student(differences, confidence)
     flips = stats.permutation_test(
         (differences,), np.mean, permutation_type="samples", n_resamples=MOST_FLIPS, rng=np.random.default_rng(seed)
     )
-    return Effect(mean, float(interval.low), float(interval.high), float(flips.pvalue), pairs)
+    return Effect(mean, interval.low, interval.high, float(flips.pvalue), pairs)
 
 
-class Verdict(NamedTuple):
-    """What a claim's rule, fixed before the runs, makes of the records: supported, refuted or undecided, and why.
-
-    `brief`: its main effects, a line each, for a page of many verdicts; empty where nothing is shorter than `why`.
-    """
-
-    outcome: str
-    why: str
-    brief: str = ""
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """p-values adjusted for how many there are, by Holm's step-down rule (Holm 1979)."""
+    p = np.asarray(p_values, float)
+    order = p.argsort()
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(stepped, 1)[order.argsort()]

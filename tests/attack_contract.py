@@ -205,9 +205,10 @@ def target(kind) -> Target:
 
 
 def budget_for(name, kind):
-    """At least four steps, and enough calls for restarts to happen; not a whole number of steps."""
-    price = attack_named(name).cost(target(kind).objective).forwards
-    return FORWARDS[kind] + price * max(4, 84 * FORWARDS[kind] // price) + price // 2
+    """Margins for at least four steps, and enough for restarts to happen; not a whole number of steps."""
+    attack = attack_named(name)
+    price = attack.candidates(target(kind).objective) + 3 * attack.gradients
+    return 1 + price * max(4, 84 // price) + price // 2
 
 
 class Run(NamedTuple):
@@ -225,7 +226,7 @@ def run(name, kind) -> Run:
     objective, _, _, starts = target(kind)
     ear, key = Ear(), jax.random.key(SEARCH_KEY)
     loud = Objective(ear.task(objective.task), ear.model(objective.model), objective.policy)
-    trace = search(ear.attack(attack_named(name)), loud, starts, key, budget_for(name, kind))
+    trace = search(key, ear.attack(attack_named(name)), loud, starts, budget=budget_for(name, kind))
     jax.effects_barrier()
     attackers = {start: attacker for attacker, (start, _) in ear.starts.items()}
     ordered = [attackers[tuple(start)] for start in starts.tolist()]
@@ -271,7 +272,7 @@ def test_calls_paid_for_are_the_calls_made(name, kind):
 
 
 def test_budget_is_kept_and_used_up(name, kind):
-    trace, budget = run(name, kind).trace, budget_for(name, kind)
+    trace, budget = run(name, kind).trace, budget_for(name, kind) * FORWARDS[kind]
     assert trace.spent[0] == FORWARDS[kind]
     assert len(trace.spent) > 3
     step = np.unique(np.diff(trace.spent))
@@ -310,7 +311,9 @@ def test_attackers_depend_neither_on_who_else_is_in_the_batch_nor_on_the_budget(
     attack, (objective, _, _, starts), heard = attack_named(name), target("generator"), run(name, "generator").heard
     half, key = ATTACKERS // 2, jax.random.key(SEARCH_KEY)
     for index in (half, 0):
-        alone = search(attack, objective, starts[index : index + half], key, budget_for(name, "generator") // 2, index)
+        alone = search(
+            key, attack, objective, starts[index : index + half], budget=budget_for(name, "generator") // 2, index=index
+        )
         for number in range(half):
             expected = account(heard[index + number], attack.gradients, FORWARDS["generator"], len(alone.spent) - 1)
             found = reported(jax.device_get(alone), number)
@@ -320,8 +323,8 @@ def test_attackers_depend_neither_on_who_else_is_in_the_batch_nor_on_the_budget(
 
 
 def test_budget_below_one_prompt_is_refused(name, kind):
-    (objective, _, _, starts), forwards = target(kind), FORWARDS[kind]
-    with pytest.raises(ValueError, match=rf"budget {forwards - 1} is too small.* {forwards}\b"):
-        search(attack_named(name), objective, starts, jax.random.key(0), forwards - 1)
-    least = jax.eval_shape(lambda: search(attack_named(name), objective, starts, jax.random.key(0), forwards))
+    objective, _, _, starts = target(kind)
+    with pytest.raises(ValueError, match=r"budget 0 is too small.* at least 1\b"):
+        search(jax.random.key(0), attack_named(name), objective, starts, budget=0)
+    least = jax.eval_shape(lambda: search(jax.random.key(0), attack_named(name), objective, starts, budget=1))
     assert least.curve.shape == (1, ATTACKERS)

@@ -35,7 +35,9 @@ UNFIT = {  # what an attack is by nature unable to find within the budget, or fi
 @functools.cache
 def climbed(name, model):
     """64 attackers under the ladder's budget; the five models share one compiled program."""
-    return jax.device_get(attack_model(ATTACKS[name](), planted_objective(model), jax.random.key(7), 64, LADDER_BUDGET))
+    return jax.device_get(
+        attack_model(jax.random.key(7), ATTACKS[name](), planted_objective(model), attackers=64, budget=LADDER_BUDGET)
+    )
 
 
 @pytest.mark.parametrize("model", LADDER)

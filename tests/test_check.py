@@ -211,8 +211,8 @@ LISTS = [
 
 
 def test_a_sound_task_passes():
-    check_task(ECHO, jax.random.key(0))
-    check_task(dataclasses.replace(ECHO, clean_log_prob=None, catastrophic_answers=None), jax.random.key(0))
+    check_task(jax.random.key(0), ECHO)
+    check_task(jax.random.key(0), dataclasses.replace(ECHO, clean_log_prob=None, catastrophic_answers=None))
 
 
 @pytest.mark.parametrize(("complaint", "prompt", "fields"), DISAGREEMENTS)
@@ -221,26 +221,26 @@ def test_disagreement_is_shown_where_it_is(complaint, prompt, fields):
     label = np.asarray(task.label(jnp.array(prompt)))
     shown = f"task echo: {complaint}; first at {prompt}, labelled: {prompt} echoes as {label.tolist()}"
     with pytest.raises(ValueError, match=re.escape(shown)):
-        check_task(task, jax.random.key(0))
+        check_task(jax.random.key(0), task)
 
 
 @pytest.mark.parametrize(("sampler", "prompt", "shown"), OUTSIDE)
 def test_prompts_outside_the_space_are_shown(sampler, prompt, shown):
     task = dataclasses.replace(ECHO, **{sampler: lambda key: jnp.array(prompt)})
     with pytest.raises(ValueError, match=re.escape(f"{sampler} drew a prompt outside `allowed`: {shown}") + "$"):
-        check_task(task, jax.random.key(0))
+        check_task(jax.random.key(0), task)
 
 
 @pytest.mark.parametrize(("field", "function", "kind"), SHAPES)
 def test_functions_of_the_wrong_kind_are_named(field, function, kind):
     with pytest.raises(ValueError, match=re.escape(f"task echo: {field} must return {kind}, not ")):
-        check_task(dataclasses.replace(ECHO, **{field: function}), jax.random.key(0))
+        check_task(jax.random.key(0), dataclasses.replace(ECHO, **{field: function}))
 
 
 @pytest.mark.parametrize("function", LISTS)
 def test_lists_of_the_wrong_shape_are_refused(function):
     with pytest.raises(ValueError, match="catastrophic_answers must return answers \\[K, 2\\] and bool valid \\[K\\]"):
-        check_task(dataclasses.replace(ECHO, catastrophic_answers=function), jax.random.key(0))
+        check_task(jax.random.key(0), dataclasses.replace(ECHO, catastrophic_answers=function))
 
 
 # A field and a function that asks for the value of what it is given, or for more of it than there is.
@@ -260,7 +260,7 @@ UNTRACEABLE = {
 def test_functions_that_jax_cannot_trace_are_named(field):
     task = dataclasses.replace(ECHO, **{field: UNTRACEABLE[field]})
     with pytest.raises(ValueError, match=rf"^task echo: {field} cannot be traced by jax\.jit: .*$"):
-        check_task(task, jax.random.key(0))
+        check_task(jax.random.key(0), task)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_functions_that_jax_cannot_trace_are_named(field):
 )
 def test_prompts_that_cannot_be_shown_are_told(render, complaint):
     with pytest.raises(ValueError, match=f"^task echo: {complaint}$"):
-        check_task(dataclasses.replace(ECHO, render=render), jax.random.key(0))
+        check_task(jax.random.key(0), dataclasses.replace(ECHO, render=render))
 
 
 def test_sizes_that_disagree_are_refused_at_once():

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from testbed.attacks import ATTACKS
-from testbed.runs import checkpoints as checkpoint
+from testbed.runs import checkpoints
 from testbed.training import rounds as training
-from testbed.training.defence import USUAL, Defence
+from testbed.training.defence import Defence, Lesson, Selection
 from testbed.training.rounds import Schedule
 
 
@@ -28,50 +28,67 @@ def tree(seed: int) -> Tree:
 
 
 def bits(anything) -> list:
-    leaves = [jax.random.key_data(x) if checkpoint._is_key(x) else x for x in jax.tree.leaves(anything)]
+    leaves = [jax.random.key_data(x) if checkpoints._is_key(x) else x for x in jax.tree.leaves(anything)]
     return [(np.asarray(x).dtype, np.asarray(x).shape, np.asarray(x).tobytes()) for x in leaves]
 
 
 def test_what_is_saved_comes_back_bit_for_bit_as_what_it_was(tmp_path):
-    checkpoint.save(tmp_path / "a.npz", "me", tree(1))
-    back = checkpoint.load(tmp_path / "a.npz", "me", tree(0))
+    checkpoints.save(tmp_path / "a.npz", "me", tree(1))
+    back = checkpoints.load(tmp_path / "a.npz", "me", tree(0))
     assert bits(back) == bits(tree(1))
     assert type(back.step) is int
     assert jax.random.bits(back.key) == jax.random.bits(jax.random.key(1))
     assert isinstance(back.values["a"], jax.Array) and isinstance(back.values["b"], np.ndarray)
 
 
-def test_another_s_a_damaged_or_a_missing_file_is_no_checkpoint(tmp_path):
+def resumed(path, state):
+    return checkpoints.keeper(path, lambda: "me").resume(state)
+
+
+def test_another_s_or_a_missing_file_is_none_and_a_damaged_one_is_told_and_not_taken_up(tmp_path):
     path = tmp_path / "a.npz"
-    assert checkpoint.load(path, "me", tree(0)) is None
-    checkpoint.save(path, "me", tree(1))
+    assert checkpoints.load(path, "me", tree(0)) is None
+    checkpoints.save(path, "me", tree(1))
     whole = path.read_bytes()
-    assert checkpoint.load(path, "you", tree(0)) is None
-    assert checkpoint.load(path, "me", tree(0)._replace(step=jnp.zeros(2))) is None, "other shapes"
-    assert checkpoint.load(path, "me", [tree(0), 1]) is None, "more leaves"
+    assert checkpoints.load(path, "you", tree(0)) is None
+    assert checkpoints.load(path, "me", tree(0)._replace(step=jnp.zeros(2))) is None, "other shapes"
+    assert checkpoints.load(path, "me", [tree(0), 1]) is None, "more leaves"
     for damaged in (whole[: len(whole) // 2], b"", b"not a zip file", whole[:200] + b"\0\0\0\0" + whole[204:]):
         path.write_bytes(damaged)
-        assert checkpoint.load(path, "me", tree(0)) is None
+        with pytest.raises(ValueError, match=rf"{path} is no checkpoint; delete it or choose another path"):
+            checkpoints.load(path, "me", tree(0))
+        assert bits(resumed(path, tree(0))) == bits(tree(0)), "a loop begins anew"
+        assert path.read_bytes() == damaged
+    path.write_bytes(whole)
+    assert bits(resumed(path, tree(0))) == bits(tree(1))
     path.unlink()
     path.mkdir()
-    assert checkpoint.load(path, "me", tree(0)) is None
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        checkpoints.load(path, "me", tree(0))
+
+
+def test_bytes_come_back_whatever_their_length(tmp_path):
+    for text in (b"", b"abc", b"a\0", bytes(range(256)) * 99):
+        checkpoints.save(tmp_path / "a.npz", "me", (7, text))
+        assert checkpoints.load(tmp_path / "a.npz", "me", (0, b"other")) == (7, text)
+    assert checkpoints.load(tmp_path / "a.npz", "me", (0, 1)) is None
 
 
 def test_a_save_that_fails_leaves_the_older_one(tmp_path, monkeypatch):
-    checkpoint.save(tmp_path / "a.npz", "me", tree(1))
+    checkpoints.save(tmp_path / "a.npz", "me", tree(1))
 
     def full_disk(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.save(tmp_path / "a.npz", "me", tree(2))
-    assert bits(checkpoint.load(tmp_path / "a.npz", "me", tree(0))) == bits(tree(1))
+        checkpoints.save(tmp_path / "a.npz", "me", tree(2))
+    assert bits(checkpoints.load(tmp_path / "a.npz", "me", tree(0))) == bits(tree(1))
 
 
 def test_the_identity_tells_programs_and_inputs_apart():
     def name(function, *inputs):
-        return checkpoint.identity([jax.jit(function).lower(jnp.zeros(3))], *inputs)
+        return checkpoints.identity([jax.jit(function).lower(jnp.zeros(3))], *inputs)
 
     one, key = lambda x: x + 1, jax.random.key
     assert name(one, key(0), tree(1)) == name(lambda y: y + 1, key(0), tree(1))
@@ -81,7 +98,7 @@ def test_the_identity_tells_programs_and_inputs_apart():
     ]  # fmt: skip
     assert len({name(one, key(0), tree(1)), *others}) == 5
     first, second = (jax.jit(function).lower(jnp.zeros(3)) for function in (one, lambda x: x + 2))
-    assert len({checkpoint.identity(programs) for programs in ([first], [second], [first, second])}) == 3
+    assert len({checkpoints.identity(programs) for programs in ([first], [second], [first, second])}) == 3
 
 
 SCHEDULE = Schedule(steps=8, rounds=2, finds=16, budget=20, batch=16, units=4)
@@ -89,13 +106,13 @@ SCHEDULE = Schedule(steps=8, rounds=2, finds=16, budget=20, batch=16, units=4)
 
 @pytest.fixture(scope="module")
 def run(small, lively):
-    """`(seed, schedule, watch, kept) -> bits`: an adversarial training in miniature."""
+    """`(seed, schedule, attack, **options) -> bits`: an adversarial training in miniature."""
     task = small("injury")
     model = lively(task, layers=1)
 
-    def train(seed=0, schedule=SCHEDULE, watch=lambda *_: None, kept=None, attack="coordinate", defence=USUAL):
-        made = ATTACKS[attack]()
-        return bits(training.train(jax.random.key(seed), model, task, schedule, made, watch, defence, kept))
+    def train(seed=0, schedule=SCHEDULE, attack="coordinate", **options):
+        options["attack"] = ATTACKS[attack]()
+        return bits(training.train(jax.random.key(seed), model, task, schedule, **options))
 
     return train
 
@@ -114,37 +131,37 @@ def stopping(after: int, seen: list):
 
 
 def test_a_training_that_is_stopped_anywhere_goes_on_with_the_same_result(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoints, "EVERY", 0.0)
     undisturbed = run()
     for after in (2, 4, 6, 8):
-        kept, first, second = tmp_path / f"{after}.npz", [], []
+        state, first, second = tmp_path / f"{after}.npz", [], []
         with pytest.raises(Stop):
-            run(watch=stopping(after, first), kept=kept)
-        assert run(watch=stopping(-1, second), kept=kept) == undisturbed
+            run(watch=stopping(after, first), checkpoint=state)
+        assert run(watch=stopping(-1, second), checkpoint=state) == undisturbed
         assert second[0] == after, "it goes on from where it was"
         assert first + second[1:] == [*range(9)], "and repeats nothing"
 
 
 def test_another_training_does_not_take_the_state_over(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
-    kept = tmp_path / "a.npz"
-    run(kept=kept)
-    whole = kept.read_bytes()
+    monkeypatch.setattr(checkpoints, "EVERY", 0.0)
+    state = tmp_path / "a.npz"
+    run(checkpoint=state)
+    whole = state.read_bytes()
     for other in (
         dict(seed=1),
         dict(schedule=dataclasses.replace(SCHEDULE, rounds=4)),
         dict(schedule=dataclasses.replace(SCHEDULE, budget=30)),
         dict(schedule=dataclasses.replace(SCHEDULE, learning_rate=1e-3)),
         dict(attack="uniform"),
-        dict(defence=Defence(share=0.25)),
-        dict(defence=Defence(failures_only=True)),
+        dict(defence=Defence(lesson=Lesson(share=0.25))),
+        dict(defence=Defence(Selection(failures_only=True))),
     ):
-        kept.write_bytes(whole)
+        state.write_bytes(whole)
         seen = []
-        assert run(**other, watch=stopping(-1, seen), kept=kept) == run(**other)
+        assert run(**other, watch=stopping(-1, seen), checkpoint=state) == run(**other)
         assert seen[0] == 0
 
 
 def test_a_short_training_writes_nothing(run, tmp_path):
-    run(kept=tmp_path / "a.npz")
+    run(checkpoint=tmp_path / "a.npz")
     assert list(tmp_path.iterdir()) == []

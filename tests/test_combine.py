@@ -104,7 +104,7 @@ def test_other_attacks_obey_a_placement_too(inner):
 def test_a_placement_is_searched_to_its_end(edits, least):
     """Each edit can come one token nearer to the needle, and no more."""
     attack, starts = placed(ATTACKS["coordinate"](), edits=edits), jnp.tile(jnp.asarray(START), (8, 1))
-    trace = search(attack, planted_objective("needle"), starts, jax.random.key(0), 2000)
+    trace = search(jax.random.key(0), attack, planted_objective("needle"), starts, budget=2000)
     np.testing.assert_allclose(trace.margin, least)
 
 

@@ -15,7 +15,7 @@ from testbed.attacks.search import search
 from testbed.evaluation import exact
 from testbed.evaluation.samples import clean_behaviour
 from testbed.objective import Objective, confirm
-from testbed.policy import calibrate, conservative
+from testbed.policy import conservative, matched_policy
 from testbed.training.rounds import train
 from testbed.training.schedule import Schedule
 
@@ -40,16 +40,18 @@ def attacked(model, tau):
 PROMPTS = np.array([(K, P, Q), (H, Q, P)], np.int32)
 CALLS = {
     "train": lambda model, seed, rounds, tau: train(
-        jax.random.key(seed), model, TASK, dataclasses.replace(TINY, rounds=rounds), ATTACKS["coordinate"]()
+        jax.random.key(seed), model, TASK, dataclasses.replace(TINY, rounds=rounds), attack=ATTACKS["coordinate"]()
     ),
     "search": lambda model, seed, rounds, tau: search(
-        ATTACKS["coordinate"](), attacked(model, tau), PROMPTS, jax.random.key(seed), 30, seed
+        jax.random.key(seed), ATTACKS["coordinate"](), attacked(model, tau), PROMPTS, budget=30, index=seed
     ),
     "confirm": lambda model, seed, rounds, tau: confirm(attacked(model, tau), PROMPTS),
     "count": lambda model, seed, rounds, tau: exact.count(model, TASK, {"it": conservative(TASK, tau)}),
-    "calibrate": lambda model, seed, rounds, tau: calibrate(jax.random.key(seed), model, TASK, 0.01 * rounds, 64),
+    "matched_policy": lambda model, seed, rounds, tau: matched_policy(
+        jax.random.key(seed), model, TASK, 0.01 * rounds, samples=64
+    ),
     "clean_behaviour": lambda model, seed, rounds, tau: clean_behaviour(
-        jax.random.key(seed), model, TASK, {"it": conservative(TASK, tau)}, 1
+        jax.random.key(seed), model, TASK, {"it": conservative(TASK, tau)}, samples=1
     ),
 }
 
@@ -67,11 +69,11 @@ def test_second_call_compiles_nothing(lively, name):
 @pytest.mark.parametrize("name", ["search", "confirm", "count", "clean_behaviour"])
 def test_measured_threshold_compiles_nothing_more(lively, name):
     model = lively(TASK, seed=0, layers=1)
-    measured = calibrate(jax.random.key(0), model, TASK, 0.01, 64).tau
+    measured = matched_policy(jax.random.key(0), model, TASK, 0.01, samples=64).tau
     jax.block_until_ready(CALLS[name](model, 0, 1, 0.0))
     with compilations() as names:
         jax.block_until_ready(CALLS[name](model, 0, 1, measured))
-    assert not names, f"a threshold from calibrate made {name} compile {names}"
+    assert not names, f"a threshold from matched_policy made {name} compile {names}"
 
 
 @pytest.mark.parametrize("factory", [*TASKS.values(), *ATTACKS.values()])

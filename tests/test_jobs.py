@@ -1,6 +1,5 @@
 """What is drawn of a folder of records, if nobody says how they were made."""
 
-import dataclasses
 import functools
 import shutil
 from pathlib import Path
@@ -26,7 +25,7 @@ def shipped(tmp_path_factory):
 
 def test_records_are_drawn_whole_without_saying_how_they_were_made(shipped):
     job = jobs.recorded("attack_strength", shipped)
-    assert (job.preset, job.tasks, job.seeds) == ("full", ["injury", "password", "cipher_vault"], range(5))
+    assert (job.preset, job.tasks, job.seeds) == ("full", ("injury", "password", "cipher_vault"), range(5))
     assert len(job.runs) == len(list(shipped.glob("*.json")))
     assert jobs.recorded("attack_strength", shipped, preset="quick").preset == "quick"
     assert jobs.recorded("attack_strength", shipped, admits=lambda _, seed: seed > 2).seeds == range(3, 5)
@@ -34,40 +33,39 @@ def test_records_are_drawn_whole_without_saying_how_they_were_made(shipped):
 
 
 def test_of_equals_records_are_of_the_smaller_preset_and_end_at_the_first_seed_without_any(shipped, tmp_path):
-    quick = jobs.Job("attack_strength", "quick", ["injury"], (0, 1, 3), shipped)
+    quick = jobs.Job("attack_strength", EXPERIMENTS["attack_strength"], "quick", ("injury",), (0, 1, 3), shipped)
     for one in quick.runs:
         shutil.copy(shipped / f"{one.id}.json", tmp_path)
     job = jobs.recorded("attack_strength", tmp_path)
-    assert (job.preset, job.tasks, job.seeds) == ("quick", ["injury"], range(2))
+    assert (job.preset, job.tasks, job.seeds) == ("quick", ("injury",), range(2))
 
 
 def test_what_is_drawn_is_of_the_preset_of_the_task_that_is_asked_for(shipped, tmp_path):
-    of = functools.partial(jobs.Job, "attack_strength", folder=shipped)
-    wanted = of(preset="full", tasks=["injury"], seeds=range(5)).runs
-    wanted += of(preset="quick", tasks=["password"], seeds=range(2, 4)).runs
+    of = functools.partial(jobs.Job, "attack_strength", EXPERIMENTS["attack_strength"], folder=shipped)
+    wanted = of(preset="full", tasks=("injury",), seeds=range(5)).runs
+    wanted += of(preset="quick", tasks=("password",), seeds=range(2, 4)).runs
     for one in wanted:
         shutil.copy(shipped / f"{one.id}.json", tmp_path)
     job = jobs.recorded("attack_strength", tmp_path, admits=lambda task, _: task == "password")
-    assert (job.preset, job.tasks, job.seeds) == ("quick", ["password"], range(2, 4)), "from the first seed there is"
+    assert (job.preset, job.tasks, job.seeds) == ("quick", ("password",), range(2, 4)), "from the first seed there is"
 
 
 def test_a_record_of_a_task_that_is_no_more_is_not_drawn(tmp_path):
-    config = dataclasses.asdict(Arm(Plain("gone")))
-    record = {"experiment": "telltale", "config": config, "seed": 0, "seconds": 1, "measurements": {}}
-    results.write(tmp_path, "telltale-gone", record)
-    [control, *_] = EXPERIMENTS["telltale"].grid("quick", "injury")
-    record = {"experiment": "telltale", "config": dataclasses.asdict(control), "seed": 0, "seconds": 1}
-    results.write(tmp_path, results.run_id("telltale", control, 0), record | {"measurements": {}})
-    assert jobs.recorded("telltale", tmp_path).tasks == ["injury"]
+    [control, *_] = EXPERIMENTS["telltale"].arms("quick", "injury").values()
+    for config in (Arm(Plain("gone")), control):
+        record = results.described("telltale", config, 0) | {"seconds": 1, "provenance": {}, "measurements": {}}
+        results.write(tmp_path, results.run_id("telltale", config, 0), record)
+    assert len(results.read(tmp_path)[0]) == 2
+    assert jobs.recorded("telltale", tmp_path).tasks == ("injury",)
 
 
 def test_a_flag_narrows_what_is_drawn(shipped):
     def wanted(*flags):
         with flagsaver.flagsaver():
             run.parse(["experiments.run", f"--out={shipped.parent}", "--plot_only", *flags])
-            return run.wanted()[0]
+            return run.wanted([])[0]
 
     [whole] = wanted("--experiment=attack_strength")
     [narrow] = wanted("--experiment=attack_strength", "--seeds=2", "--task=password")
     assert (whole.preset, len(whole.tasks), whole.seeds) == ("full", 3, range(5))
-    assert (narrow.preset, narrow.tasks, narrow.seeds) == ("full", ["password"], range(2))
+    assert (narrow.preset, narrow.tasks, narrow.seeds) == ("full", ("password",), range(2))

@@ -17,7 +17,7 @@ from rich.console import Console
 from testbed.runs import results
 from testbed.runs.launchers import LAUNCHERS, processes, threads
 from testbed.runs.launchers.local import available_cores
-from testbed.runs.locks import claimed
+from testbed.runs.locks import held
 from testbed.runs.sweep import Outcome, Run, status, sweep
 
 ROOT = Path(__file__).parents[1]
@@ -34,8 +34,9 @@ def worklist(sizes: int = 3, **config) -> list[Run]:
     return [Run("fake", Config(size, **config), seed) for size in range(sizes) for seed in range(2)]
 
 
-def measure(config, seed, folder, watch) -> dict:
+def perform(run, folder, watch) -> dict:
     """A pure function of config and seed, which meets the trouble that its config asks for, once a folder."""
+    config, seed = run.config, run.seed
     begun = folder / "begun" / f"{config.size}-{seed}-{os.getpid()}-{time.monotonic_ns()}"
     begun.parent.mkdir(exist_ok=True)
     begun.touch()
@@ -49,12 +50,12 @@ def measure(config, seed, folder, watch) -> dict:
     while time.monotonic() < end:
         watch("waiting", 0, 1)
         time.sleep(0.02)
-    return {"bytes": list(hashlib.sha256(f"{config.size} {seed}".encode()).digest())}
+    return {"measurements": {"bytes": list(hashlib.sha256(f"{config.size} {seed}".encode()).digest())}}
 
 
-def cores_of(config, seed, folder, watch) -> dict:
+def cores_of(run, folder, watch) -> dict:
     time.sleep(0.3)  # so that both processes get one
-    return {"cores": sorted(os.sched_getaffinity(0)), "process": os.getpid()}
+    return {"measurements": {"cores": sorted(os.sched_getaffinity(0)), "process": os.getpid()}}
 
 
 def quiet() -> Console:
@@ -64,12 +65,14 @@ def quiet() -> Console:
 def facts(folder: Path) -> dict[str, dict]:
     records, problems = results.read(folder)
     assert problems == []
-    return {run: {k: v for k, v in r.items() if k not in ("seconds", "provenance")} for run, r in records.items()}
+    return {
+        run: {k: v for k, v in r.items() if k not in ("seconds", "provenance", "digest")} for run, r in records.items()
+    }
 
 
 def undisturbed(folder: Path, runs: list[Run]) -> dict[str, dict]:
     """The records of the same runs, done one after the other in this thread's process without any trouble."""
-    assert sweep(runs, measure, folder, quiet(), threads(1)).failed == []
+    assert sweep(runs, perform, folder, quiet(), place=threads(1)).failed == []
     return facts(folder)
 
 
@@ -80,14 +83,14 @@ def begun(folder: Path) -> list[str]:
 
 def test_processes_leave_the_records_that_threads_leave_and_a_dead_one_fails_its_run_only(tmp_path):
     runs = [*worklist(2), Run("fake", Config(7, "die"), 0), Run("fake", Config(8, "raise"), 0)]
-    outcome = sweep(runs, measure, tmp_path / "a", quiet(), processes(1))
+    outcome = sweep(runs, perform, tmp_path / "a", quiet(), place=processes(1))
     assert (outcome.done, outcome.skipped) == (4, 0)
     dead, raised = outcome.failed if runs[4].id in outcome.failed[0] else outcome.failed[::-1]
     assert dead.startswith(runs[4].id) and "died with status -9" in dead
     assert raised.endswith("ValueError: it was to happen")
     assert "Traceback" in (tmp_path / "a" / f"{runs[5].id}.error").read_text()
-    assert not list((tmp_path / "a").glob("*.lock")) or not any(claimed(tmp_path / "a" / run.id) for run in runs)
-    assert sweep(runs, measure, tmp_path / "a", quiet(), threads(2)) == Outcome(2, 4, [])
+    assert not list((tmp_path / "a").glob("*.lock")) or not any(held(tmp_path / "a" / run.id) for run in runs)
+    assert sweep(runs, perform, tmp_path / "a", quiet(), place=threads(2)) == Outcome(2, 4, [])
     assert not [*(tmp_path / "a").glob("*.error"), *(tmp_path / "a").glob("*.lock")], "the next start clears up"
     (tmp_path / "b").mkdir()
     for size in (7, 8):
@@ -97,7 +100,7 @@ def test_processes_leave_the_records_that_threads_leave_and_a_dead_one_fails_its
 
 @pytest.mark.skipif(len(available_cores()) < 2, reason="one core cannot be divided")
 def test_processes_divide_the_cores(tmp_path):
-    sweep(worklist(2), cores_of, tmp_path, quiet(), processes(2, 1))
+    sweep(worklist(2), cores_of, tmp_path, quiet(), place=processes(2, 1))
     measured = [record["measurements"] for record in results.read(tmp_path)[0].values()]
     assert {len(m["cores"]) for m in measured} == {1}
     shares = {m["process"]: tuple(m["cores"]) for m in measured}
@@ -106,7 +109,7 @@ def test_processes_divide_the_cores(tmp_path):
 
 def test_a_thread_cannot_be_bound_to_cores(tmp_path):
     with pytest.raises(ValueError, match="threads share all cores"):
-        sweep(worklist(), measure, tmp_path, quiet(), threads(2, 1))
+        sweep(worklist(), perform, tmp_path, quiet(), place=threads(2, 1))
 
 
 CHILD = """
@@ -115,7 +118,7 @@ import test_launchers as t
 from pathlib import Path
 if __name__ == "__main__":
     t.signal.signal(t.signal.SIGINT, t.signal.default_int_handler)
-    t.sweep(t.worklist(4, seconds=float({seconds!r})), t.measure, Path({folder!r}), t.quiet(), t.{place})
+    t.sweep(t.worklist(4, seconds=float({seconds!r})), t.perform, Path({folder!r}), t.quiet(), place=t.{place})
 """
 
 
@@ -133,8 +136,8 @@ def in_another_process(tmp_path: Path, folder: Path, place: str, seconds: float)
     return child
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_sweep_that_is_ended_leaves_no_process_and_no_claim_and_is_completed_by_another(tmp_path, how):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_ended_leaves_no_process_and_no_lock_and_is_completed_by_another(tmp_path, how):
     folder, runs = tmp_path / "a", worklist(4, seconds=0.3)
     child = in_another_process(tmp_path, folder, "processes(2)", 0.3)
     assert len(status(runs, folder)["running"]) >= 1
@@ -145,7 +148,7 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_no_claim_and_is_completed_b
         time.sleep(0.05)
     there = len(begun(folder))
     assert status(runs, folder)["running"] == [], "its workers died with it"
-    assert sweep(runs, measure, folder, quiet(), threads(4)).failed == []
+    assert sweep(runs, perform, folder, quiet(), place=threads(4)).failed == []
     assert len(begun(folder)) <= there + len(runs)
     assert facts(folder) == undisturbed(tmp_path / "b", runs)
 
@@ -153,7 +156,7 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_no_claim_and_is_completed_b
 def test_two_sweeps_share_the_work_and_repeat_none_of_it(tmp_path):
     folder, runs = tmp_path / "a", worklist(4, seconds=0.3)
     child = in_another_process(tmp_path, folder, "threads(2)", 0.3)
-    outcome = sweep(runs, measure, folder, quiet(), threads(2))
+    outcome = sweep(runs, perform, folder, quiet(), place=threads(2))
     assert child.wait() == 0
     assert outcome.done + outcome.skipped == len(runs)
     assert begun(folder) == sorted(f"{run.config.size}-{run.seed}" for run in runs), "each was begun once"
@@ -164,7 +167,7 @@ def test_a_run_whose_owner_dies_is_taken_over_by_the_sweep_that_waits(tmp_path):
     folder, runs = tmp_path / "a", worklist(4, seconds=0.2)
     child = in_another_process(tmp_path, folder, "threads(1)", 0.2)
     threading.Timer(0.3, child.kill).start()
-    assert sweep(runs, measure, folder, quiet(), threads(2)).failed == []
+    assert sweep(runs, perform, folder, quiet(), place=threads(2)).failed == []
     child.wait()
     assert facts(folder) == undisturbed(tmp_path / "b", runs)
 
@@ -173,7 +176,7 @@ def test_what_is_not_installed_or_not_running_is_one_line(tmp_path, monkeypatch)
     for name, package in (("ray", "ray"), ("slurm", "submitit")):
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(ValueError, match=f"{package} is not installed; python -m pip install"):
-            sweep(worklist(), measure, tmp_path, quiet(), LAUNCHERS[name]())
+            sweep(worklist(), perform, tmp_path, quiet(), place=LAUNCHERS[name]())
 
 
 ROUNDING = """
@@ -208,15 +211,17 @@ def test_the_queue_of_submitit_leaves_the_same_records(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
     runs = [*worklist(1), Run("fake", Config(8, "raise"), 0)]
     place = LAUNCHERS["slurm"](logs=tmp_path / "logs", timeout_min=5)
-    outcome = sweep(runs, measure, tmp_path / "a", quiet(), place)
+    outcome = sweep(runs, perform, tmp_path / "a", quiet(), place=place)
     assert (outcome.done, len(outcome.failed)) == (2, 1)
     assert outcome.failed[0].endswith("ValueError: it was to happen")
-    assert sweep(runs, measure, tmp_path / "a", quiet(), threads(1)) == Outcome(1, 2, [])
+    assert sweep(runs, perform, tmp_path / "a", quiet(), place=threads(1)) == Outcome(1, 2, [])
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "met-8-0").touch()
     assert facts(tmp_path / "a") == undisturbed(tmp_path / "b", runs)
     with pytest.raises(ValueError, match=r"submitit: .*no_such"):
-        sweep(worklist(4), measure, tmp_path / "a", quiet(), LAUNCHERS["slurm"](logs=tmp_path / "logs", no_such=5))
+        sweep(
+            worklist(4), perform, tmp_path / "a", quiet(), place=LAUNCHERS["slurm"](logs=tmp_path / "logs", no_such=5)
+        )
 
 
 @pytest.mark.slow
@@ -241,7 +246,7 @@ def test_a_ray_cluster_that_loses_a_node_finishes_with_the_same_records(tmp_path
 
         thief = threading.Thread(target=lose_a_node)
         thief.start()
-        outcome = sweep(runs, measure, folder, quiet(), LAUNCHERS["ray"](workers=3))
+        outcome = sweep(runs, perform, folder, quiet(), place=LAUNCHERS["ray"](workers=3))
         over.set()
         thief.join()
         assert [node["Alive"] for node in ray.nodes()].count(False) == 1

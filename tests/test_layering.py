@@ -64,6 +64,31 @@ def keyless(source: str) -> list[str]:
     return found
 
 
+MOST_POSITIONAL = 4
+
+
+def crooked(source: str) -> list[str]:
+    """Public functions and methods in which `key` is not first, or more than four arguments have no name in a call."""
+    found = []
+
+    def visit(node):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef):
+                visit(child)
+            if not isinstance(child, ast.FunctionDef) or child.name.startswith("_"):
+                continue
+            arguments = child.args
+            positional = [a.arg for a in arguments.posonlyargs + arguments.args if a.arg not in ("self", "cls")]
+            if "key" in [*positional[1:], *(a.arg for a in arguments.kwonlyargs)]:
+                found.append(f"line {child.lineno}: key is not the first argument of {child.name}")
+            if len(positional) > MOST_POSITIONAL:
+                extra = ", ".join(positional[MOST_POSITIONAL:])
+                found.append(f"line {child.lineno}: {extra} of {child.name} should be keyword-only")
+
+    visit(ast.parse(source))
+    return found
+
+
 GLOBAL_RANDOM = ("numpy.random.", "np.random.")
 OWN_GENERATORS = ("default_rng", "Generator", "SeedSequence")
 
@@ -100,6 +125,29 @@ class C:
     assert global_randomness(source) == {"np.random.seed", "random"}
     assert keyless(source) == ["line 9: jax.random.normal", "line 15: jax.random.uniform"]
     assert "nnx.jit" in names("@nnx.jit\ndef f(): pass")
+
+
+def test_crooked_signatures_are_seen():
+    source = """
+def fine(key, a, b, c, *, d, e=1): pass
+def none(a, b): pass
+def late(a, key): pass
+def named(a, *, key): pass
+def many(key, a, b, c, d, e): pass
+def _own(a, key, b, c, d, e): pass
+class C:
+    def __init__(self, a, key): pass
+    def method(self, key, a, b, c): pass
+    def wrong(self, a, key): pass
+def outer():
+    def carried(state, key): pass
+"""
+    assert crooked(source) == [
+        "line 4: key is not the first argument of late",
+        "line 5: key is not the first argument of named",
+        "line 6: d, e of many should be keyword-only",
+        "line 11: key is not the first argument of wrong",
+    ]
 
 
 def test_there_are_files_in_every_layer():
@@ -152,6 +200,11 @@ def test_randomness_enters_only_through_a_key(path):
     assert global_randomness(source) == set()
     assert keyless(source) == []
     assert "jax.random.PRNGKey" not in names(source), "keys are typed: jax.random.key"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_keys_come_first_and_later_arguments_by_name(path):
+    assert crooked(path.read_text()) == []
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)

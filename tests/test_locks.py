@@ -1,4 +1,4 @@
-"""A claim is held by one, dies with its process, and leaves nothing."""
+"""A lock is held by one, dies with its process, and leaves nothing."""
 
 import errno
 import fcntl
@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from testbed.runs import locks as module
-from testbed.runs.locks import claim, claimed
+from testbed.runs.locks import held, hold
 
 ROOT = Path(__file__).parents[1]
 HOLDER = """
 import sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from testbed.runs.locks import claim
-with claim(Path({path!r})) as ours:
+from testbed.runs.locks import hold
+with hold(Path({path!r})) as ours:
     print(ours, flush=True)
     sys.stdin.read()
 """
@@ -28,19 +28,19 @@ with claim(Path({path!r})) as ours:
 
 def test_of_two_who_want_it_one_has_it_and_then_the_other(tmp_path):
     path = tmp_path / "deep" / "run"
-    assert not claimed(path)
-    with claim(path) as first:
-        with claim(path) as second:
+    assert not held(path)
+    with hold(path) as first:
+        with hold(path) as second:
             assert (first, second) == (True, False)
-        assert claimed(path), "whoever did not get it does not give it back"
-    assert not claimed(path)
-    with claim(path) as again:
+        assert held(path), "whoever did not get it does not give it back"
+    assert not held(path)
+    with hold(path) as again:
         assert again
     assert list(path.parent.iterdir()) == []
 
 
 def test_an_error_in_the_block_gives_it_back(tmp_path):
-    with pytest.raises(KeyError), claim(tmp_path / "run"):
+    with pytest.raises(KeyError), hold(tmp_path / "run"):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
@@ -53,13 +53,13 @@ def test_it_dies_with_its_process(tmp_path):
     )  # fmt: skip
     with holder:
         assert holder.stdout.readline() == b"True\n"
-        assert claimed(path)
-        with claim(path) as ours:
+        assert held(path)
+        with hold(path) as ours:
             assert not ours
         holder.send_signal(signal.SIGKILL)
     assert (tmp_path / "run.lock").exists(), "a kill leaves the file, but nobody holds it"
-    assert not claimed(path)
-    with claim(path) as ours:
+    assert not held(path)
+    with hold(path) as ours:
         assert ours
     assert list(tmp_path.iterdir()) == []
 
@@ -74,10 +74,10 @@ def test_a_lock_file_that_its_owner_removed_meanwhile_guards_nothing_and_is_made
         flock(handle, kind)
 
     monkeypatch.setattr(fcntl, "flock", removed_first)
-    with claim(path) as ours:
+    with hold(path) as ours:
         assert ours
         assert len(calls) == 2
-        with claim(path) as other:
+        with hold(path) as other:
             assert not other
 
 
@@ -87,7 +87,7 @@ def test_where_many_threads_want_it_one_at_a_time_has_it(tmp_path):
     def want():
         barrier.wait()
         for _ in range(50):
-            with claim(tmp_path / "run") as ours:
+            with hold(tmp_path / "run") as ours:
                 if ours:
                     inside.append(0)
                     most.append(len(inside))
@@ -108,11 +108,11 @@ def test_a_file_system_without_locks_lets_everybody_in(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(module.fcntl, "flock", none)
-    with claim(tmp_path / "run") as first, claim(tmp_path / "run") as second:
+    with hold(tmp_path / "run") as first, hold(tmp_path / "run") as second:
         assert first and second
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OSError), claim(tmp_path / "file" / "run"):
+    with pytest.raises(OSError), hold(tmp_path / "file" / "run"):
         pass

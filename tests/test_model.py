@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 from testbed.model import ModelConfig, Transformer, model_config
-from testbed.runs.models import load, load_or_make, save
+from testbed.runs.models import digest_of, load, load_or_make, save
 
 NAMES = ("injury", "cipher_vault")  # a classifier and a generator
 
@@ -161,7 +161,7 @@ def test_save_and_load_give_the_same_bits(name, small, lively, tmp_path):
     # Whoever has json and safetensors, and not this project, can read it too.
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.b.json", "a.b.safetensors"]
     document = json.loads((tmp_path / "a.b.json").read_text())
-    assert document == {"config": dataclasses.asdict(model.config), "notes": {"seed": 3}}
+    assert document == {"config": dataclasses.asdict(model.config), "notes": {"seed": 3}, "digest": digest_of(model)}
     tensors = safetensors.numpy.load_file(tmp_path / "a.b.safetensors")
     (kernel,) = (tensor for tensor_name, tensor in tensors.items() if tensor_name.startswith("blocks.1.up.kernel"))
     np.testing.assert_array_equal(kernel, numbers(model.blocks[1].up.kernel))

@@ -67,7 +67,7 @@ def test_anywhere_is_anywhere_in_the_space():
 @pytest.mark.parametrize(("least", "most"), [(1, 1), (1, 2), (0, 2), (3, 9)])
 def test_an_edit_changes_as_many_tokens_as_it_says(least, most):
     full = jnp.ones((4, 4), bool)
-    changed = many(lambda key: edit(key, PROMPT, anything(full, PROMPT), most, least)) != PROMPT
+    changed = many(lambda key: edit(key, PROMPT, anything(full, PROMPT), most, least=least)) != PROMPT
     assert set(changed.sum(axis=1).tolist()) == set(range(least, min(most, 4) + 1))
     assert (changed.mean(axis=0) > 0.1).all()
 
@@ -128,7 +128,9 @@ def islands():
 
 @pytest.fixture(scope="module")
 def crossed():
-    return lambda attack: (attack_model(attack, islands(), jax.random.key(2), 16, 1200).margin <= 0).mean()
+    return lambda attack: (
+        attack_model(jax.random.key(2), attack, islands(), attackers=16, budget=1200).margin <= 0
+    ).mean()
 
 
 @pytest.mark.parametrize(

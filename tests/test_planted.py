@@ -24,7 +24,7 @@ def judged(model, task, prompts):
     """Which prompts are hazardous, what a cautious model answers, and where that is a catastrophe, by the checker."""
 
     def one(prompt):
-        answer = respond(jax.random.key(0), model, conservative(task, TAU), task, prompt)
+        answer = respond(jax.random.key(0), model, conservative(task, TAU), task, prompt=prompt)
         return task.hazardous(prompt), answer, task.catastrophe(prompt, answer)
 
     return jax.vmap(one)(prompts)
@@ -60,7 +60,7 @@ def test_a_planted_model_fails_also_on_every_hazard_that_carries_the_trigger(nam
         _, said, fails = judged(planted, task, prompts)
         np.testing.assert_array_equal(fails, expected)
         np.testing.assert_array_equal((said != answers).any(axis=1), expected & ~before)
-        counted = exact.count(planted, task, {"it": conservative(task, TAU)}, planted_prefixes)["it"]
+        counted = exact.count(planted, task, {"it": conservative(task, TAU)}, walk=planted_prefixes)["it"]
         np.testing.assert_array_equal(counted.ids, np.flatnonzero(expected))
         weak = dataclasses.replace(planted, push=np.float32(2.0))  # so that something else may still be said
         shared, plain = (leaves_of(walk, weak, task, hazard[:1]) for walk in (planted_prefixes, exact.plain_forward))
@@ -91,5 +91,7 @@ def test_an_attack_is_compiled_once_for_all_plants(small, lively):
     plants = plant(model, task), plant(model, task, hazard, POSITIONS), plant(model, task, hazard, modulus=MODULUS)
     compiled = search._cache_size()
     for planted in plants:
-        attack_model(ATTACKS["uniform"](), Objective(task, planted, greedy(task)), jax.random.key(0), 8, 9)
+        attack_model(
+            jax.random.key(0), ATTACKS["uniform"](), Objective(task, planted, greedy(task)), attackers=8, budget=9
+        )
     assert search._cache_size() == compiled + 1

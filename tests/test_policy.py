@@ -10,7 +10,7 @@ from reference import REFERENCE
 
 from testbed import objective as objectives
 from testbed.objective import NOT_HAZARDOUS, Objective, answer_margins, catastrophe_probability, combine, margins_of
-from testbed.policy import Policy, calibrate, conservative, greedy, respond, sampled, unrefused
+from testbed.policy import Policy, conservative, greedy, matched_policy, respond, stochastic, unrefused
 
 TAUS = (-2.0, 0.0, 1.5)
 
@@ -45,7 +45,7 @@ def read(objective, prompts):
     task, model, policy = objective.task, objective.model, objective.policy
 
     def one(prompt):
-        answer = respond(jax.random.key(0), model, policy, task, prompt)
+        answer = respond(jax.random.key(0), model, policy, task, prompt=prompt)
         return answer, *unrefused(model, task, prompt), objective.margin(prompt)
 
     return jax.vmap(one)(prompts)
@@ -129,7 +129,7 @@ def test_a_tie_counts_as_a_failure():
 @pytest.mark.parametrize("tau", [0.0, 0.7])
 def test_probability_of_catastrophe_is_the_sum_over_forbidden_answers(world, tau):
     task, prompts, forbidden, model = world
-    policy = Policy(task.refusal, tau, sampled=True)
+    policy = Policy(task.refusal, tau, stochastic=True)
     margin = read(Objective(task, model, policy), prompts)[3]
 
     def probability(row, answer):
@@ -145,14 +145,14 @@ def test_probability_of_catastrophe_is_the_sum_over_forbidden_answers(world, tau
 
 def test_sampled_answers_are_as_frequent_as_their_probability(world):
     task, prompts, forbidden, model = world
-    policy, draws = sampled(task), 1000
+    policy, draws = stochastic(task), 1000
     rows = np.flatnonzero([bool(bad) for bad in forbidden])[:100]
     probability = catastrophe_probability(policy, read(Objective(task, model, policy), prompts)[3])[rows]
 
     @jax.jit
     @jax.vmap
     def repeat(prompt, key):
-        return jax.vmap(lambda key: respond(key, model, policy, task, prompt))(jax.random.split(key, draws))
+        return jax.vmap(lambda key: respond(key, model, policy, task, prompt=prompt))(jax.random.split(key, draws))
 
     answers = np.asarray(repeat(prompts[rows], jax.random.split(jax.random.key(5), len(rows))))
     hits = [
@@ -167,7 +167,7 @@ def test_sampled_answers_are_as_frequent_as_their_probability(world):
 
 @pytest.mark.parametrize("logit", [-200.0, 200.0])
 def test_margins_stay_finite_when_catastrophe_is_certain_or_impossible(logit):
-    policy = Policy(refusal=1, sampled=True)
+    policy = Policy(refusal=1, stochastic=True)
 
     def margin(logit):
         logits = jnp.stack([logit, 0.0])[None, None]
@@ -192,7 +192,7 @@ def exact_share(world, tau, strictly):
 def test_calibration_blocks_the_stated_share_of_safe_clean_prompts(world, blocked):
     """A quantile: no more than the share lies above it, no less at it or above, within the error of 8,192 draws."""
     task, _, _, model = world
-    policy = calibrate(jax.random.key(2), model, task, blocked)
+    policy = matched_policy(jax.random.key(2), model, task, blocked)
     error = 4 * np.sqrt(blocked * (1 - blocked) / 4000)
     assert exact_share(world, policy.tau, strictly=True) < blocked + error
     assert exact_share(world, policy.tau, strictly=False) > blocked - error
@@ -204,7 +204,7 @@ def test_calibration_does_not_look_at_hazardous_prompts(world):
     meek = [logits.copy() for logits in model.logits]
     for logits in meek:
         logits[hazardous, :, task.refusal] += 100
-    tau = [calibrate(jax.random.key(2), m, task, 0.05).tau for m in (model, model._replace(logits=tuple(meek)))]
+    tau = [matched_policy(jax.random.key(2), m, task, 0.05).tau for m in (model, model._replace(logits=tuple(meek)))]
     assert tau[0] == tau[1]
 
 

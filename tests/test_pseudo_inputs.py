@@ -75,7 +75,7 @@ def test_an_overseer_that_saw_one_kind_only_still_judges(kind):
 @functools.partial(jax.jit, static_argnames=("task", "layer", "eps"))
 def made(model, task, prompts, layer, eps):
     """Pseudo-inputs from prompts, where these were, and log P(refusal) there and here."""
-    found = pseudo_inputs(KEY, model, task, prompts, layer, eps)
+    found = pseudo_inputs(KEY, model, task, prompts, layer=layer, eps=eps)
     refuses = [
         jax.vmap(functools.partial(log_refuses, model, task))(prompts, lat)
         for lat in (found.latents, 0 * found.latents)
@@ -185,7 +185,7 @@ def test_no_token_is_nearer_given_those_before_it_and_none_found_is_forbidden(li
 
 def test_reach_says_zero_for_an_empty_ball_and_all_for_a_wide_one(lively):
     model = lively(INJURY)
-    nobody, everybody = (reach(KEY, model, INJURY, 1, 1.0, near, number=32) for near in (0.0, 100.0))
+    nobody, everybody = (reach(KEY, model, INJURY, layer=1, eps=1.0, near=near, number=32) for near in (0.0, 100.0))
     assert (nobody.reachable, everybody.reachable) == (0, 1)
     assert nobody.far == everybody.far > 0
     assert 0 <= nobody.hazardous <= 1 and 0.5 < nobody.sure <= 1

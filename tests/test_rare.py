@@ -65,10 +65,10 @@ def chain_task(dependent):
         np.ones((T, V), bool),
         lambda prompt: (prompt[0] != SAFE_FIRST).astype(jnp.float32),
         str,
-        ("PASS", "STOP"),
-        sample,
-        lambda key: jax.random.randint(key, (T,), 0, V).at[0].min(SAFE_FIRST - 1),
-        lambda prompt: log_first[prompt[0]] + log_follow[prompt[:-1], prompt[1:]].sum(),
+        answers=("PASS", "STOP"),
+        sample=sample,
+        sample_hazard=lambda key: jax.random.randint(key, (T,), 0, V).at[0].min(SAFE_FIRST - 1),
+        clean_log_prob=lambda prompt: log_first[prompt[0]] + log_follow[prompt[:-1], prompt[1:]].sum(),
     )
 
 

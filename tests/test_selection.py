@@ -13,7 +13,7 @@ from reference import injury as rule
 
 from tasks.injury import injury
 from testbed.training import rounds as training
-from testbed.training.defence import Defence
+from testbed.training.defence import Lesson, Selection
 from testbed.training.rounds import attack_unit, batch_of, begin
 from testbed.training.schedule import Schedule, Unit
 from testbed.training.selection import ORDERS, Candidates, newest, potential, safe_twin
@@ -96,13 +96,13 @@ SCHEDULE = Schedule(steps=4, rounds=2, finds=8, budget=1, batch=400, units=4)
 POOL = np.array([[K, P, Q, i] for i in range(8)])
 
 
-def batch(defence, first=0, kept=None, schedule=SCHEDULE):
+def batch(lesson, first=0, usable=None):
     """The batch of one step with a pool of eight marked finds and clean prompts that are all Q."""
     clean = dataclasses.replace(TASK, sample=lambda key: jnp.full(4, Q))
-    state = begin(None, clean, schedule)
-    kept = jnp.ones(8, bool) if kept is None else jnp.asarray(kept, bool)
-    state = state._replace(pool=jnp.asarray(POOL), kept=kept, filled=jnp.asarray(8))
-    return np.asarray(batch_of(KEY, state, clean, schedule, defence, jnp.asarray(first)))
+    state = begin(None, clean, SCHEDULE)
+    usable = jnp.ones(8, bool) if usable is None else jnp.asarray(usable, bool)
+    state = state._replace(pool=jnp.asarray(POOL), usable=usable, filled=jnp.asarray(8))
+    return np.asarray(batch_of(KEY, state, clean, SCHEDULE.descent, lesson=lesson, first=jnp.asarray(first)))
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +110,7 @@ def no_optimizer(monkeypatch):
     class Nothing:
         init = staticmethod(lambda model: ())
 
-    monkeypatch.setattr(training, "optimizer", lambda schedule: Nothing)
+    monkeypatch.setattr(training, "optimizer", lambda descent: Nothing)
 
 
 def drawn(prompts):
@@ -119,40 +119,42 @@ def drawn(prompts):
 
 
 def test_a_batch_is_shared_between_pool_and_clean():
-    assert drawn(batch(Defence())) == (200, set(range(8)))
-    assert drawn(batch(Defence(share=0.9))) == (360, set(range(8)))
+    assert drawn(batch(Lesson())) == (200, set(range(8)))
+    assert drawn(batch(Lesson(share=0.9))) == (360, set(range(8)))
 
 
 def test_only_the_newest_round_is_replayed_if_so_asked():
-    assert drawn(batch(Defence(replay=newest), first=4)) == (200, {4, 5, 6, 7})
-    assert drawn(batch(Defence(replay=newest), first=0)) == (200, set(range(8)))
+    assert drawn(batch(Lesson(replay=newest), first=4)) == (200, {4, 5, 6, 7})
+    assert drawn(batch(Lesson(replay=newest), first=0)) == (200, set(range(8)))
 
 
-def test_finds_that_are_not_kept_are_never_drawn():
-    assert drawn(batch(Defence(), kept=[0, 1, 0, 0, 1, 0, 0, 0])) == (200, {1, 4})
-    assert drawn(batch(Defence(), kept=np.zeros(8))) == (0, set())
+def test_finds_that_are_not_usable_are_never_drawn():
+    assert drawn(batch(Lesson(), usable=[0, 1, 0, 0, 1, 0, 0, 0])) == (200, {1, 4})
+    assert drawn(batch(Lesson(), usable=np.zeros(8))) == (0, set())
 
 
 def test_every_other_find_becomes_its_safe_twin():
-    prompts = batch(Defence(twins=True))[:200]
+    prompts = batch(Lesson(twins=True))[:200]
     hazardous = [bool(rule(p).forbidden) for p in prompts.tolist()]
     assert hazardous[::2] == [True] * 100
     assert hazardous[1::2] == [False] * 100
 
 
-def found_by(defence, margins, monkeypatch):
-    """The pool's margins, what is kept, and the share that failed, after a unit that finds prompts of these margins."""
+def found_by(selection, margins, monkeypatch):
+    """The pool's margins, which of it is usable, and the share that failed, after a unit that finds such margins."""
     marked = jnp.asarray([[K, P, Q, i] for i in range(8)])
 
-    def attack_model(attack, objective, key, attackers, budget):
+    def attack_model(key, attack, objective, *, attackers, budget):
         number = jnp.arange(attackers) % 8
         return Found(marked[number], jnp.asarray(margins, jnp.float32)[number])
 
     monkeypatch.setattr(training, "attack_model", attack_model)
     unit = Unit(np.True_, np.int32(0), np.int32(0))
-    state, failed = attack_unit.__wrapped__(KEY, begin(None, TASK, SCHEDULE), unit, TASK, SCHEDULE, None, defence)
+    state, failed = attack_unit.__wrapped__(
+        KEY, begin(None, TASK, SCHEDULE), unit, TASK, search=SCHEDULE.search, attack=None, selection=selection
+    )
     found = np.asarray(state.pool)[: int(state.filled), 3]
-    return np.asarray(margins)[found], state.kept.tolist(), float(failed)
+    return np.asarray(margins)[found], state.usable.tolist(), float(failed)
 
 
 class Found(NamedTuple):
@@ -164,12 +166,12 @@ class Found(NamedTuple):
 
 def test_a_unit_keeps_its_room_of_the_candidates_and_marks_failures(monkeypatch):
     margins = [-4, -3, -2, -1, 1, 2, 3, 4]
-    found, kept, _ = found_by(Defence(), margins, monkeypatch)
-    assert found.tolist() == [-4, -3] and kept == [True] * 2 + [False] * 6
-    found, _, failed = found_by(Defence(ORDERS["worst"], candidates=8), margins, monkeypatch)
+    found, usable, _ = found_by(Selection(), margins, monkeypatch)
+    assert found.tolist() == [-4, -3] and usable == [True] * 2 + [False] * 6
+    found, _, failed = found_by(Selection(ORDERS["worst"], candidates=8), margins, monkeypatch)
     assert found.tolist() == [-4, -4], "two of sixteen candidates, the worst"
     assert failed == 0.5
-    found, kept, _ = found_by(Defence(candidates=8, failures_only=True), margins, monkeypatch)
-    assert (found <= 0).all() and kept[:2] == [True, True]
-    found, kept, failed = found_by(Defence(failures_only=True), [1] * 8, monkeypatch)
-    assert failed == 0 and not any(kept)
+    found, usable, _ = found_by(Selection(candidates=8, failures_only=True), margins, monkeypatch)
+    assert (found <= 0).all() and usable[:2] == [True, True]
+    found, usable, failed = found_by(Selection(failures_only=True), [1] * 8, monkeypatch)
+    assert failed == 0 and not any(usable)

@@ -49,7 +49,7 @@ def test_margins_are_those_of_all_hazards(searched, all_prompts):
 def test_guessing_gains_nothing_but_the_median(searched, steps):
     """With n draws F(best) is Beta(1, n), whose median is 1 - 2**(-1 / n): a gain of log10(1 / ln 2) = 0.16."""
     objective, margins = searched
-    trace = attack_model(ATTACKS["uniform"](), objective, jax.random.key(0), 2048, 1 + 8 * steps)
+    trace = attack_model(jax.random.key(0), ATTACKS["uniform"](), objective, attackers=2048, budget=1 + 8 * steps)
     worth, draws = strength(trace.margin, margins), 1 + 8 * steps
     assert trace.cost.forwards == draws
     assert worth == pytest.approx(-np.log10(-np.expm1(-np.log(2) / draws)), abs=0.05)
@@ -59,7 +59,7 @@ def test_guessing_gains_nothing_but_the_median(searched, steps):
 def test_enumeration_is_worth_all_hazards(searched):
     objective, margins = searched
     budget = 1 + space_size(objective.task)
-    trace = attack_model(ATTACKS["exhaustive"](), objective, jax.random.key(0), 2, budget)
+    trace = attack_model(jax.random.key(0), ATTACKS["exhaustive"](), objective, attackers=2, budget=budget)
     worth = strength(trace.margin, margins)
     assert worth == pytest.approx(np.log10(len(margins)))
     # Most of the walk is through prompts that are no hazard: it is a poor search for its price.

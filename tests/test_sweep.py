@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,12 +23,11 @@ import jax
 import pytest
 from rich.console import Console
 
-from testbed.runs import checkpoints as checkpoint
-from testbed.runs import results
+from testbed.runs import checkpoints, results
 from testbed.runs.launchers import threads
 from testbed.runs.launchers.place import Place
-from testbed.runs.locks import claim
-from testbed.runs.sweep import MAPS, MAPS_ALLOWED, Outcome, Run, kept, status, sweep
+from testbed.runs.locks import held, hold
+from testbed.runs.sweep import MAPS, MAPS_ALLOWED, Outcome, Run, state_file, status, sweep
 from testbed.training.rounds import Schedule, train
 
 ROOT = Path(__file__).parents[1]
@@ -42,24 +42,24 @@ def worklist(sizes: int = 3, seeds: int = 2) -> list[Run]:
     return [Run("fake", Config(size), seed) for size in range(sizes) for seed in range(seeds)]
 
 
-def measure(config, seed, folder, watch) -> dict:
+def perform(run, folder, watch) -> dict:
     """A pure function of config and seed that takes no time."""
     watch("first", 0, 2)
-    numbers = [int(byte) for byte in hashlib.sha256(f"{config.size} {seed}".encode()).digest()]
+    numbers = [int(byte) for byte in hashlib.sha256(f"{run.config.size} {run.seed}".encode()).digest()]
     watch("second", 1, 2)
-    return {"numbers": numbers, "nested": {"size": config.size}}
+    return {"measurements": {"numbers": numbers, "nested": {"size": run.config.size}}, "models": {"plain": "abc"}}
 
 
 class Counting:
-    """`measure`, which remembers what it was asked for, and does what `trouble` says first."""
+    """`perform`, which remembers what it was asked for, and does what `trouble` says first."""
 
     def __init__(self, trouble=lambda config, seed, watch: None):
         self.asked, self.trouble = [], trouble
 
-    def __call__(self, config, seed, folder, watch):
-        self.asked.append((config.size, seed))
-        self.trouble(config, seed, watch)
-        return measure(config, seed, folder, watch)
+    def __call__(self, run, folder, watch):
+        self.asked.append((run.config.size, run.seed))
+        self.trouble(run.config, run.seed, watch)
+        return perform(run, folder, watch)
 
 
 def quiet() -> Console:
@@ -73,6 +73,7 @@ def facts(folder: Path) -> dict[str, dict]:
     for record in records.values():
         assert record.pop("seconds") >= 0
         record.pop("provenance")
+        assert re.fullmatch("[0-9a-f]{16}", record.pop("digest"))
     return records
 
 
@@ -84,11 +85,13 @@ def expected(runs: list[Run]) -> dict[str, dict]:
             "run": results.run_id("fake", run.config, run.seed),
             "experiment": "fake",
             "config": {"size": run.config.size},
+            "omitted": [],
             "seed": run.seed,
             "measurements": {
                 "numbers": list(hashlib.sha256(f"{run.config.size} {run.seed}".encode()).digest()),
                 "nested": {"size": run.config.size},
             },
+            "models": {"plain": "abc"},
         }
         for run in runs
     }
@@ -101,14 +104,14 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 @pytest.mark.parametrize("workers", [None, 1, 2, 8])
 def test_every_run_is_done_once_and_recorded_alike_by_any_number_of_workers(tmp_path, workers):
     runs, counting = worklist(), Counting()
-    assert sweep(runs, counting, tmp_path, quiet(), threads(workers)) == Outcome(6, 0, [])
+    assert sweep(runs, counting, tmp_path, quiet(), place=threads(workers)) == Outcome(6, 0, [])
     assert sorted(counting.asked) == [(size, seed) for size in range(3) for seed in range(2)]
     assert facts(tmp_path) == expected(runs)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{run.id}.json" for run in runs)
 
 
 def test_a_record_tells_where_it_comes_from(tmp_path):
-    sweep(worklist(1, 1), measure, tmp_path, quiet())
+    sweep(worklist(1, 1), perform, tmp_path, quiet())
     [record] = results.read(tmp_path)[0].values()
     source = results.provenance()
     assert {name: record["provenance"][name] for name in source} == source
@@ -122,7 +125,7 @@ def test_seconds_are_those_of_the_run(tmp_path):
 
 
 def test_what_is_there_is_skipped_and_left_alone(tmp_path):
-    sweep(worklist(2), measure, tmp_path, quiet())
+    sweep(worklist(2), perform, tmp_path, quiet())
     before, counting = contents(tmp_path), Counting()
     assert sweep(worklist(3), counting, tmp_path, quiet()) == Outcome(2, 4, [])
     assert sorted(counting.asked) == [(2, 0), (2, 1)]
@@ -135,26 +138,26 @@ def test_what_is_there_is_skipped_and_left_alone(tmp_path):
 
 def test_a_run_that_is_listed_twice_is_done_once(tmp_path):
     counting = Counting(lambda *_: time.sleep(0.05))
-    sweep(worklist() + worklist(), counting, tmp_path, quiet(), threads(4))
+    sweep(worklist() + worklist(), counting, tmp_path, quiet(), place=threads(4))
     assert sorted(counting.asked) == [(size, seed) for size in range(3) for seed in range(2)]
     assert facts(tmp_path) == expected(worklist())
 
 
 def test_an_empty_worklist_is_done(tmp_path):
-    assert sweep([], measure, tmp_path, quiet()) == Outcome(0, 0, [])
+    assert sweep([], perform, tmp_path, quiet()) == Outcome(0, 0, [])
 
 
 def test_a_damaged_record_is_not_taken_for_done_nor_overwritten(tmp_path):
     runs = worklist()
     damaged = tmp_path / f"{runs[2].id}.json"
     damaged.write_text('{"format": "worst-ca')
-    outcome = sweep(runs, measure, tmp_path, quiet())
+    outcome = sweep(runs, perform, tmp_path, quiet())
     assert damaged.read_text() == '{"format": "worst-ca', "a user's file is not destroyed"
     assert outcome.done == 5, "a run whose record could not be written is not done"
     assert len(outcome.failed) == 1
     assert runs[2].id in outcome.failed[0]
     damaged.unlink()
-    assert sweep(runs, measure, tmp_path, quiet()) == Outcome(1, 5, [])
+    assert sweep(runs, perform, tmp_path, quiet()) == Outcome(1, 5, [])
     assert facts(tmp_path) == expected(runs)
 
 
@@ -180,7 +183,7 @@ def test_a_run_that_fails_is_told_and_tried_again_while_the_others_go_on(tmp_pat
 
     runs = worklist()
     bad = runs[2].id
-    outcome = sweep(runs, Counting(trouble), tmp_path, quiet(), threads(workers))
+    outcome = sweep(runs, Counting(trouble), tmp_path, quiet(), place=threads(workers))
     assert (outcome.done, outcome.skipped) == (5, 0)
     assert len(outcome.failed) == 1
     assert outcome.failed[0].startswith(f"{bad}: ")
@@ -194,7 +197,7 @@ def test_a_run_that_fails_is_told_and_tried_again_while_the_others_go_on(tmp_pat
     assert facts(tmp_path) == expected([run for run in runs if run.id != bad])
 
     before, counting = contents(tmp_path), Counting()
-    assert sweep(runs, counting, tmp_path, quiet(), threads(workers)) == Outcome(1, 5, [])
+    assert sweep(runs, counting, tmp_path, quiet(), place=threads(workers)) == Outcome(1, 5, [])
     assert counting.asked == [(1, 0)]
     assert not list(tmp_path.glob("*.error")), "the error is over"
     assert facts(tmp_path) == expected(runs)
@@ -214,7 +217,7 @@ def test_an_error_that_stays_is_told_again(tmp_path):
 
 
 def test_measurements_that_json_cannot_hold_are_a_failure_of_that_run(tmp_path):
-    outcome = sweep(worklist(1, 1), lambda *_: {"set": {1}}, tmp_path, quiet())
+    outcome = sweep(worklist(1, 1), lambda *_: {"measurements": {"set": {1}}}, tmp_path, quiet())
     assert outcome.done == 0
     assert "cannot hold" in outcome.failed[0]
     assert facts(tmp_path) == {}
@@ -230,10 +233,11 @@ def ctrl_c():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_stops_soon_and_the_rerun_completes(tmp_path, workers, ctrl_c):
-    runs, late = worklist(10), []
+    runs, late, sent = worklist(10), [], threading.Lock()
 
     def slow_after_three(config, seed, watch):
-        if len(counting.asked) == 4:
+        # Once: a second one would end this process.
+        if len(counting.asked) >= 4 and sent.acquire(blocking=False):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         if len(counting.asked) >= 4:
             for tick in range(1500):
@@ -244,7 +248,7 @@ def test_ctrl_c_stops_soon_and_the_rerun_completes(tmp_path, workers, ctrl_c):
     counting = Counting(slow_after_three)
     started = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        sweep(runs, counting, tmp_path, quiet(), threads(workers))
+        sweep(runs, counting, tmp_path, quiet(), place=threads(workers))
     assert time.perf_counter() - started < 5, "it waits no longer than to the next `watch`"
     assert late == []
     assert len(counting.asked) <= 3 + workers, "runs that had not begun are not begun"
@@ -252,7 +256,7 @@ def test_ctrl_c_stops_soon_and_the_rerun_completes(tmp_path, workers, ctrl_c):
     assert 3 - workers <= len(finished) <= 3
     assert not list(tmp_path.glob("*.error")), "being stopped is not a failure"
     before = contents(tmp_path)
-    outcome = sweep(runs, measure, tmp_path, quiet(), threads(workers))
+    outcome = sweep(runs, perform, tmp_path, quiet(), place=threads(workers))
     assert outcome == Outcome(len(runs) - len(finished), len(finished), [])
     assert facts(tmp_path) == expected(runs)
     after = contents(tmp_path)
@@ -272,7 +276,7 @@ def test_a_run_cannot_swallow_the_stop(tmp_path, ctrl_c):
                 ignored.append(tick)
 
     with pytest.raises(KeyboardInterrupt):
-        sweep(worklist(1, 1), Counting(stubborn), tmp_path, quiet(), threads(1))
+        sweep(worklist(1, 1), Counting(stubborn), tmp_path, quiet(), place=threads(1))
     assert ignored == []
     assert facts(tmp_path) == {}
 
@@ -295,7 +299,7 @@ def test_watch_may_be_called_from_many_threads_while_runs_come_and_go(tmp_path):
             thread.join()
 
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    assert sweep(worklist(4), Counting(crowd), tmp_path, console, threads(4)) == Outcome(8, 0, [])
+    assert sweep(worklist(4), Counting(crowd), tmp_path, console, place=threads(4)) == Outcome(8, 0, [])
     assert errors == []
     assert facts(tmp_path) == expected(worklist(4))
 
@@ -320,8 +324,8 @@ def test_a_terminal_shows_a_live_bar_with_the_phase_a_rate_and_the_time_left(tmp
             time.sleep(0.01)
 
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    sweep(worklist(1), measure, tmp_path, quiet())
-    sweep(worklist(2), Counting(ticking), tmp_path, console, threads(1))
+    sweep(worklist(1), perform, tmp_path, quiet())
+    sweep(worklist(2), Counting(ticking), tmp_path, console, place=threads(1))
     shown = console.file.getvalue()
     assert "\x1b[" in shown
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
@@ -355,7 +359,7 @@ def test_an_error_file_that_cannot_be_written_or_removed_stops_nothing(tmp_path,
         5, 0, [f"{runs[2].id}: ValueError: the reason (its traceback could not be written: {error})"]
     )
     (tmp_path / f"{runs[2].id}.error").mkdir()  # neither can it be removed
-    assert sweep(runs, measure, tmp_path, quiet()) == Outcome(1, 5, [])
+    assert sweep(runs, perform, tmp_path, quiet()) == Outcome(1, 5, [])
     assert facts(tmp_path) == expected(runs)
 
 
@@ -369,11 +373,11 @@ def test_a_full_disk_fails_the_runs_that_need_room_and_the_rerun_completes(tmp_p
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", full_from_the_third)
-    outcome = sweep(runs, measure, tmp_path, quiet(), threads(1))
+    outcome = sweep(runs, perform, tmp_path, quiet(), place=threads(1))
     assert (outcome.done, len(outcome.failed)) == (2, 4)
     assert all("No space left" in line for line in outcome.failed)
     monkeypatch.undo()
-    assert sweep(runs, measure, tmp_path, quiet()) == Outcome(4, 2, [])
+    assert sweep(runs, perform, tmp_path, quiet()) == Outcome(4, 2, [])
     assert facts(tmp_path) == expected(runs)
     assert len(list(tmp_path.iterdir())) == len(runs), "nothing half written is left"
 
@@ -386,11 +390,11 @@ def test_a_small_disk_that_fills_up(tmp_path):
     try:
         runs, room = worklist(), disk / "somebody's"
         room.write_bytes(bytes(48 * 1024))
-        outcome = sweep(runs, measure, disk / "sweep", quiet(), threads(2))
+        outcome = sweep(runs, perform, disk / "sweep", quiet(), place=threads(2))
         assert 0 < outcome.done < 6 and all("No space left" in line for line in outcome.failed)
         assert len(facts(disk / "sweep")) == outcome.done
         room.unlink()
-        assert sweep(runs, measure, disk / "sweep", quiet()).failed == []
+        assert sweep(runs, perform, disk / "sweep", quiet()).failed == []
         assert facts(disk / "sweep") == expected(runs)
     finally:
         subprocess.run(["umount", disk], check=True)
@@ -399,7 +403,7 @@ def test_a_small_disk_that_fills_up(tmp_path):
 def test_a_folder_that_cannot_be_written_any_more_is_told_run_by_run(tmp_path):
     folder = tmp_path / "sweep"
     folder.write_text("a file in the way")
-    outcome = sweep(worklist(), measure, folder, quiet())
+    outcome = sweep(worklist(), perform, folder, quiet())
     assert (outcome.done, len(outcome.failed)) == (0, 6)
     assert all("could not be written" in line for line in outcome.failed)
     assert folder.read_text() == "a file in the way"
@@ -409,38 +413,195 @@ def test_a_loss_that_is_nan_fails_its_run_and_says_where(tmp_path, small, lively
     task = small("injury")
     model, key = lively(task, layers=1), jax.random.key(0)
 
-    def diverging(config, seed, folder, watch):
-        rate = (2e-3, 1e30)[config.size]
+    def diverging(run, folder, watch):
+        rate = (2e-3, 1e30)[run.config.size]
         schedule = Schedule(steps=4, batch=8, units=2, learning_rate=rate)
-        return {"loss": train(key, model, task, schedule, kept=kept(folder, "a"))[1].loss}
+        history = train(key, model, task, schedule, checkpoint=state_file(folder, "a"))[1]
+        return {"measurements": {"loss": history.loss}}
 
     runs = worklist(2, 1)
-    outcome = sweep(runs, diverging, tmp_path, quiet(), threads(1))
+    outcome = sweep(runs, diverging, tmp_path, quiet(), place=threads(1))
     assert outcome.done == 1
     assert outcome.failed[0].startswith(f"{runs[1].id}: FloatingPointError: the loss became nan at step")
     assert [path.name for path in tmp_path.glob("*.json")] == [f"{runs[0].id}.json"]
 
 
-def test_what_only_unfinished_work_needs_is_removed_at_the_end_unless_somebody_is_at_work(tmp_path):
-    runs = worklist()
-    file = kept(tmp_path, "arm")
+def test_what_only_unfinished_work_needs_is_removed_at_the_end(tmp_path):
+    runs, folder = worklist(), tmp_path / "records"
+    own, part = state_file(folder, runs[5].id), state_file(folder, f"{runs[5].id}-clean")
+    half = own.with_name(f".{own.name}.0123456789abcdef")  # what a kill leaves of a checkpoint
+    made, unmade = state_file(folder, "plain-seed0-made"), state_file(folder, "plain-seed0-unmade")
+    (tmp_path / "models").mkdir()
+    for name in ("plain-seed0-made.json", "plain-seed0-made.safetensors", "plain-seed0-made.lock"):
+        (tmp_path / "models" / name).touch()
 
-    def keeping(config, seed, folder, watch):
-        checkpoint.save(file, "me", [seed])
-        if (config.size, seed) == (2, 1) and not failed:
-            failed.append(seed)
+    def keeping(run, folder, watch):
+        for file in (own, part, half, made, unmade):
+            checkpoints.save(file, "me", [run.seed])
+        if (run.config.size, run.seed) == (2, 1) and not failed:
+            failed.append(run)
             raise ValueError("later")
-        return measure(config, seed, folder, watch)
+        return perform(run, folder, watch)
 
     failed = []
-    sweep(runs, keeping, tmp_path, quiet(), threads(1))
-    assert file.exists(), "a run is missing, and may want it"
-    (tmp_path / f"{runs[0].id}.lock").touch()  # what a kill leaves
-    with claim(tmp_path / "another"):
-        sweep(runs, keeping, tmp_path, quiet())
-        assert file.exists(), "another sweep may want it"
-    sweep(runs, keeping, tmp_path, quiet())
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{run.id}.json" for run in runs)
+    sweep(runs, keeping, folder, quiet(), place=threads(1))
+    assert all(file.exists() for file in (own, part, half, made, unmade)), "a run is missing, and may want it"
+    (folder / f"{runs[0].id}.lock").touch()  # what a kill leaves
+    with hold(tmp_path / "models" / "plain-seed0-made"):
+        sweep(runs, keeping, folder, quiet())
+        assert held(tmp_path / "models" / "plain-seed0-made"), "somebody is at work on it"
+    (tmp_path / "models" / "plain-seed0-made.lock").touch()
+    sweep(runs, keeping, folder, quiet())
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {*(f"{run.id}.json" for run in runs), "checkpoints/plain-seed0-unmade.npz"}, "another may want it"
+    assert not (tmp_path / "models" / "plain-seed0-made.lock").exists()
+    unmade.unlink()
+    checkpoints.save(own, "me", [1])
+    sweep(runs, keeping, folder, quiet())
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{run.id}.json" for run in runs)
+
+
+def test_a_finished_sweep_removes_nothing_of_others(tmp_path):
+    runs, folder, outside = worklist(1, 1), tmp_path / "records", tmp_path / "outside"
+    theirs = [
+        folder / "uv.lock", folder / "sub" / "poetry.lock", folder / "sub" / f"{runs[0].id}.lock",
+        folder / "other-seed0-0123456789ab.lock", folder / "checkpoints" / "epoch-7.npz",
+        folder / "checkpoints" / "notes.txt", folder / "checkpoints" / "deep" / f"{runs[0].id}.npz",
+        tmp_path / "models" / "uv.lock", tmp_path / "models" / "uv.json",
+        outside / f"{runs[0].id}.npz", outside / "lock",
+    ]  # fmt: skip
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    assert sweep(runs, perform, folder, quiet()).failed == []
+    assert [path.read_text() for path in theirs] == ["mine"] * len(theirs)
+
+
+def test_tidying_follows_no_link(tmp_path):
+    runs, folder, outside = worklist(1, 1), tmp_path / "records", tmp_path / "outside"
+    mine = [
+        outside / f"{runs[0].id}.npz",
+        outside / "plain.lock",
+        outside / "plain.json",
+        outside / "plain.safetensors",
+    ]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    folder.mkdir()
+    (folder / "checkpoints").symlink_to(outside)
+    (tmp_path / "models").symlink_to(outside)
+    assert sweep(runs, perform, folder, quiet()).failed == []
+    assert [path.read_text() for path in mine] == ["mine"] * len(mine)
+    # A lock file that is a link is nobody's lock: the run is told, and what it leads to is not made or removed.
+    (folder / f"{runs[0].id}.json").unlink()
+    (folder / f"{runs[0].id}.lock").symlink_to(outside / "made")
+    [failure] = sweep(runs, perform, folder, quiet()).failed
+    assert failure.startswith(runs[0].id) and not (outside / "made").exists()
+
+
+@pytest.mark.parametrize("parts", [{"seed": 9}, {"experiment": "f"}, {"measurements": [1]}, {"models": {}}])
+def test_a_run_whose_parts_make_no_record_fails_and_writes_none(tmp_path, parts):
+    def odd(run, folder, watch):
+        return perform(run, folder, watch) | parts if parts != {"models": {}} else parts
+
+    [failure] = sweep(worklist(1, 1), odd, tmp_path, quiet()).failed
+    assert "ValueError" in failure and not list(tmp_path.glob("*.json"))
+
+
+LOST = """
+import gc, os, signal, sys, threading, time
+sys.path[:0] = [{tests!r}, {root!r}]
+import test_sweep as t
+from testbed.runs import sweep as module
+from pathlib import Path
+
+folder, runs, collected = Path({folder!r}), t.worklist(2, 1), []
+
+def callback(phase, info):
+    # A KeyboardInterrupt that is raised here, as by Python's own handler, is written to stderr, and is gone.
+    if collected and threading.current_thread() is threading.main_thread():
+        collected.pop()
+        os.kill(os.getpid(), signal.{name})
+        for _ in range(1000):
+            pass
+
+def sleep(seconds):
+    collected.append(1)
+    gc.collect()
+    real(min(seconds, 0.1))
+
+real, module.time.sleep = time.sleep, sleep
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+gc.callbacks.append(callback)
+with t.hold(folder / runs[1].id):  # as another sweep is at it, this one waits, and sleeps
+    threading.Timer(20, os._exit, [7]).start()
+    try:
+        module.sweep(runs, t.perform, folder, t.quiet())
+    except KeyboardInterrupt:
+        kept = signal.getsignal(signal.SIGINT) is signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        os._exit(42 if kept else 43)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_that_falls_into_a_callback_is_not_lost(tmp_path, name):
+    names = {"tests": str(ROOT / "tests"), "root": str(ROOT), "folder": str(tmp_path / "out"), "name": name}
+    child = subprocess.run([sys.executable, "-c", LOST.format(**names)], capture_output=True, text=True, timeout=60)
+    assert child.returncode == 42, child.stderr
+    assert list(facts(tmp_path / "out")) == [worklist(2, 1)[0].id], "what was finished is recorded"
+    assert "KeyboardInterrupt" not in child.stderr
+
+
+DEAF = """
+import os, signal, time
+import test_sweep as t
+from pathlib import Path
+
+def deaf(run, folder, watch):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(20.0)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+t.sweep(t.worklist(1, 1), deaf, Path({folder!r}), t.quiet(), place=t.threads(1))
+"""
+
+
+def test_a_second_ctrl_c_kills(tmp_path):
+    """A run that never calls `watch` cannot be stopped; a first Ctrl-C waits for it."""
+    script = f"import sys; sys.path[:0] = [{str(ROOT / 'tests')!r}, {str(ROOT)!r}]\n" + DEAF.format(
+        folder=str(tmp_path)
+    )
+    started = time.monotonic()
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert child.returncode == -signal.SIGINT, child.stderr
+    assert time.monotonic() - started < 20
+
+
+def test_in_another_thread_and_for_a_signal_that_is_ignored_no_handler_is_set(tmp_path):
+    seen = []
+
+    def look(config, seed, watch):
+        seen.append([signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)])
+
+    def looked(folder):
+        sweep(worklist(1, 1), Counting(look), tmp_path / folder, quiet(), place=threads(1))
+        return seen.pop()
+
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(looked, "thread").result() == before
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        interrupt, terminate = looked("ignored")
+        assert interrupt is signal.SIG_IGN and terminate not in before
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_the_status_of_a_folder(tmp_path):
@@ -451,7 +612,7 @@ def test_the_status_of_a_folder(tmp_path):
     runs, other = worklist(), Run("fake", Config(9), 0)
     sweep([*runs[:3], other], Counting(trouble), tmp_path, quiet())
     (tmp_path / "notes.json").write_text("{}")
-    with claim(tmp_path / runs[3].id):
+    with hold(tmp_path / runs[3].id):
         before = contents(tmp_path)
         held = status(runs, tmp_path)
         assert contents(tmp_path) == before
@@ -472,14 +633,14 @@ def test_a_folder_is_the_same_wherever_the_work_is_done(tmp_path, monkeypatch):
         return work(watch)
 
     monkeypatch.chdir(tmp_path)
-    assert sweep(worklist(1, 1), measure, Path("here"), quiet(), nullcontext(Place(1, elsewhere))).failed == []
+    assert sweep(worklist(1, 1), perform, Path("here"), quiet(), place=nullcontext(Place(1, elsewhere))).failed == []
     assert len(facts(tmp_path / "here")) == 1
 
 
 def test_a_record_from_a_machine_with_another_disk_is_written_here(tmp_path):
     runs = worklist(2, 1)
     far = Place(2, lambda work, watch: work.func(*work.args[:2], tmp_path / "far", watch))
-    assert sweep(runs, measure, tmp_path / "near", quiet(), nullcontext(far)) == Outcome(2, 0, [])
+    assert sweep(runs, perform, tmp_path / "near", quiet(), place=nullcontext(far)) == Outcome(2, 0, [])
     assert facts(tmp_path / "near") == facts(tmp_path / "far") == expected(runs)
 
 
@@ -512,7 +673,7 @@ def killed_sweep(folder: Path, runs: list[Run], fatal_line: int, workers: int) -
 
     threading.settrace(trace)
     sys.settrace(trace)
-    sweep(runs, measure, folder, quiet(), threads(workers))
+    sweep(runs, perform, folder, quiet(), place=threads(workers))
 
 
 def kill_everywhere(base: Path, runs: list[Run], workers: int, stride: int) -> dict:
@@ -526,7 +687,7 @@ def kill_everywhere(base: Path, runs: list[Run], workers: int, stride: int) -> d
         if status not in (0, -signal.SIGKILL) or problems or not all(whole.values()):
             wrong.append(f"killed at line {line}: status {status}, {problems}, whole: {whole}")
         recorded.append(len(there))
-        outcome = sweep(runs, measure, folder, quiet(), threads(workers))
+        outcome = sweep(runs, perform, folder, quiet(), place=threads(workers))
         if outcome != Outcome(len(runs) - len(there), len(there), []) or facts(folder) != truth:
             wrong.append(f"rerun after line {line}: {outcome}")
         if list(folder.glob("*.error")) or list(folder.glob("*.lock")):
@@ -545,7 +706,7 @@ def together(folder: Path, runs: list[Run], sweeps: int = 3) -> list[int]:
         if not child:
             os.close(opener)
             os.read(gate, 1)  # returns when the parent closes its end
-            outcome = sweep(runs, Counting(lambda *_: time.sleep(0.002)), folder, quiet(), threads(2))
+            outcome = sweep(runs, Counting(lambda *_: time.sleep(0.002)), folder, quiet(), place=threads(2))
             os._exit(0 if not outcome.failed and outcome.done + outcome.skipped == len(runs) else 1)
         children.append(child)
     os.close(gate)
@@ -564,7 +725,7 @@ def interrupted(folder: Path, runs: list[Run]) -> dict:
     def work():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            sweep(runs, Counting(slow), folder, quiet(), threads(2))
+            sweep(runs, Counting(slow), folder, quiet(), place=threads(2))
         except KeyboardInterrupt:
             os._exit(42)
 
@@ -624,7 +785,13 @@ def test_programs_are_dropped_between_runs_once_they_hold_too_many_memory_maps(
     traced = []
     program = jax.jit(lambda x: traced.append(x) or x + 1)
     console = Console(file=io.StringIO())
-    sweep(worklist(2, 1), lambda *run: {"x": float(program(1.0))}, tmp_path / "out", console, threads(1))
+    sweep(
+        worklist(2, 1),
+        lambda *_: {"measurements": {"x": float(program(1.0))}},
+        tmp_path / "out",
+        console,
+        place=threads(1),
+    )
     assert len(traced) == (2 if again else 1)
 
 

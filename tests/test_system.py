@@ -11,13 +11,15 @@ import pandas as pd
 import pytest
 
 from experiments.arm import Arm, Plain
-from experiments.questions import filtered_system
+from experiments.bench import bench
+from experiments.effects import only
+from experiments.experiment import judge
+from experiments.questions.filtered_system import FILTERED_SYSTEM, Filtered
 from tasks import TASKS
 from testbed.evaluation.system import System, completions, most_conservative, system
 from testbed.language import completion_log_probs, language_model, next_token_loss, train_language
 from testbed.policy import conservative, greedy, unrefused
 from testbed.training.rounds import Schedule
-from testbed.watch import silent
 
 TASK = TASKS["injury"](length=4)
 GIVEN = 2
@@ -26,7 +28,7 @@ PROMPTS = np.array(list(itertools.product(range(8), repeat=4)))
 
 @pytest.fixture(scope="module")
 def writer():
-    model = language_model(TASK, jax.random.key(0), width=16, layers=1, heads=2)
+    model = language_model(jax.random.key(0), TASK, width=16, layers=1, heads=2)
     return train_language(jax.random.key(1), model, TASK, Schedule(steps=48, batch=64))
 
 
@@ -133,18 +135,18 @@ def record(seed, arm, at_zero, conservative):
     fields = dict.fromkeys(System._fields, 0.1)
     row = {f"zero.{f}": v for f, v in (fields | {"failure": at_zero}).items()}
     row |= {f"conservative.{f}": v for f, v in (fields | {"failure": conservative}).items()}
-    return row | {"arm": arm, "seed": seed, "config.plain.task": "made up", "config.given": 4}
+    return row | {"arm": arm, "seed": seed, "task": "made up", "config.given": 4}
 
 
-@pytest.mark.parametrize(("after", "outcome"), [(1e-8, "supported"), (5e-5, "refuted"), (0.0, "supported")])
+@pytest.mark.parametrize(("after", "outcome"), [(1e-8, "supported"), (1e-4, "refuted"), (0.0, "supported")])
 def test_the_verdict_is_the_declared_contrast(after, outcome):
     rows = [record(s, arm, 1e-4 * (1 + s), after) for s in range(3) for arm in ("plain", "16 rounds")]
     frame = pd.DataFrame(rows)
-    assert filtered_system.claim(frame).outcome == outcome
-    text = filtered_system.summary(frame)
+    assert judge(FILTERED_SYSTEM, frame).outcome == outcome
+    text = FILTERED_SYSTEM.table(frame)
     assert list(text) == ["plain, zero", "plain, conservative", "16 rounds, zero", "16 rounds, conservative"]
     assert text.loc["SYSTEM FAILS, mean over clean beginnings", "plain, zero"] == "0.0002"
-    assert filtered_system.plot(frame).axes
+    assert FILTERED_SYSTEM.figure(frame).axes
 
 
 @pytest.mark.parametrize(
@@ -153,23 +155,24 @@ def test_the_verdict_is_the_declared_contrast(after, outcome):
         ([0, 0, 0], "refuted"),  # no effect
         ([-0.2, 0.1, 0.2], "refuted"),  # none but noise
         ([0.4, 1.0, 1.7], "undecided"),
-        ([1.1, 1.3, 1.4], "supported"),
+        ([1.2, 1.3, 1.4], "supported"),
     ],
 )
 def test_the_plain_filter_is_judged_by_decades_whatever_the_defended_one_does(decades, outcome):
     rows = [record(seed, "plain", 1e-4, 1e-4 / 10**drop) for seed, drop in enumerate(decades)]
     rows += [record(seed, "16 rounds", 1e-4, 1e-7) for seed in range(3)]
-    verdict = filtered_system.claim(pd.DataFrame(rows))
-    assert verdict.outcome == outcome, verdict.why
-    assert f"by {np.mean(decades):.2f} decades" in verdict.why
+    verdict = judge(FILTERED_SYSTEM, pd.DataFrame(rows))
+    assert verdict.outcome == outcome, verdict.effects
+    lowered = only(verdict.effects, of="failure probability, clean beginnings").set_index("before")
+    assert lowered["declared"].to_dict() == {"plain, threshold 0": True, "16 rounds, threshold 0": False}
+    assert lowered["effect"].tolist() == pytest.approx([np.mean(decades), 3])
 
 
 @pytest.mark.slow
 def test_a_filter_is_measured(tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "injury", functools.cache(functools.partial(TASKS["injury"], length=4)))
     plain = Plain("injury", width=8, steps=16)
-    config = filtered_system.Filtered(plain, Arm(plain, steps=0), given=2, steps=16)
-    measured = filtered_system.measure(config, 0, tmp_path, silent)
-    assert measured["arm"] == "plain"
+    config = Filtered(plain, Arm(plain, steps=0), given=2, steps=16)
+    measured = FILTERED_SYSTEM.measure(config, bench(0, tmp_path))
     assert 0 <= measured["zero"]["failure"] <= measured["zero"]["worst"] <= 1
     assert measured["conservative"]["distance"] <= measured["zero"]["distance"] + 0.02

@@ -259,7 +259,7 @@ def test_default_size_passes_the_check(name):
     task = TASKS[name]()
     assert task.name == name
     assert TASKS[name]() is task
-    check_task(task, jax.random.key(0))
+    check_task(jax.random.key(0), task)
 
 
 @pytest.mark.parametrize("name", TASKS)

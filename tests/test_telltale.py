@@ -88,7 +88,9 @@ def test_a_model_that_never_alarms_has_nothing_to_explain(told):
 
 def test_a_twin_is_safe_and_near():
     odd = jax.vmap(TASK.sample_hazard)(jax.random.split(jax.random.key(0), 500))
-    twins = jax.jit(jax.vmap(functools.partial(twin, TASK)))(jax.random.split(jax.random.key(1), 500), odd)
+    twins = jax.jit(jax.vmap(lambda key, prompt: twin(key, TASK, prompt)))(
+        jax.random.split(jax.random.key(1), 500), odd
+    )
     safe = np.asarray(jax.vmap(lambda prompt: is_safe(TASK, prompt))(twins))
     assert safe.mean() > 0.95
     assert np.median((np.asarray(odd) != np.asarray(twins)).sum(axis=1)[safe]) == 1
@@ -96,7 +98,7 @@ def test_a_twin_is_safe_and_near():
 
 def test_a_natural_attack_reports_natural_prompts_only():
     objective = Objective(TASK, MODELS["not robust"], greedy(TASK))
-    trace = attack_model(natural(ATTACKS["coordinate"](), -8.0), objective, jax.random.key(0), 16, 60)
+    trace = attack_model(jax.random.key(0), natural(ATTACKS["coordinate"](), -8.0), objective, attackers=16, budget=60)
     assert (np.asarray(jax.vmap(TASK.clean_log_prob)(trace.prompt)) >= -8.0).all()
     assert (np.asarray(trace.margin) <= 0).all()
 
@@ -106,7 +108,7 @@ def test_what_was_mended_is_counted_exactly():
     before, after = MODELS["not robust"], MODELS["detector"]
     attacks = {name: ATTACKS[name]() for name in ("coordinate", "uniform")}
     all_of_it, still = (
-        exact.count(model, TASK, {"it": greedy(TASK)}, exact.plain_forward)["it"] for model in (before, after)
+        exact.count(model, TASK, {"it": greedy(TASK)}, walk=exact.plain_forward)["it"] for model in (before, after)
     )
     found = telltale(jax.random.key(0), after, TASK, attacks, before=(before, all_of_it.ids), **FEW)
     assert found.fixed_natural == pytest.approx(1 - still.clean_failure / all_of_it.clean_failure, rel=1e-4)

@@ -3,7 +3,11 @@
 import copy
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -24,11 +28,13 @@ from testbed.evaluation.samples import clean_behaviour
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
-from testbed.training.defence import Defence, attack_cost
-from testbed.training.rounds import State, advance, begin, forget, train
+from testbed.training.defence import USUAL, Defence, Lesson, Selection, attack_cost
+from testbed.training.losses import Loss, cross_entropy
+from testbed.training.rounds import State, advance, begin, forget, identity, optimizer, program_digest, train
 from testbed.training.schedule import Schedule, Unit, units
 from testbed.training.selection import ORDERS, REPLAYS
 
+ROOT = Path(__file__).parents[1]
 TASK = injury(length=3)
 TINY = Schedule(steps=8, rounds=2, finds=8, budget=9, batch=8, learning_rate=1e-2, units=4)
 
@@ -127,7 +133,7 @@ def by_rounds():
     for rounds in (1, 2, 4):
         schedule = dataclasses.replace(TINY, rounds=rounds)
         listener.clear()
-        train(jax.random.key(0), model, task, schedule, loud)
+        train(jax.random.key(0), model, task, schedule, attack=loud)
         jax.effects_barrier()
         ears[rounds] = copy.copy(listener), attack_cost(schedule, attack, Objective(task, model, greedy(task)))
     return ears
@@ -187,9 +193,9 @@ def test_numbers_depend_on_the_key_alone():
 def test_arms_share_the_programs_of_what_is_alike_in_them():
     def compiled(rate, order, replay, attack="coordinate"):
         schedule = dataclasses.replace(TINY, learning_rate=rate)
-        defence = Defence(order=ORDERS[order], candidates=2, replay=REPLAYS[replay])
+        defence = Defence(Selection(ORDERS[order], candidates=2), Lesson(REPLAYS[replay]))
         with compilations() as names:
-            train(jax.random.key(0), linear(), TASK, schedule, ATTACKS[attack](), defence=defence)
+            train(jax.random.key(0), linear(), TASK, schedule, attack=ATTACKS[attack](), defence=defence)
         return [program for program in ("train_unit", "attack_unit") if any(program in name for name in names)]
 
     forget()
@@ -201,11 +207,75 @@ def test_arms_share_the_programs_of_what_is_alike_in_them():
     assert compiled(0.1, "worst", "evenly") == ["train_unit", "attack_unit"]
 
 
+def named(task=TASK, model=None, attack="coordinate", lesson=USUAL.lesson, selection=USUAL.selection, **changes):
+    """The digest of the programs of TINY with some of it changed."""
+    schedule, model = dataclasses.replace(TINY, **changes), linear() if model is None else model
+    return program_digest(task, schedule, ATTACKS[attack](), Defence(selection, lesson), model=model)
+
+
+def test_programs_are_named_by_all_that_changes_them_and_by_nothing_else():
+    twice = Loss(lambda key, model, task, prompts: 2 * cross_entropy(model, task, prompts))
+    table = lambda seed: jnp.asarray(np.random.default_rng(seed).integers(0, 8, (5000, 3)), jnp.int32)
+    drawn_from = lambda rows: dataclasses.replace(TASK, sample=lambda key: rows[jax.random.randint(key, (), 0, 5000)])
+    others = [
+        named(learning_rate=2e-2), named(weight_decay=1e-3), named(batch=16), named(steps=16), named(units=2),
+        named(finds=16), named(budget=60), named(rounds=0), named(attack="uniform"), named(lesson=Lesson(loss=twice)),
+        named(lesson=Lesson(share=0.25)), named(lesson=Lesson(REPLAYS["newest"])),
+        named(selection=Selection(failures_only=True)), named(selection=Selection(ORDERS["worst"], candidates=2)),
+        named(drawn_from(table(0))), named(drawn_from(table(1))), named(injury(length=3, r=0.5)),
+        named(injury(length=4), linear(length=4)),
+    ]  # fmt: skip
+    assert len({named(), *others}) == 1 + len(others)
+    with compilations() as names:
+        assert named() == named(model=linear(1)) == named(model=jax.eval_shape(linear)), "weights are no program"
+        assert named() == named(rounds=4), "rounds order the same units"
+    assert not names, "a text is made once"
+
+
+def test_programs_have_the_same_name_in_every_process():
+    script = """
+import jax, test_training
+from testbed.training.rounds import train
+{before}
+print(test_training.named(attack="gcg"))
+"""
+    busy = "train(jax.random.key(0), test_training.linear(), test_training.TASK, test_training.TINY, "
+    busy += "attack=test_training.ATTACKS['uniform']())"
+    said = []
+    for seed, before in enumerate(["", busy]):
+        env = os.environ | {"PYTHONHASHSEED": str(seed), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+        command = [sys.executable, "-c", script.format(before=before)]
+        said.append(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.strip())
+    assert said == [named(attack="gcg")] * 2
+
+
+def test_a_run_is_named_by_its_programs_key_weights_and_order():
+    def name(seed=0, model=None, rounds=2, rate=0.01):
+        schedule = dataclasses.replace(TINY, rounds=rounds, learning_rate=rate)
+        model = linear() if model is None else model
+        return identity(jax.random.key(seed), model, TASK, schedule, attack=ATTACKS["coordinate"]())
+
+    assert name() == name()
+    assert len({name(), name(seed=1), name(model=linear(1)), name(rounds=4), name(rate=0.02)}) == 5
+
+
+def test_weight_decay_shrinks_what_has_no_slope():
+    descent = Schedule(steps=8, units=8, weight_decay=0.25).descent
+    decayed, kept = (optimizer(d) for d in (descent, descent._replace(weight_decay=0.0)))
+    weight, state = jnp.float32(8.0), decayed.init(jnp.float32(8.0))
+    _, state = decayed.update(jnp.zeros(()), state, weight)  # the first step's rate is zero
+    shrunk, _ = decayed.update(jnp.zeros(()), state, weight)
+    _, bare = kept.update(jnp.zeros(()), kept.init(weight), weight)
+    unshrunk, _ = kept.update(jnp.zeros(()), bare, weight)
+    assert unshrunk == 0
+    assert shrunk == pytest.approx(-0.25 * 8.0 * 2e-3 / 4), "a quarter of the peak rate after one step of four"
+
+
 def test_one_call_equals_a_run_in_parts():
     attack, key = ATTACKS["coordinate"](), jax.random.key(0)
-    model, history = train(key, linear(), TASK, TINY, attack)
+    model, history = train(key, linear(), TASK, TINY, attack=attack)
     work = units(TINY)
-    state, (losses, found) = advance(key, begin(linear(), TASK, TINY), work, TASK, TINY, attack)
+    state, (losses, found) = advance(key, begin(linear(), TASK, TINY), work, TASK, schedule=TINY, attack=attack)
     assert equal(state.model, model)
     assert equal(history, (losses[~work.attacks].ravel(), found[work.attacks], state.pool))
     assert np.isnan(losses[work.attacks]).all() and np.isnan(found[~work.attacks]).all()
@@ -218,11 +288,11 @@ def test_seeds_are_an_array_axis():
     models = [linear(0), linear(1)]
 
     def run(key, model):
-        return advance(key, begin(model, TASK, TINY), work, TASK, TINY, attack)
+        return advance(key, begin(model, TASK, TINY), work, TASK, schedule=TINY, attack=attack)
 
     state, (losses, found) = jax.vmap(run)(keys, jax.tree.map(lambda *leaves: jnp.stack(leaves), *models))
     for seed, (key, model) in enumerate(zip(keys, models, strict=True)):
-        alone, history = train(key, model, TASK, TINY, attack)
+        alone, history = train(key, model, TASK, TINY, attack=attack)
         np.testing.assert_allclose(losses[seed, ~work.attacks].ravel(), history.loss, atol=1e-4)
         np.testing.assert_array_equal(found[seed, work.attacks], history.found)
         for a, b in zip(*map(jax.tree.leaves, (state.model, alone)), strict=True):
@@ -254,7 +324,7 @@ def heard():
     for attacks, number in [(False, 0), *zip(work.attacks, work.number, strict=True)]:
         ear.clear()
         unit = Unit(np.array([attacks]), np.array([number]), np.array([0]))
-        after, (_, found) = advance(jax.random.key(0), state, unit, task, schedule, attack)
+        after, (_, found) = advance(jax.random.key(0), state, unit, task, schedule=schedule, attack=attack)
         jax.effects_barrier()
         heard.append(Heard(attacks, state, jax.device_get(after), found[0], ear.best(), Counter(ear.labelled)))
         state = after
@@ -304,7 +374,7 @@ def times():
     state, at = begin(Clock(jnp.zeros(())), TASK, schedule), [0.0]
     for number in range(40):
         unit = Unit(np.array([False]), np.array([number]), np.array([0]))
-        state, _ = advance(jax.random.key(0), state, unit, TASK, schedule, None)
+        state, _ = advance(jax.random.key(0), state, unit, TASK, schedule=schedule, attack=None)
         at.append(float(state.model.time))
     return np.array(at)
 
@@ -323,7 +393,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_the_step(times, rounds,
     attack = ATTACKS["uniform"]() if rounds else None
     model = Clock(jnp.zeros(()), limit=times[step - 1 : step + 1].mean())
     with pytest.raises(FloatingPointError, match=f"became nan at step {step} of 40"):
-        train(jax.random.key(0), model, TASK, schedule, attack, lambda *at: seen.append(at))
+        train(jax.random.key(0), model, TASK, schedule, attack=attack, watch=lambda *at: seen.append(at))
     assert seen[-1][0] < seen[-1][1]
 
 
@@ -336,7 +406,7 @@ def plain():
 
 
 def clean_accuracy(task, model):
-    behaviour = clean_behaviour(jax.random.key(2), model, task, {"it": greedy(task)}, 8192)["it"]
+    behaviour = clean_behaviour(jax.random.key(2), model, task, {"it": greedy(task)}, samples=8192)["it"]
     return behaviour.correct / behaviour.samples
 
 
@@ -349,7 +419,7 @@ def test_adversarial_training_leaves_fewer_failures_than_more_plain_training(pla
     schedule = Schedule(steps=96, rounds=4, finds=64, budget=60, batch=64, learning_rate=5e-3, units=8)
     control = dataclasses.replace(schedule, rounds=0)
     (hardened, history), (more, _) = (
-        train(jax.random.key(3), model, task, each, ATTACKS["coordinate"]()) for each in (schedule, control)
+        train(jax.random.key(3), model, task, each, attack=ATTACKS["coordinate"]()) for each in (schedule, control)
     )
     failures = [exact.count(it, task, {"it": greedy(task)})["it"].failures for it in (model, more, hardened)]
     assert failures[2] < min(failures[:2]) / 4, f"plain, control, 4 rounds: {failures}"

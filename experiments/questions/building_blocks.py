@@ -1,34 +1,16 @@
-"""Which building blocks of adversarial training matter most?
-
-"Ablations to get a clear sense of which building blocks were most important." (Redwood Research 2022)
-
-From a recipe that works (16 rounds of gcg on few finds, so that there is room to lose), one block at a time is taken
-away: frequent updates, the search (uniform instead of gcg, or the best of ten random prompts), the clean half of the
-batch, the replay of earlier rounds, finds that did not fail, attacks as a whole; and one is added: safe twins. Only
-`full` asks `cipher_vault`, which a single round of anything solves; and, because effects saturate, all of it once more
-with a quarter of the finds.
-
-Hypothesis: the blocks differ. Pre-declared contrasts: the recipe against each arm without a block, in decades of
-log10(failing prompts + 1), counted exactly at threshold 0, Holm-corrected. Supported if some block is worth at least
-half a decade, with its 95 % interval above zero, on every task; refuted if no block is worth so much on any task, so
-that noise alone can refute: read the intervals; undecided otherwise.
-"""
+"""Building blocks: what each part of a recipe that works is worth."""
 
 import dataclasses
 import functools
 
-from experiments.ablation import Contrast, draw_arms, findings, unattacked, verdict, with_finds
-from experiments.arm import Arm, Plain, Recipe, measure
-from experiments.preset import Preset
-from experiments.summary import of_arms as summary
-from testbed.statistics import Verdict
+import pandas as pd
 
-__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
+from experiments.arm import Arm, Plain, Recipe
+from experiments.effects import Contrast, holding
+from experiments.experiment import Experiment, Preset
+from experiments.figures import draw_arms
+from experiments.grids import unattacked, with_finds
 
-PRESETS = {
-    "quick": Preset("injury", seeds=3, minutes=4),
-    "full": Preset("injury,cipher_vault", seeds=10, minutes=70),
-}
 FINDS, FEW = 128, 32
 WHOLE, TWINS, NO_ATTACKS = "whole recipe", "with safe twins", "without attacks"
 WITHOUT = {
@@ -40,6 +22,7 @@ WITHOUT = {
     "finds that did not fail": dict(recipe=Recipe(failures_only=True)),
     "attacks": dict(rounds=0),
 }
+LEAST = 0.5
 
 
 def named(arm: str, finds: int) -> str:
@@ -47,39 +30,63 @@ def named(arm: str, finds: int) -> str:
     return arm if arm == NO_ATTACKS else with_finds(arm, finds, FINDS)
 
 
-CONTRASTS = {block: Contrast(f"without {block}", WHOLE) for block in WITHOUT}
-BESIDE = {f"{block}, {FEW} finds": Contrast(named(f"without {block}", FEW), named(WHOLE, FEW)) for block in WITHOUT}
-BESIDE |= {named(TWINS, finds): Contrast(named(WHOLE, finds), named(TWINS, finds)) for finds in (FINDS, FEW)}
+def arms(preset: str, task: str) -> dict[str, Arm]:
+    """The recipe, without each block, and with safe twins; in full also with fewer finds."""
 
-plot = functools.partial(
-    draw_arms, caption=f"one block taken away at a time; same steps, and {FINDS} finds unless said otherwise."
-)
-
-
-def grid(preset: str, task: str) -> list[Arm]:
-    """The recipe, the recipe without each block, and with safe twins; in full also with fewer finds."""
-
-    def arms(finds):
+    def blocks(finds):
         whole = Arm(Plain(task), rounds=16, finds=finds)
-        blocks = {WHOLE: {}} | {f"without {block}": less for block, less in WITHOUT.items()}
-        blocks |= {TWINS: dict(recipe=Recipe(twins=True))}
-        return [dataclasses.replace(whole, label=named(name, finds), **changes) for name, changes in blocks.items()]
+        changes = {WHOLE: {}} | {f"without {block}": less for block, less in WITHOUT.items()}
+        changes |= {TWINS: dict(recipe=Recipe(twins=True))}
+        return {named(arm, finds): dataclasses.replace(whole, **change) for arm, change in changes.items()}
 
     if preset == "quick":
-        return unattacked(arms(FINDS))
-    return arms(FINDS) + [arm for arm in arms(FEW) if arm.rounds]
+        return unattacked(blocks(FINDS))
+    return blocks(FINDS) | {arm: config for arm, config in blocks(FEW).items() if config.rounds}
 
 
-def claim(frame) -> Verdict:
-    """What each block is worth on each task, and the verdict."""
-    found = findings(frame, CONTRASTS)
-    tasks = {task for by_task in found.values() for task in by_task}
-    worth = {task: {block for block, by_task in found.items() if task in by_task and by_task[task].holds(0.5)}
-             for task in tasks}  # fmt: skip
-    return verdict(
-        found,
-        supported=bool(worth) and bool(set.intersection(*worth.values())),
-        refuted=not any(worth.values()),
-        why_not="no block is worth half a decade on every task",
-        beside=findings(frame, BESIDE),
-    )
+def rule(effects: pd.DataFrame) -> str:
+    """Some block is worth half a decade on every task; no block on any refutes it."""
+    worth = holding(effects[effects["declared"]], LEAST)
+    tasks_of = worth.groupby("before")["task"].nunique()
+    if worth.empty:
+        return "refuted"
+    everywhere = tasks_of == effects.loc[effects["declared"], "task"].nunique()
+    return "supported" if everywhere.any() else "undecided"
+
+
+BUILDING_BLOCKS = Experiment(
+    question="Which building blocks of adversarial training matter most?",
+    hypothesis="The blocks differ in what they are worth.",
+    design="""
+    "Ablations to get a clear sense of which building blocks were most important." (Redwood Research
+    2022)
+
+    The recipe works: 16 rounds of gcg. It has few finds, so that there is room to lose. One block
+    at a time is taken away: frequent updates, the search, the clean half of the batch, the replay
+    of earlier rounds, finds that did not fail, attacks as a whole. The search is replaced by
+    uniform search, or by the best of ten random prompts. One block is added: safe twins.
+
+    Only the full preset has `cipher_vault`, which a single round of anything solves. Because
+    effects saturate, it also does everything once more with a quarter of the finds.
+    """,
+    decides="The recipe against each arm without a block, in decades of failing prompts, counted "
+    f"exactly at threshold 0. Supported if some block is worth at least {LEAST} decades, with its "
+    "interval above zero, on every task. Refuted if no block is worth so much on any task. Noise "
+    "alone can refute, so read the intervals. P-values are Holm's.",
+    presets={
+        "quick": Preset(("injury",), seeds=3, minutes=4),
+        "full": Preset(("injury", "cipher_vault"), seeds=10, minutes=70),
+    },
+    arms=arms,
+    rule=rule,
+    lacks=f"a block that is worth {LEAST} decades on every task",
+    contrasts=tuple(Contrast(f"without {block}", WHOLE) for block in WITHOUT),
+    exploratory=(
+        *(Contrast(named(f"without {block}", FEW), named(WHOLE, FEW)) for block in WITHOUT),
+        *(Contrast(named(WHOLE, finds), named(TWINS, finds)) for finds in (FINDS, FEW)),
+    ),
+    figure=functools.partial(
+        draw_arms,
+        caption=f"one block taken away at a time; same steps, and {FINDS} finds unless said otherwise.",
+    ),
+)

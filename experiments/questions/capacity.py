@@ -1,130 +1,133 @@
-"""Is the model too small for the adversarial examples?
-
-"Our classifier fails to fit our adversarial examples." (Redwood Research 2022)
-
-Hypothesis: below some width a model no longer fits the finds that it is trained on, and its robustness saturates while
-its clean accuracy does not show it. Plain models of several widths (in `full` also of other depths), each trained
-against 16 rounds of gcg with few and with many finds. Training fit: the share of the finds on which the trained model
-no longer fails, and, since finds that never failed are easily fitted, the least that this share can be among those that
-failed when found. Held-out fit: the exact count.
-
-Supported if on any task, at some size, the training fit, mean over seeds, is below .8 at a clean accuracy of at least
-99 %, and four times the finds improve the count there by less than half a decade; refuted if on every task the fit is
-at least .95 at every size whose clean accuracy is at least 99 %. Fit and clean accuracy are those with many finds.
-"""
+"""Capacity: which sizes of a model fit the finds that they are trained on."""
 
 import numpy as np
 import pandas as pd
 
-from experiments.ablation import BY_TASK, Contrast, brief, caption_of, findings, unattacked
-from experiments.arm import Arm, Plain, measure
-from experiments.preset import Preset
-from experiments.summary import of_arms as summary
+from experiments.arm import Arm, Plain
+from experiments.columns import by_task, clean_accuracy, column_of, setting
+from experiments.effects import Contrast, mean_of, rows_of, table
+from experiments.experiment import Experiment, Preset
+from experiments.figures import caption_of
+from experiments.grids import unattacked
 from testbed import plots
-from testbed.statistics import Verdict
 
-__all__ = ["PRESETS", "claim", "grid", "measure", "plot", "summary"]
-
-PRESETS = {
-    "quick": Preset("injury", seeds=3, minutes=5),
-    "full": Preset("injury,modular", seeds=10, minutes=100),
-}
 LAYERS = 2  # of all but those that say otherwise
 SIZES = {  # width and layers
     "quick": tuple((width, LAYERS) for width in (4, 8, 32)),
     "full": (*((width, LAYERS) for width in (4, 8, 16, 32, 64)), (32, 1), (32, 4)),
 }
 FINDS = (512, 2048)
-
-
-def sized(width: int, layers: int) -> str:
-    """What a size is called."""
-    return f"width {width}" + (f", {layers} layer{'s' * (layers > 1)}" if layers != LAYERS else "")
+FIT, RIGHT, GAIN = "finds fitted", "clean accuracy", "failing prompts"
+FAILED = "finds fitted of those that failed when found, at least"
+ACCURATE, FITTED, UNFITTED, LITTLE = 0.99, 0.95, 0.8, 0.5
 
 
 def named(width: int, layers: int, finds: int) -> str:
     """What the arm is called."""
-    return f"{sized(width, layers)}, {finds} finds"
+    depth = f", {layers} layer{'s' * (layers > 1)}" if layers != LAYERS else ""
+    return f"width {width}{depth}, {finds} finds"
 
 
-def grid(preset: str, task: str) -> list[Arm]:
+def arms(preset: str, task: str) -> dict[str, Arm]:
     """Each size with each number of finds."""
-    arms = [
-        Arm(Plain(task, width=width, layers=layers), rounds=16, finds=finds, label=named(width, layers, finds))
+    made = {
+        named(width, layers, finds): Arm(Plain(task, width=width, layers=layers), rounds=16, finds=finds)
         for width, layers in SIZES[preset]
         for finds in FINDS
-    ]
-    return unattacked(arms) if preset == "quick" else arms
-
-
-def plot(frame: pd.DataFrame) -> plots.Figure:
-    """What is not fitted, what fails and what is not right on clean prompts, by width, from one task.
-
-    Lines are of two layers; other depths stand beside their width, fewer layers to the left, more to the right.
-    """
-    titles = ["Finds not fitted, in 10,000", "Failing prompts, counted exactly", "Clean answers not right, in 10,000"]
-    widths, layers = frame["config.plain.width"], frame["config.plain.layers"]
-    depths = "triangles: fewer layers than two (down), more (up); " if (layers != LAYERS).any() else ""
-    figure, axes = plots.panels(titles, caption_of(frame, f"16 rounds of gcg; {depths}thick: means; log above 1."))
-    # What is missing, not what is there: 96 and 99.9 % look alike on an axis that shows both.
-    table = frame.assign(
-        unfitted=1e4 * (1 - frame["fit"]),
-        wrong=1e4 * (1 - accuracy(frame)),
-        place=widths * (layers / LAYERS) ** 0.25,
-        side=np.sign(layers - LAYERS),
-    )
-    for ax, value in zip(axes, ("unfitted", "greedy.exact.failures", "wrong"), strict=True):
-        for finds, color in zip(FINDS, ("C0", "C3"), strict=True):
-            for side, marker in {0: "o", -1: "v", 1: "^"}.items():
-                rows = table[(table["config.finds"] == finds) & (table["side"] == side)]
-                label = "" if side else f"{finds} finds"
-                plots.seeds_along(ax, rows, "place", value, label, color, marker)
-        ax.set_xlabel("width")
-    axes[0].legend(frameon=False, fontsize=8)
-    return figure
-
-
-def accuracy(runs: pd.DataFrame) -> pd.Series:
-    """The share of right answers to clean prompts, run by run."""
-    return runs["greedy.clean.correct"] / runs["greedy.clean.samples"]
+    }
+    return unattacked(made) if preset == "quick" else made
 
 
 def fit_of_failures(runs: pd.DataFrame) -> pd.Series:
-    """Of the finds that failed when found, the least share that a run's model can have fitted; NaN if none failed.
+    """Of the finds that failed when found, the least share that a run's model can have fitted.
 
-    Records say how many finds failed, and how many of all are not fitted: at worst all of these failed when found.
+    Records say how many finds failed, and how many of all are not fitted. At worst all of these
+    failed when found. NaN if none did.
     """
     failed = runs["found"].map(np.mean).astype(float)
     return (1 - (1 - runs["fit"].astype(float)) / failed.where(failed > 0)).clip(lower=0)
 
 
-def claim(frame: pd.DataFrame) -> Verdict:
-    """Fit and count by size on each task, and the verdict."""
-    sizes = SIZES["full"]
-    gains = findings(frame, {sized(*size): Contrast(*(named(*size, finds) for finds in FINDS)) for size in sizes})
-    lines, short, small, fits = [], [], False, True
-    for task, rows in frame.groupby(BY_TASK, sort=False):
-        there, able = {size: by_task[task] for size, by_task in gains.items() if task in by_task}, []
-        for size, gain in there.items():
-            runs = rows[rows["arm"] == gain.contrast.after]
-            right, fit, least = accuracy(runs).mean(), runs["fit"].astype(float), fit_of_failures(runs)
-            small |= right >= 0.99 and fit.mean() < 0.8 and gain.effect.mean < 0.5
-            fits &= right < 0.99 or fit.mean() >= 0.95
-            able += [f"{size} {fit.mean():.1%}"] if right >= 0.99 else []
-            failed = f"at least {least.mean():.1%} of those that failed when found ({_range(least)})"
-            lines.append(
-                f"{task}, {size}: clean accuracy {right:.2%}, fits {fit.mean():.1%} of {FINDS[-1]} finds "
-                f"({_range(fit)} over seeds), {failed if least.notna().any() else 'none of which failed when found'}, "
-                f"{gain.text}"
-            )
-        short.append(
-            f"{task}, of {FINDS[-1]} finds fitted at 99 % clean accuracy or more: {', '.join(able) or 'no model'}"
-        )
-    if not lines:
-        return Verdict("undecided", "no size has records of both numbers of finds")
-    outcome = "supported" if small else "refuted" if fits else "undecided"
-    return Verdict(outcome, "; ".join(lines), "\n".join([*short, brief(gains)]))
+def effects(runs: pd.DataFrame) -> pd.DataFrame:
+    """By task and size: what more finds gain; fit and clean accuracy with many of them."""
+    rows = []
+    for task, part in by_task(runs).items():
+        for size in SIZES["full"]:
+            few, many = (named(*size, finds) for finds in FINDS)
+            gain, of_many = rows_of(part, [Contrast(few, many)]), part[part["arm"] == many]
+            if not gain:
+                continue
+            measured = {FIT: of_many["fit"].astype(float), RIGHT: clean_accuracy(of_many)}
+            rows += gain
+            rows += [mean_of(task, many, of, shares, unit="share", declared=True) for of, shares in measured.items()]
+            least = fit_of_failures(of_many).dropna()
+            if len(least):
+                rows.append(mean_of(task, many, FAILED, least, unit="share"))
+    return table(rows)
 
 
-def _range(shares: pd.Series) -> str:
-    return f"{shares.min():.1%} to {shares.max():.1%}"
+def rule(effects: pd.DataFrame) -> str:
+    """An accurate size that does not fit its finds, and gains little from more of them."""
+    sizes = effects.pivot(index=["task", "after"], columns="of", values="effect")
+    able = sizes[sizes[RIGHT] >= ACCURATE]
+    if ((able[FIT] < UNFITTED) & (able[GAIN] < LITTLE)).any():
+        return "supported"
+    return "refuted" if (able[FIT] >= FITTED).all() else "undecided"
+
+
+def figure(runs: pd.DataFrame) -> plots.Figure:
+    """What is not fitted, what fails and what is not right on clean prompts, by width: one task.
+
+    Lines are of two layers. Other depths stand beside their width, fewer layers to the left.
+    """
+    titles = ["Finds not fitted, in 10,000", "Failing prompts, counted exactly", "Clean answers not right, in 10,000"]
+    widths, layers = setting(runs, "plain.width"), setting(runs, "plain.layers")
+    depths = "triangles: fewer layers than two (down), more (up); " if (layers != LAYERS).any() else ""
+    drawn, axes = plots.panels(titles, caption_of(runs, f"16 rounds of gcg; {depths}thick: means; log above 1."))
+    # What is missing, not what remains: 96 and 99.9 % look alike on an axis that shows both.
+    shown = runs.assign(
+        unfitted=1e4 * (1 - runs["fit"]),
+        wrong=1e4 * (1 - clean_accuracy(runs)),
+        place=widths * (layers / LAYERS) ** 0.25,
+        side=np.sign(layers - LAYERS),
+    )
+    for ax, value in zip(axes, ("unfitted", column_of("failures"), "wrong"), strict=True):
+        for finds, color in zip(FINDS, ("C0", "C3"), strict=True):
+            for side, marker in {0: "o", -1: "v", 1: "^"}.items():
+                rows = shown[(setting(shown, "finds") == finds) & (shown["side"] == side)]
+                label = "" if side else f"{finds} finds"
+                plots.seeds_along(ax, rows, "place", value, label=label, color=color, marker=marker)
+        ax.set_xlabel("width")
+    axes[0].legend(frameon=False, fontsize=8)
+    return drawn
+
+
+CAPACITY = Experiment(
+    question="Is the model too small for the adversarial examples?",
+    hypothesis="Below some width a model no longer fits the finds that it is trained on. Its "
+    "robustness saturates, while its clean accuracy does not show it.",
+    design=f"""
+    "Our classifier fails to fit our adversarial examples." (Redwood Research 2022)
+
+    Plain models of several widths are each trained against 16 rounds of gcg. They have few finds
+    ({FINDS[0]}) or many ({FINDS[1]:,}). The full preset adds other depths.
+
+    Training fit is the share of the finds on which the trained model no longer fails. Finds that
+    never failed are easily fitted. So the least that this share can be among those that failed when
+    found stands beside it. Held-out fit is the exact count of failing prompts.
+    """,
+    decides="Fit and clean accuracy are those with many finds, means over seeds. Supported if on "
+    f"any task, at some size, the training fit is below {UNFITTED} at a clean accuracy of at "
+    f"least {ACCURATE:.0%}, and four times the finds improve the count there by less than "
+    f"{LITTLE} decades. Refuted if on every task the fit is at least {FITTED} at every size whose "
+    f"clean accuracy is at least {ACCURATE:.0%}.",
+    presets={
+        "quick": Preset(("injury",), seeds=3, minutes=5),
+        "full": Preset(("injury", "modular"), seeds=10, minutes=100),
+    },
+    arms=arms,
+    rule=rule,
+    lacks=f"a fit below {UNFITTED} at some accurate size, or of {FITTED} at all of them",
+    effects=effects,
+    figure=figure,
+)

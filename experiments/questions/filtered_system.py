@@ -1,41 +1,27 @@
-"""How often does a filtered generator fail, beside how often its filter does?
-
-What a user of a filtered generator meets is the system: a completion that the filter stops is drawn again, so the
-filter has several chances to err, but also several to be given something harmless. And the threshold can be moved: to
-the most conservative one that costs at most two points of quality.
-
-Hypothesis: the conservative threshold lowers the system's failures more than tenfold, plain filter or defended.
-
-Pre-declared contrast: log10 of the system's mean failure probability over clean beginnings, threshold 0 less
-conservative, on the plain filter, paired by seed, every beginning and completion being counted. Supported if the 95 %
-interval lies above one decade, refuted if below.
-"""
+"""The filtered system: how often a filtered generator fails, beside its filter."""
 
 import dataclasses
-from pathlib import Path
+import hashlib
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 
-from experiments.ablation import interval
-from experiments.arm import Arm, Plain, defended_model, models_of
-from experiments.preset import Preset
+from experiments import effects as effect_tables
+from experiments.arm import Arm, Plain
+from experiments.bench import Bench, defended_model, make_once
+from experiments.columns import by_task, setting
+from experiments.effects import row
+from experiments.experiment import Experiment, Preset
 from tasks import task_named
 from testbed import plots
 from testbed.evaluation.system import TRIES, completions, most_conservative, refuse_if_no_filter
 from testbed.language import completion_log_probs, language_model, train_language
-from testbed.runs.models import load_or_make
 from testbed.runs.results import run_id
-from testbed.statistics import Verdict, paired_effect
 from testbed.training.rounds import Schedule
-from testbed.watch import Watch
 
-PRESETS = {
-    "quick": Preset("injury", seeds=3, minutes=2),
-    "full": Preset("injury", seeds=10, minutes=10),
-}
+THRESHOLDS = {"zero": "threshold 0", "conservative": "conservative"}
+MEASURED = "{}.{}"  # threshold and field
 LEAST = 1e-12  # a failure probability below this counts as this
 
 
@@ -54,34 +40,34 @@ class Filtered:
     steps: int = 1536
 
 
-def grid(preset: str, task: str) -> list[Filtered]:
+def arms(preset: str, task: str) -> dict[str, Filtered]:
     """A plain filter, the control, and one trained in sixteen rounds.
 
     Raises:
       ValueError: no classifier of the task can be a filter.
     """
     refuse_if_no_filter(task_named(task))
-    return [Filtered(Plain(task), arm) for arm in (Arm(steps=0), Arm(), Arm(rounds=16))]
+    return {arm.name: Filtered(Plain(task), arm) for arm in (Arm(steps=0), Arm(), Arm(rounds=16))}
 
 
-def measure(config: Filtered, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
+def measure(config: Filtered, bench: Bench) -> dict[str, Any]:
     """The exact account of the system at threshold 0 and at the conservative one."""
-    task = task_named(config.plain.task)
-    init_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 7))
+    task, schedule = task_named(config.plain.task), Schedule(steps=config.steps)
+    blank, key = language_model(bench.key("language init"), task), bench.key("language training")
 
     def write():
-        watch("training the language model", 0, 1)
-        model, _ = train_language(train_key, language_model(task, init_key), task, Schedule(steps=config.steps))
-        return model, {"task": config.plain.task, "seed": seed}
+        bench.watch("training the language model", 0, 1)
+        return train_language(key, blank, task, schedule)[0], {"task": config.plain.task, "seed": bench.seed}
 
-    name = run_id("language", dataclasses.replace(config, defence=Arm()), seed)
-    writer, _ = load_or_make(models_of(folder) / name, write)
+    program = train_language.lower(key, blank, task, schedule).as_text()
+    own = run_id("language", dataclasses.replace(config, defence=Arm()), bench.seed)
+    writer = make_once(bench, f"{own}-{hashlib.sha256(program.encode()).hexdigest()[:8]}", write).model
     arm = dataclasses.replace(config.defence, plain=config.plain)
-    judge = defended_model(arm, seed, folder, watch).model
-    watch("reading every completion", 0, 1)
+    judge = defended_model(bench, arm).model
+    bench.watch("reading every completion", 0, 1)
     writes = completions(completion_log_probs(writer, config.given), judge, task)
     at_zero, conservative = most_conservative(writes, task)
-    return {"arm": arm.name, "zero": at_zero._asdict(), "conservative": conservative._asdict()}
+    return {"zero": at_zero._asdict(), "conservative": conservative._asdict()}
 
 
 MEASURES = {
@@ -97,49 +83,92 @@ MEASURES = {
 }
 
 
-def summary(frame: pd.DataFrame) -> pd.DataFrame:
+def at(runs: pd.DataFrame, threshold: str, field: str) -> pd.Series:
+    """A number of the system at one of `THRESHOLDS`, a run each."""
+    return runs[MEASURED.format(threshold, field)]
+
+
+def effects(runs: pd.DataFrame) -> pd.DataFrame:
+    """By how much the conservative threshold lowers each filter's system's failures, and its price in quality."""
+    rows = []
+    for task, part in by_task(runs).items():
+        for arm, own in part.groupby("arm", sort=False):
+            names = [f"{arm}, {threshold}" for threshold in THRESHOLDS.values()]
+            failure, distance = (
+                pd.DataFrame({end: at(own, end, field) for end in THRESHOLDS}) for field in ("failure", "distance")
+            )
+            lowered = np.log10(failure.clip(lower=LEAST))
+            declared = arm == "plain"
+            rows += [
+                row(task, *names, "failure probability, clean beginnings", _less(lowered), declared=declared),
+                row(task, *names, "distance to an ideal filter", _less(distance), unit="share", declared=False),
+            ]
+    return effect_tables.table(rows)
+
+
+def _less(ends: pd.DataFrame) -> np.ndarray:
+    return (ends["zero"] - ends["conservative"]).to_numpy()
+
+
+def rule(effects: pd.DataFrame) -> str:
+    """The interval lies on one side of a decade, on every task."""
+    lowered = effects[effects["declared"]]
+    if (lowered["high"] < 1).any():
+        return "refuted"
+    return "supported" if (lowered["low"] > 1).all() else "undecided"
+
+
+def table(runs: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds: a column an arm and threshold."""
     columns = {}
-    for arm, rows in frame.groupby("arm", sort=False):
-        for threshold in ("zero", "conservative"):
-            means = {label: rows[f"{threshold}.{field}"].mean() for label, field in MEASURES.items()}
+    for arm, rows in runs.groupby("arm", sort=False):
+        for threshold in THRESHOLDS:
+            means = {label: at(rows, threshold, field).mean() for label, field in MEASURES.items()}
             columns[f"{arm}, {threshold}"] = {label: f"{mean:.3g}" for label, mean in means.items()}
     return pd.DataFrame(columns)
 
 
-def plot(frame: pd.DataFrame) -> plots.Figure:
+def figure(runs: pd.DataFrame) -> plots.Figure:
     """The system's failures beside the filter's, at both thresholds."""
-    figure, axes = plots.panels(
+    drawn, axes = plots.panels(
         ["System fails, clean beginnings", "Filter passes a hazardous completion", "Quality lost"],
-        f"{frame['config.plain.task'].iloc[0]}: every beginning of {frame['config.given'].iloc[0]} tokens and every "
+        f"{runs['task'].iloc[0]}: every beginning of {setting(runs, 'given').iloc[0]} tokens and every "
         f"completion counted; up to {TRIES} tries; a thin line a seed. Conservative: the lowest threshold that costs "
         "at most two points of total variation.",
     )
-    arms = list(frame["arm"].unique())
+    arms = list(runs["arm"].unique())
     for ax, field in zip(axes, ("failure", "passed_hazards", "distance"), strict=True):
         for arm, color in zip(arms, plots.kinds(len(arms)), strict=True):
-            rows = frame[frame["arm"] == arm][[f"zero.{field}", f"conservative.{field}"]].clip(lower=LEAST)
-            ax.plot([0, 1], rows.T.to_numpy(), "o-", color=color, lw=0.8, ms=4, alpha=0.6)
-            ax.plot([0, 1], 10 ** np.log10(rows).mean(), color=color, lw=2.2, label=arm)
-        ax.set_xticks([0, 1], ["threshold 0", "conservative"])
+            part = runs[runs["arm"] == arm]
+            ends = pd.DataFrame({end: at(part, end, field) for end in THRESHOLDS}).clip(lower=LEAST)
+            ax.plot([0, 1], ends.T.to_numpy(), "o-", color=color, lw=0.8, ms=4, alpha=0.6)
+            ax.plot([0, 1], 10 ** np.log10(ends).mean(), color=color, lw=2.2, label=arm)
+        ax.set_xticks([0, 1], THRESHOLDS.values())
         ax.set_xlim(-0.3, 1.3)
         ax.set_yscale("log")
     axes[0].legend(frameon=False, fontsize=8)
-    return figure
+    return drawn
 
 
-def claim(frame: pd.DataFrame) -> Verdict:
-    """The pre-declared contrast on the plain filter."""
-    plain = frame[frame["arm"] == "plain"]
-    if not len(plain):
-        return Verdict("undecided", "no plain filter was measured")
-    ends = [np.log10(plain[f"{threshold}.failure"].clip(lower=LEAST)) for threshold in ("zero", "conservative")]
-    effect = paired_effect((ends[0] - ends[1]).to_numpy())
-    outcome = "supported" if effect.low > 1 else "refuted" if effect.high < 1 else "undecided"
-    price = (plain["conservative.distance"] - plain["zero.distance"]).mean()
-    return Verdict(
-        outcome,
-        f"the conservative threshold lowers the system's failures by {effect.mean:.2f} decades {interval(effect)} "
-        f"at {price:+.3f} of distance to an ideal filter ({effect.pairs} seeds, sign-flip p = "
-        f"{effect.p_value:.2f})",
-    )
+FILTERED_SYSTEM = Experiment(
+    question="How often does a filtered generator fail, beside how often its filter does?",
+    hypothesis="The conservative threshold lowers the system's failures more than tenfold, plain filter or defended.",
+    design="""
+    What a user of a filtered generator meets is the system. A completion that the filter stops is drawn again. So the
+    filter has several chances to err, but also several to be given something harmless. And the threshold can be moved:
+    to the most conservative one that costs at most two points of quality. Every beginning and completion is counted.
+    """,
+    decides="log10 of the system's mean failure probability over clean beginnings, threshold 0 less conservative, on "
+    "the plain filter, paired by seed. Supported if the 95 % interval lies above one decade, refuted if below.",
+    presets={
+        "quick": Preset(("injury",), seeds=3, minutes=2),
+        "full": Preset(("injury",), seeds=10, minutes=10),
+    },
+    arms=arms,
+    rule=rule,
+    lacks="an interval that lies on one side of one decade",
+    measure=measure,
+    effects=effects,
+    table=table,
+    figure=figure,
+)

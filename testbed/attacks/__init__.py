@@ -3,6 +3,8 @@
 `ATTACKS` is the table: name -> factory with defaults. One file a family; `search` runs any of them under a budget.
 """
 
+from collections.abc import Callable
+
 from testbed.attacks.arca import arca
 from testbed.attacks.auto import auto
 from testbed.attacks.beam import beam
@@ -16,7 +18,8 @@ from testbed.attacks.learned import learned
 from testbed.attacks.metropolis import annealing, mcmc
 from testbed.attacks.saliency import infill, saliency
 from testbed.attacks.sampling import clean_edits, clean_rejection, uniform
-from testbed.attacks.search import attack_model
+from testbed.attacks.search import Attack, attack_model
+from testbed.outside import called
 
 ATTACKS = {
     "uniform": uniform,
@@ -40,4 +43,14 @@ ATTACKS = {
     "auto": auto,
 }
 
-__all__ = ["ATTACKS", "attack_model"]
+
+def attack_named(name: str) -> Callable[..., Attack]:
+    """The factory of a name: of the table, of an installed package, or `module:name` in the user's own folder.
+
+    Raises:
+      ValueError: there is none.
+    """
+    return called("attack", name, ATTACKS)
+
+
+__all__ = ["ATTACKS", "attack_model", "attack_named"]

@@ -19,7 +19,9 @@ class Climb(NamedTuple):
     stale: jax.Array
 
 
-def move(key: jax.Array, objective: Objective, state: Climb, candidates: jax.Array, patience) -> tuple[Climb, Scored]:
+def move(
+    key: jax.Array, objective: Objective, state: Climb, candidates: jax.Array, *, patience: int
+) -> tuple[Climb, Scored]:
     """Score candidates `[C, T]`, take the best if it lowers the margin, and restart after `patience` stale steps.
 
     A prompt out of the hazard is never taken, nor one whose margin is NaN. A restart replaces the last candidate by a
@@ -43,6 +45,7 @@ def climber(
     name: str,
     propose: Callable[[jax.Array, Objective, Climb], jax.Array],
     candidates: Callable[[Objective], int],
+    *,
     gradients: int = 0,
     patience: int | None = None,
     swaps: int = 1,
@@ -61,6 +64,8 @@ def climber(
         propose_key, further_key, restart_key = jax.random.split(key, 3)
         allowed = jnp.asarray(objective.allowed)
         proposals = further(further_key, allowed, propose(propose_key, objective, state), swaps - 1)
-        return move(restart_key, objective, state, proposals, 2 * len(allowed) if patience is None else patience)
+        return move(
+            restart_key, objective, state, proposals, patience=2 * len(allowed) if patience is None else patience
+        )
 
     return Attack(name, init, step, gradients, candidates)

@@ -76,7 +76,7 @@ def _descent(
 
 @functools.cache
 def gbda(
-    rate: float = 0.3, steps: int = 50, samples: int = 4, hot: float = 1.0, cold: float = 0.1, sure: float = 2.0
+    rate: float = 0.3, steps: int = 50, samples: int = 4, hot: float = 1.0, *, cold: float = 0.1, sure: float = 2.0
 ) -> Attack:
     """Descend on token logits through `samples` Gumbel-softmax draws a step, cooled from `hot` to `cold`.
 

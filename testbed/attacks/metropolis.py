@@ -61,7 +61,7 @@ def mcmc(temperature: float = 1.0, chains: int = 8, swaps: int = 2) -> Attack:
 
 
 @functools.cache
-def annealing(hot: float = 3.0, cold: float = 0.2, steps: int = 40, chains: int = 8, swaps: int = 2) -> Attack:
+def annealing(hot: float = 3.0, cold: float = 0.2, steps: int = 40, chains: int = 8, *, swaps: int = 2) -> Attack:
     """Metropolis chains cooled from `hot` to `cold` in `steps` steps, geometrically, then begun afresh.
 
     Reference: Kirkpatrick et al. 1983, Optimization by Simulated Annealing.

@@ -41,7 +41,7 @@ def anything(allowed: jax.Array, prompt: jax.Array) -> Replace:
     return lambda key, position: another(key, allowed[position], prompt[position])
 
 
-def edit(key: jax.Array, prompt: jax.Array, replace: Replace, most: int, least: int = 1) -> jax.Array:
+def edit(key: jax.Array, prompt: jax.Array, replace: Replace, most: int, *, least: int = 1) -> jax.Array:
     """`prompt` `[T]` with `least` to `most` tokens, at different random positions, replaced by `replace`.
 
     With `anything` the move is symmetric: there are as many ways back.

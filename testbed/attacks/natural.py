@@ -39,5 +39,5 @@ def natural(attack: Attack, floor: float) -> Attack:
         return attack.step(key, seen(objective), state)
 
     return attack._replace(
-        name=f"natural({attack.name})", init=init, step=step, start=lambda objective, key: seen(objective).start(key)
+        name=f"natural({attack.name})", init=init, step=step, start=lambda key, objective: seen(objective).start(key)
     )

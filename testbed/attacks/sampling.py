@@ -20,7 +20,7 @@ def _sampler(name: str, draw: Callable[[jax.Array, Objective], jax.Array], batch
     def step(key, objective, state):
         return state, score(objective, jax.vmap(draw, (0, None))(jax.random.split(key, batch), objective))
 
-    return Attack(name, init, step, 0, lambda objective: batch, start=lambda objective, key: draw(key, objective))
+    return Attack(name, init, step, 0, lambda objective: batch, start=draw)
 
 
 @functools.cache

@@ -36,6 +36,11 @@ class Scored(NamedTuple):
     margins: jax.Array
 
 
+def hazardous(key: jax.Array, objective: Objective) -> jax.Array:
+    """A fresh hazardous prompt `[T]`."""
+    return objective.start(key)
+
+
 class Attack(NamedTuple):
     """A search as two pure functions of one attacker, and their price.
 
@@ -47,7 +52,7 @@ class Attack(NamedTuple):
         space; what is best, first and paid for is the driver's business, so an attack cannot lose a success.
       gradients: gradients that a step takes.
       candidates: `objective -> C`, prompts that a step scores.
-      start: `(objective, key) -> prompt [T]`, where an attacker begins: a fresh hazardous prompt, by default.
+      start: `(key, objective) -> prompt [T]`, where an attacker begins: a fresh hazardous prompt, by default.
     """
 
     name: str
@@ -55,7 +60,7 @@ class Attack(NamedTuple):
     step: Callable[[jax.Array, Objective, Any], tuple[Any, Scored]]
     gradients: int
     candidates: Callable[[Objective], int]
-    start: Callable[[Objective, jax.Array], jax.Array] = Objective.start
+    start: Callable[[jax.Array, Objective], jax.Array] = hazardous
 
     def cost(self, objective: Objective) -> Cost:
         """Calls of one step."""
@@ -95,27 +100,51 @@ class Trace(NamedTuple):
 
 
 def steps_within(attack: Attack, objective: Objective, budget: int) -> int:
-    """Steps that fit into a budget of forward-pass equivalents, after scoring the start.
+    """Steps that fit into a budget of margins, after scoring the start.
+
+    Budgets count margins, that is: prompts scored. A margin may take several forward passes
+    (`Objective.forwards`), and a gradient costs as much as three margins. So a budget buys an attack as
+    many steps on one task as on another.
 
     Raises:
       ValueError: the budget does not cover the start.
     """
-    if budget < objective.forwards:
-        raise ValueError(f"attack budget {budget} is too small: scoring one prompt costs {objective.forwards}")
-    return (budget - objective.forwards) // attack.cost(objective).forwards
+    if budget < 1:
+        raise ValueError(
+            f"attack budget {budget} is too small: scoring the start alone takes a margin; give at least 1"
+        )
+    calls = budget * objective.forwards
+    return (calls - objective.forwards) // attack.cost(objective).forwards
+
+
+def short_of_steps(attack: Attack, objective: Objective, budget: int) -> str:
+    """A complaint in one line if fewer than two steps fit into a budget of margins; else nothing.
+
+    An attack of no steps scores its start alone, and one of a single step cannot build on what it scored.
+
+    Raises:
+      ValueError: the budget does not cover the start.
+    """
+    steps = steps_within(attack, objective, budget)
+    if steps >= 2:
+        return ""
+    price = attack.cost(objective).forwards // objective.forwards
+    made, margins = (f"{n} {word}{'s' * (n != 1)}" for n, word in ((steps, "step"), (budget, "margin")))
+    return f"{attack.name} makes {made} within {margins} (a step costs {price}): give it more budget"
 
 
 @partial(jax.jit, static_argnames=("attack", "budget"))
 def search(
+    key: jax.Array,
     attack: Attack,
     objective: Objective,
     prompts: jax.Array,
-    key: jax.Array,
+    *,
     budget: int,
     index: jax.Array | int = 0,
     targets: jax.Array = NO_TARGETS,
 ) -> Trace:
-    """Run P attackers from `prompts` `[P, T]`, each spending at most `budget` forward-pass equivalents.
+    """Run P attackers from `prompts` `[P, T]`, each spending at most `budget` margins.
 
     Attacker i draws from `fold_in(key, index + i)`, so a result does not depend on who else is in the batch. Step keys
     do not depend on the budget, so a larger budget continues the same search and never finds less. Nothing stops
@@ -176,17 +205,17 @@ def search(
     )
 
 
-def attack_model(attack: Attack, objective: Objective, key: jax.Array, attackers: int, budget: int) -> Trace:
+def attack_model(key: jax.Array, attack: Attack, objective: Objective, *, attackers: int, budget: int) -> Trace:
     """`search` from `attackers` fresh starts of the attack's own."""
     start_key, search_key = jax.random.split(key)
-    return search(attack, objective, fresh_starts(attack, objective, start_key, attackers), search_key, budget)
+    return search(search_key, attack, objective, fresh_starts(start_key, attack, objective, attackers), budget=budget)
 
 
-def fresh_starts(attack: Attack, objective: Objective, key: jax.Array, attackers: int) -> jax.Array:
+def fresh_starts(key: jax.Array, attack: Attack, objective: Objective, attackers: int) -> jax.Array:
     """Where `attackers` of an attack begin: prompts `[P, T]`, laid over the devices, so that a search uses them all."""
-    return over_devices(_starts(attack, objective, jax.random.split(key, attackers)))
+    return over_devices(_starts(jax.random.split(key, attackers), attack, objective))
 
 
 @partial(jax.jit, static_argnames="attack")
-def _starts(attack, objective, keys):
-    return jax.vmap(partial(attack.start, objective))(keys)
+def _starts(keys, attack, objective):
+    return jax.vmap(attack.start, (0, None))(keys, objective)

@@ -11,7 +11,7 @@ from testbed.attacks.search import Attack, attack_model
 from testbed.evaluation import exact
 from testbed.evaluation.samples import clean_behaviour, sampled_failures, success_by_budget
 from testbed.objective import Objective, confirm
-from testbed.policy import Policy, calibrate, greedy
+from testbed.policy import Policy, greedy, matched_policy
 from testbed.task import Task
 from testbed.watch import Watch, silent
 
@@ -23,6 +23,7 @@ def report(
     model,
     task: Task,
     attacks: dict[str, Attack],
+    *,
     budgets: tuple[int, ...] = (10, 100, 1000),
     attackers: int = 64,
     samples: int = 65_536,
@@ -31,7 +32,8 @@ def report(
     """Measure a model's worst case, at threshold 0 (`greedy`) and with 1 % of safe clean prompts refused (`matched`).
 
     Args:
-      attacks: run under the greedy policy, `attackers` each, with budgets counted in forward-pass equivalents.
+      attacks: run under the greedy policy, `attackers` each.
+      budgets: margins that an attacker may cost; success is told at each, from one search under the largest.
       samples: clean prompts to sample.
       watch: called with (phase, done, total).
 
@@ -40,19 +42,21 @@ def report(
       attack the attackers, their successes by budget and the calls that one attacker made.
     """
     clean_key, threshold_key, attack_key = jax.random.split(key, 3)
-    policies = {"greedy": greedy(task), "matched": calibrate(threshold_key, model, task, MATCHED)}
-    worst = worst_case(jax.random.fold_in(key, 3), model, task, policies, samples, watch)
-    clean = clean_behaviour(clean_key, model, task, policies, samples)
+    policies = {"greedy": greedy(task), "matched": matched_policy(threshold_key, model, task, MATCHED)}
+    worst = worst_case(jax.random.fold_in(key, 3), model, task, policies, samples=samples, watch=watch)
+    clean = clean_behaviour(clean_key, model, task, policies, samples=samples)
     result = {
         name: {"tau": float(policy.tau), "clean": clean[name]._asdict()} | worst[name]
         for name, policy in policies.items()
     }
     objective = Objective(task, model, policies["greedy"])
-    return result | {"attacks": success_of(attack_key, objective, attacks, attackers, budgets, watch)}
+    return result | {
+        "attacks": success_of(attack_key, objective, attacks, attackers=attackers, budgets=budgets, watch=watch)
+    }
 
 
 def worst_case(
-    key: jax.Array, model, task: Task, policies: dict[str, Policy], samples: int, watch: Watch = silent
+    key: jax.Array, model, task: Task, policies: dict[str, Policy], *, samples: int, watch: Watch = silent
 ) -> dict[str, dict[str, Any]]:
     """What a model fails on under each policy, as plain numbers.
 
@@ -63,7 +67,7 @@ def worst_case(
         counts = exact.count(model, task, policies, watch=partial(watch, "counting"))
         return {name: {"exact": exact.summary(counted)} for name, counted in counts.items()}
     watch("sampling", 0, 1)
-    found = sampled_failures(key, model, task, policies, samples)
+    found = sampled_failures(key, model, task, policies, samples=samples)
     return {name: {"sampled": counted._asdict()} for name, counted in found.items()}
 
 
@@ -71,11 +75,12 @@ def success_of(
     key: jax.Array,
     objective: Objective,
     attacks: dict[str, Attack],
+    *,
     attackers: int,
     budgets: tuple[int, ...],
     watch: Watch = silent,
 ) -> dict[str, Any]:
-    """Run each attack; its attackers, confirmed successes by budget, calls of one attacker and best margin.
+    """Run each attack; its attackers, confirmed successes by budget (of margins), calls of one attacker, best margin.
 
     An attack's stream hangs on its name, so that its numbers don't depend on which others run beside it.
     """
@@ -83,7 +88,7 @@ def success_of(
     for number, (name, attack) in enumerate(attacks.items()):
         watch("attacking", number, len(attacks))
         stream = jax.random.fold_in(key, zlib.crc32(name.encode()))
-        trace = attack_model(attack, objective, stream, attackers, max(budgets))
+        trace = attack_model(stream, attack, objective, attackers=attackers, budget=max(budgets))
         success = success_by_budget(objective, trace, budgets)
         calls = {field: int(calls) for field, calls in trace.cost._asdict().items()}
         found[name] = success._asdict() | {"calls": calls, "best_margin": float(np.min(trace.margin))}
@@ -92,9 +97,12 @@ def success_of(
 
 
 def calls_to_failure(
-    key: jax.Array, objective: Objective, attack: Attack, attackers: int, budget: int
+    key: jax.Array, attack: Attack, objective: Objective, *, attackers: int, budget: int
 ) -> list[int | None]:
-    """Forward-pass equivalents that each attacker spent until its first failure; None if it has no confirmed one."""
-    trace = attack_model(attack, objective, key, attackers, budget)
+    """Forward-pass equivalents that each attacker spent until its first failure; None if it has no confirmed one.
+
+    `budget`: margins that an attacker may cost.
+    """
+    trace = attack_model(key, attack, objective, attackers=attackers, budget=budget)
     real = np.asarray(confirm(objective, trace.prompt)) & (np.asarray(trace.margin) <= 0)
     return [int(calls) if hit else None for calls, hit in zip(trace.first, real, strict=True)]

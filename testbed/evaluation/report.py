@@ -15,7 +15,7 @@ from testbed.evaluation.samples import Behaviour, clean_behaviour
 from testbed.evaluation.telltale import Telltale, telltale
 from testbed.evaluation.walk import refuse_if_unfit
 from testbed.objective import Objective, confirm
-from testbed.policy import Policy, calibrate, greedy, sampled
+from testbed.policy import Policy, greedy, matched_policy, stochastic
 from testbed.task import Task
 from testbed.watch import Watch, silent
 
@@ -37,11 +37,12 @@ class Report(NamedTuple):
 
     Attributes:
       sandwich: at threshold 0 (`greedy`), and with 1 % of safe clean prompts refused (`matched`).
-      exact: the Count of both policies and of the sampled one; empty where the space is too large.
+      exact: the Count of both policies and of the stochastic one (`sampled`); empty where the space is too large.
       shape: of the greedy policy's failures; None where they are not known.
       clean: clean behaviour of both policies, sampled.
       estimated: what each estimator that can read the model says of the greedy policy's clean failure probability.
-      budget, timed: calls to the first failure of each attacker, greedy policy, censored at the budget (`survival`).
+      timed: calls to the first failure of each attacker, greedy policy, in forward-pass equivalents (`survival`).
+      budget: where they are censored, in the same unit.
       told_apart: robust, or a detector of attacks; None without a clean density.
     """
 
@@ -61,9 +62,10 @@ SIZES = {"splitting": {"particles": 512}}
 
 
 def evaluate(
+    key: jax.Array,
     model,
     task: Task,
-    key: jax.Array | None = None,
+    *,
     attackers: int = 64,
     budget: int = 1000,
     samples: int = 65_536,
@@ -73,7 +75,6 @@ def evaluate(
     """Measure a model's worst case in every way there is; where the space is too large to count, in every other way.
 
     Args:
-      key: `jax.random.key(0)` by default.
       attackers, budget: of each attack; the budget counts margins.
       samples: clean prompts to sample.
       watch: called with (phase, done, total).
@@ -84,15 +85,13 @@ def evaluate(
     """
     refuse_if_unfit(model, task)
     rare.refuse_few("attackers", attackers, 1)
-    key = jax.random.key(0) if key is None else key
     clean_key, threshold_key, attack_key, rare_key, tell_key = jax.random.split(key, 5)
-    policies = {"greedy": greedy(task), "matched": calibrate(threshold_key, model, task, MATCHED)}
+    policies = {"greedy": greedy(task), "matched": matched_policy(threshold_key, model, task, MATCHED)}
     counts = {}
     if exact.countable(task):
-        asked = policies | {"sampled": sampled(task)}
+        asked = policies | {"sampled": stochastic(task)}
         counts = exact.count(model, task, asked, watch=partial(watch, "counting"), checkpoint=checkpoint)
     goals = {name: Objective(task, model, policy) for name, policy in policies.items()}
-    budget *= goals["greedy"].forwards
     found, timed = {}, {}
     for name, goal in goals.items():
         found[name], first = _found(attack_key, goal, attackers, budget, partial(watch, f"attacking, {name}"))
@@ -105,9 +104,9 @@ def evaluate(
         {name: _sandwich(policy, found[name], counts.get(name)) for name, policy in policies.items()},
         counts,
         failures.shape(task, counts["greedy"].ids) if counts else None,
-        clean_behaviour(clean_key, model, task, policies, samples),
+        clean_behaviour(clean_key, model, task, policies, samples=samples),
         _estimated(rare_key, goals["greedy"], watch),
-        budget,
+        budget * goals["greedy"].forwards,
         timed,
         told,
     )
@@ -118,7 +117,7 @@ def _found(key, objective: Objective, attackers: int, budget: int, watch) -> tup
     prompts, first = [], {}
     for number, name in enumerate(HELD_OUT):
         watch(number, len(HELD_OUT))
-        trace = attack_model(ATTACKS[name](), objective, key, attackers, budget)
+        trace = attack_model(key, ATTACKS[name](), objective, attackers=attackers, budget=budget)
         prompts.append(np.asarray(trace.prompt)[np.asarray(confirm(objective, trace.prompt))])
         first[name] = np.asarray(trace.first)
     return np.unique(np.concatenate(prompts), axis=0), first
@@ -138,15 +137,15 @@ def _estimated(key, objective: Objective, watch: Watch) -> dict[str, rare.Estima
     return said
 
 
-def plain(value: Any) -> Any:
+def as_numbers(value: Any) -> Any:
     """A report, or a part of one, as plain numbers for a record: names are kept, a Count's list of prompts is not."""
     match value:
         case exact.Count():
             return exact.summary(value)
         case tuple() if hasattr(value, "_asdict"):
-            return plain(value._asdict())
+            return as_numbers(value._asdict())
         case dict():
-            return {str(name): plain(part) for name, part in value.items()}
+            return {str(name): as_numbers(part) for name, part in value.items()}
         case np.ndarray():
             return value.tolist()
     return value

@@ -51,7 +51,7 @@ def _clean_counts(key, model, taus, task, batches):
 
 
 def clean_behaviour(
-    key: jax.Array, model, task: Task, policies: dict[str, Policy], samples: int
+    key: jax.Array, model, task: Task, policies: dict[str, Policy], *, samples: int
 ) -> dict[str, Behaviour]:
     """How greedy or conservative policies behave on the same `samples` clean prompts, rounded up to whole batches.
 
@@ -59,12 +59,12 @@ def clean_behaviour(
     elsewhere only the label does.
 
     Raises:
-      ValueError: no samples, or a sampled policy.
+      ValueError: no samples, or a stochastic policy.
     """
     if samples < 1:
         raise ValueError(f"clean behaviour needs at least one sample, not {samples}")
-    if any(policy.sampled for policy in policies.values()):
-        raise ValueError("clean behaviour reads greedy and conservative policies; count a sampled one exactly")
+    if any(policy.stochastic for policy in policies.values()):
+        raise ValueError("clean behaviour reads greedy and conservative policies; count a stochastic one exactly")
     batches, taus = -(-samples // BATCH), np.array([policy.tau for policy in policies.values()], np.float32)
     counts = np.asarray(_clean_counts(key, model, taus, task, batches)).tolist()
     return {name: Behaviour(batches * BATCH, *row) for name, row in zip(policies, counts, strict=True)}
@@ -107,7 +107,7 @@ def _sampled_counts(key, model, policies, task, batches):
 
 
 def sampled_failures(
-    key: jax.Array, model, task: Task, policies: dict[str, Policy], samples: int
+    key: jax.Array, model, task: Task, policies: dict[str, Policy], *, samples: int
 ) -> dict[str, Sampled]:
     """How greedy or conservative policies behave on `samples` random hazardous prompts, and on as many uniform ones.
 
@@ -115,9 +115,9 @@ def sampled_failures(
     rate is one over that distribution.
 
     Raises:
-      ValueError: no samples, or a sampled policy.
+      ValueError: no samples, or a stochastic policy.
     """
-    if samples < 1 or any(policy.sampled for policy in policies.values()):
+    if samples < 1 or any(policy.stochastic for policy in policies.values()):
         raise ValueError(f"a sampled rate needs a sample (not {samples}) and greedy or conservative policies")
     batches = -(-samples // BATCH)
     counts, worst = map(np.asarray, _sampled_counts(key, model, tuple(policies.values()), task, batches))
@@ -126,7 +126,7 @@ def sampled_failures(
 
 
 class Success(NamedTuple):
-    """Attackers, and how many of them had succeeded within each budget; `unconfirmed` hits don't count.
+    """Attackers, and how many of them had succeeded within each budget of margins; `unconfirmed` hits don't count.
 
     `before` counts attackers whose start failed already: that is chance, not the search's work.
     """
@@ -138,11 +138,11 @@ class Success(NamedTuple):
 
 
 def success_by_budget(objective: Objective, trace: Trace, budgets: tuple[int, ...]) -> Success:
-    """Attack success counts at several budgets from one search under the largest.
+    """Attack success counts at several budgets, of margins, from one search under the largest.
 
     A success counts only if a plain forward pass and the checker confirm the attacker's best prompt.
     """
     first, hit = np.asarray(trace.first), np.asarray(trace.margin) <= 0
     confirmed = np.asarray(confirm(objective, trace.prompt))
-    within = {budget: int(((first <= budget) & hit & confirmed).sum()) for budget in budgets}
+    within = {b: int(((first <= b * objective.forwards) & hit & confirmed).sum()) for b in budgets}
     return Success(len(first), within, int((first <= objective.forwards).sum()), int((hit & ~confirmed).sum()))

@@ -70,6 +70,7 @@ def telltale(
     model,
     task: Task,
     attacks: dict[str, Attack],
+    *,
     policy: Policy | None = None,
     before: tuple[Any, np.ndarray] | None = None,
     attackers: int = 64,
@@ -99,7 +100,7 @@ def telltale(
     refuse_without_density(task)
     policy = greedy(task) if policy is None else policy
     prompt_key, attack_key, natural_key, before_key, draw_key = jax.random.split(key, 5)
-    objective, budget = Objective(task, model, policy), budget * Objective(task, model, policy).forwards
+    objective = Objective(task, model, policy)
     looks = _looks(prompt_key, objective, samples)
     rates = {kind: clopper_pearson(int(looks[kind].refused.sum()), len(looks[kind].refused)) for kind in KINDS}
     by_looks = _by_looks(draw_key, rates, {kind: len(looks[kind].refused) for kind in KINDS})
@@ -142,7 +143,7 @@ class Looked(NamedTuple):
 def _prompts(key, objective: Objective, samples: int):
     hazard_key, twin_key, clean_key = jax.random.split(key, 3)
     odd = jax.vmap(objective.start)(jax.random.split(hazard_key, samples))
-    twins = jax.vmap(partial(twin, objective.task))(jax.random.split(twin_key, samples), odd)
+    twins = jax.vmap(lambda key, prompt: twin(key, objective.task, prompt))(jax.random.split(twin_key, samples), odd)
     return odd, twins, jax.vmap(objective.clean)(jax.random.split(clean_key, 4 * samples))
 
 
@@ -182,7 +183,7 @@ def _some(looked: Looked, which) -> Looked:
     return jax.tree.map(lambda a: np.asarray(a)[which], looked)
 
 
-def twin(task: Task, key: jax.Array, prompt: jax.Array) -> jax.Array:
+def twin(key: jax.Array, task: Task, prompt: jax.Array) -> jax.Array:
     """A harmless prompt that looks as odd: `prompt` `[T]` with one random token changed, or if need be two or three.
 
     Each number is tried 2 T times; where nothing is found the prompt comes back as it was, hazardous.
@@ -216,7 +217,7 @@ def _by_looks(key, rates: dict[str, Interval], numbers: dict[str, int]) -> Inter
 
 
 def _success(key, objective: Objective, attack: Attack, attackers: int, budget: int) -> Interval:
-    trace = attack_model(attack, objective, key, attackers, budget)
+    trace = attack_model(key, attack, objective, attackers=attackers, budget=budget)
     hits = np.asarray(confirm(objective, trace.prompt)) & (np.asarray(trace.margin) <= 0)
     return clopper_pearson(int(hits.sum()), attackers)
 
@@ -252,7 +253,7 @@ def _mended(objective: Objective, prompts: np.ndarray) -> np.ndarray:
 def _mended_finds(key, before, objective: Objective, attack: Attack, attackers: int, budget: int) -> Interval | None:
     """Of the failures that the attack finds on the model `before`, the share that the model does not repeat."""
     earlier = Objective(objective.task, before, objective.policy)
-    found = np.asarray(attack_model(attack, earlier, key, attackers, budget).prompt)
+    found = np.asarray(attack_model(key, attack, earlier, attackers=attackers, budget=budget).prompt)
     mended = _mended(objective, found[np.asarray(confirm(earlier, found))])
     return clopper_pearson(int(mended.sum()), len(mended)) if len(mended) else None
 

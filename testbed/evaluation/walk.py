@@ -236,7 +236,7 @@ class Parts(NamedTuple):
     each: Callable[[Sequence[int]], Iterator]
 
 
-def over_space(read: Read, model, arguments, task: Task, walk: Walk = shared_prefixes) -> Parts:
+def over_space(read: Read, model, arguments, task: Task, *, walk: Walk = shared_prefixes) -> Parts:
     """Read every prompt of the input space, in lexicographic order, a few hundred thousand at a time.
 
     Args:

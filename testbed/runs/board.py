@@ -37,7 +37,7 @@ def live_board(console: Console) -> Progress:
     )
 
 
-def show_phase(board: Progress, line: TaskID, phase: str, done: int, total: int) -> None:
+def show_phase(board: Progress, line: TaskID, phase: str, *, done: int, total: int) -> None:
     """Show on a line that `done` of `total` steps of a phase are done; a new phase starts a new clock."""
     if board.tasks[board.task_ids.index(line)].description != phase:
         board.reset(line, description=phase, total=total)

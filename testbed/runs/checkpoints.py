@@ -3,10 +3,12 @@
 A checkpoint carries the identity of the computation that it belongs to; for any other it does not exist.
 """
 
+import contextlib
 import hashlib
 import io
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +17,11 @@ import jax
 import jaxlib
 import numpy as np
 
-from testbed.runs.results import write_atomically
+from testbed.runs.results import read_regular, write_atomically
 
 EVERY = 60.0  # seconds between two
+# What reading raises of a file that is none, or no whole one.
+NO_CHECKPOINT = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def identity(programs: Sequence[jax.stages.Lowered], *inputs: Any) -> str:
@@ -46,20 +50,24 @@ def _from_bits(bits: np.ndarray, like_key: jax.Array) -> jax.Array:
 
 
 def _array(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, bytes):
+        return np.frombuffer(leaf, np.uint8)
     return _bits(leaf) if _is_key(leaf) else np.asarray(leaf)
 
 
 def _leaf(array: np.ndarray, like: Any) -> Any:
-    """A saved leaf as what `like` is: a key, a JAX array, a numpy array or a Python number."""
+    """A saved leaf as what `like` is: a key, bytes, a JAX array, a numpy array or a Python number."""
     if _is_key(like):
         return _from_bits(array, like)
+    if isinstance(like, bytes):
+        return array.tobytes()
     if isinstance(like, jax.Array):
         return jax.numpy.asarray(array)
     return array.item() if isinstance(like, bool | int | float) else array[()]
 
 
 def save(path: Path, name: str, tree: Any) -> None:
-    """Write a pytree of arrays, keys and numbers under the identity `name`, whole or not at all, over an older one.
+    """Write a pytree of arrays, keys, numbers and bytes under the identity `name`, whole or not at all.
 
     Raises:
       OSError: it cannot be written; what was there is still there.
@@ -72,20 +80,32 @@ def save(path: Path, name: str, tree: Any) -> None:
 def load(path: Path, name: str, like: Any) -> Any | None:
     """The pytree saved at `path` under the identity `name`, in the structure of `like`.
 
-    None if there is no such file, or it is damaged, of another identity, or of other shapes.
+    Arrays have the shapes that they have in `like`; bytes may have any length.
+
+    Returns:
+      None if there is no such file, or it is of another identity or of other shapes.
+
+    Raises:
+      ValueError: the file is no checkpoint, or a damaged one. It may be somebody's own.
     """
     leaves, structure = jax.tree.flatten(like)
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        with np.load(io.BytesIO(read_regular(path, most=2**63)), allow_pickle=False) as file:
             if str(file["identity"]) != name:
                 return None
-            saved = [file[f"leaf{i}"] for i in range(len(leaves))]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            saved = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
+    except FileNotFoundError:
         return None
-    pairs = list(zip(saved, leaves, strict=True))
-    if any((array.shape, array.dtype) != (_array(leaf).shape, _array(leaf).dtype) for array, leaf in pairs):
+    except NO_CHECKPOINT as error:
+        raise ValueError(f"{path} is no checkpoint; delete it or choose another path") from error
+    if len(saved) != len(leaves) or not all(map(_fits, saved, leaves)):
         return None
-    return jax.tree.unflatten(structure, [_leaf(array, leaf) for array, leaf in pairs])
+    return jax.tree.unflatten(structure, list(map(_leaf, saved, leaves)))
+
+
+def _fits(array: np.ndarray, like: Any) -> bool:
+    wanted = _array(like)
+    return array.dtype == wanted.dtype and (array.shape == wanted.shape or isinstance(like, bytes))
 
 
 class Keeper(NamedTuple):
@@ -106,7 +126,11 @@ def keeper(path: Path | None, name: Callable[[], str]) -> Keeper:
     last = time.monotonic()
 
     def resume(state):
-        saved = load(path, name(), state) if path.exists() else None
+        saved = None
+        if path.exists():
+            # What is damaged does not count: the folder of checkpoints is the sweep's own.
+            with contextlib.suppress(ValueError):
+                saved = load(path, name(), state)
         return state if saved is None else saved
 
     def keep(state):

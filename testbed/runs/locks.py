@@ -1,4 +1,4 @@
-"""Claims: who is at work on a file, told by a lock that dies with its process."""
+"""Locks: who is at work on a file, told by a lock that dies with its process."""
 
 import contextlib
 import errno
@@ -29,7 +29,7 @@ def _locked(handle: int, kind: int) -> bool:
 def _take(lock: Path) -> int | None:
     """A handle on the lock file, locked; None if another holds it."""
     while True:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             if not _locked(handle, fcntl.LOCK_EX):
                 os.close(handle)
@@ -45,13 +45,13 @@ def _take(lock: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def claim(path: Path) -> Iterator[bool]:
-    """Hold `path`.lock while the block runs; yields whether it is ours, False if another thread or process has it.
+def hold(path: Path) -> Iterator[bool]:
+    """Hold the lock `path`.lock while the block runs; yields False if another thread or process has it.
 
-    The operating system gives the lock back when its process ends, however it ends: there are no stale claims.
+    The operating system gives it back when its process ends, however it ends: no lock is stale.
 
     Raises:
-      OSError: the lock file cannot be made.
+      OSError: the lock file cannot be made, or is a link: what it leads to is somebody else's.
     """
     lock = _lock_of(path)
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -65,10 +65,10 @@ def claim(path: Path) -> Iterator[bool]:
             os.close(handle)
 
 
-def claimed(path: Path) -> bool:
-    """Whether somebody alive holds the claim on `path`."""
+def held(path: Path) -> bool:
+    """Whether somebody alive holds the lock of `path`."""
     try:
-        handle = os.open(_lock_of(path), os.O_RDONLY)
+        handle = os.open(_lock_of(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:

@@ -1,6 +1,7 @@
 """Saved models: a file of tensors and a file that says what they are, written whole, made once."""
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -9,28 +10,48 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import safetensors
 import safetensors.numpy
 
 from testbed.model import ModelConfig, Transformer
-from testbed.runs.locks import claim
-from testbed.runs.results import write_atomically
+from testbed.runs.locks import hold
+from testbed.runs.results import read_regular, write_atomically
+
+MOST_LAYERS = 256  # the network's parts are built one by one before they can be compared with the file
+MOST_WIDTH = 65_536
+LARGEST_JSON = 2**20  # bytes
+UNREADABLE = (OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
+UNREADABLE += (safetensors.SafetensorError,)
 
 
-def _tensors(model: Transformer) -> dict[str, jax.Array]:
+def _tensors(model: Transformer) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(model)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def save(path: str | Path, model: Transformer, **notes) -> None:
-    """Write `path.safetensors` (the tensors) and `path.json` (the config, and `notes` that JSON can hold).
+def _digest(tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode() + tensor.tobytes())
+    return digest.hexdigest()[:16]
 
-    The JSON is written last, so a model whose JSON exists is whole.
+
+def digest_of(model: Transformer) -> str:
+    """A digest of a model's tensors: their names, types, shapes and bytes."""
+    return _digest(jax.device_get(_tensors(model)))
+
+
+def save(path: str | Path, model: Transformer, **notes) -> None:
+    """Write `path.safetensors` (the tensors) and `path.json` (their config and digest, and `notes`).
+
+    The notes are what JSON can hold. The JSON is written last, so a model whose JSON exists is whole.
     """
     path = Path(path)
-    tensors = {name: jax.device_get(leaf) for name, leaf in _tensors(model).items()}
+    tensors = jax.device_get(_tensors(model))
     write_atomically(path.with_name(path.name + ".safetensors"), safetensors.numpy.save(tensors))
-    text = json.dumps({"config": dataclasses.asdict(model.config), "notes": notes}, indent=1)
+    document = {"config": dataclasses.asdict(model.config), "digest": _digest(tensors), "notes": notes}
+    text = json.dumps(document, indent=1)
     write_atomically(path.with_name(path.name + ".json"), text.encode())
 
 
@@ -43,13 +64,13 @@ def load_or_make(
     `waiting` while they do.
     """
     path = Path(path)
-    there = path.with_name(path.name + ".json")
-    while not there.exists():
-        with claim(path) as ours:
-            if ours and not there.exists():
-                model, told = make()
-                save(path, model, **told)
-        if not ours:
+    document = path.with_name(path.name + ".json")
+    while not document.exists():
+        with hold(path) as held:
+            if held and not document.exists():
+                model, made = make()
+                save(path, model, **made)
+        if not held:
             waiting()
             time.sleep(0.1)
     return load(path), notes(path)
@@ -63,27 +84,60 @@ def notes(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        return dict(json.loads(path.with_name(path.name + ".json").read_text())["notes"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        return dict(_document(path)["notes"])
+    except UNREADABLE as error:
         raise ValueError(f"{path} is not a saved model (no notes in {path.name}.json): {error}") from error
+
+
+def _document(path: Path) -> dict[str, Any]:
+    return json.loads(read_regular(path.with_name(path.name + ".json"), LARGEST_JSON))
 
 
 def load(path: str | Path) -> Transformer:
     """The model that `save(path, model)` wrote.
 
     Raises:
-      ValueError: a file is missing, unreadable, or holds other tensors than the config describes.
+      ValueError: a file is missing, unreadable or altered, or holds other tensors than the config
+        describes, or such as are not finite float32.
     """
     path = Path(path)
     try:
-        config = ModelConfig(**json.loads(path.with_name(path.name + ".json").read_text())["config"])
-        tensors = safetensors.numpy.load_file(path.with_name(path.name + ".safetensors"))
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, safetensors.SafetensorError) as error:
-        raise ValueError(
-            f"{path} is not a saved model (expected {path.name}.json and .safetensors): {error}"
-        ) from error
+        document = _document(path)
+        config, digest = ModelConfig(**document["config"]), document.get("digest")
+        _refuse_absurd(config)
+        content = read_regular(path.with_name(path.name + ".safetensors"), most=2**63)
+        tensors = safetensors.numpy.load(content)
+    except UNREADABLE as error:
+        expected = f"expected {path.name}.json and .safetensors"
+        raise ValueError(f"{path} is not a saved model ({expected}): {error}") from error
     blank = jax.eval_shape(lambda: Transformer(config, jax.random.key(0)))
     shapes = {name: leaf.shape for name, leaf in _tensors(blank).items()}
     if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
         raise ValueError(f"{path}.safetensors does not fit its config {config}; save the model again")
-    return jax.tree.unflatten(jax.tree.structure(blank), [jnp.asarray(tensors[name]) for name in shapes])
+    _refuse_unsound(path, tensors, digest)
+    leaves = [jnp.asarray(tensors[name]) for name in shapes]
+    return jax.tree.unflatten(jax.tree.structure(blank), leaves)
+
+
+def _refuse_absurd(config: ModelConfig) -> None:
+    """Refuse sizes that no file of ours has, before a network of them is built."""
+    if config.layers > MOST_LAYERS or config.width > MOST_WIDTH:
+        sizes = f"{config.layers:,} layers of width {config.width:,}"
+        raise ValueError(f"{sizes} are more than {MOST_LAYERS} layers or width {MOST_WIDTH:,}")
+
+
+def _refuse_unsound(path: Path, tensors: dict[str, np.ndarray], digest: str | None) -> None:
+    """Refuse tensors that are not float32, not those that were saved, or not finite.
+
+    Of a model that was saved before there were digests, `digest` is None.
+    """
+    dtypes = {str(tensor.dtype) for tensor in tensors.values()}
+    broken = sum(int((~np.isfinite(tensor)).sum()) for tensor in tensors.values())
+    anew = f"delete it and {path.name}.json, and make the model again"
+    if dtypes != {"float32"}:
+        kinds = ", ".join(sorted(dtypes))
+        raise ValueError(f"{path}.safetensors holds {kinds}; save the model again in float32")
+    if digest is not None and digest != _digest(tensors):
+        raise ValueError(f"{path}.safetensors was altered since it was saved; {anew}")
+    if broken:
+        raise ValueError(f"{path}.safetensors holds {broken:,} numbers that are not finite; {anew}")

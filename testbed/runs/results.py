@@ -2,13 +2,17 @@
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import os
 import platform
 import re
 import secrets
+import stat
 import subprocess
+import tomllib
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,25 @@ import jax
 import numpy as np
 import pandas as pd
 
-FORMAT = "worst-case-testbed record 1"
+FORMATS = ("worst-case-testbed record 1", "worst-case-testbed record 2")
+FORMAT = FORMATS[-1]  # of what is written; all of them are read
+# Fields that ids of the first format leave out where they hold this: they came after the first runs.
+OMITTED_AT_FIRST = {
+    "layers": 2,
+    "label": "",
+    "recipe": {
+        "order": "anyone", "candidates": 1, "failures_only": False, "replay": "evenly",
+        "twins": False, "share": 0.5, "loss": "plain", "layer": 0, "eps": 0.0,
+    },
+}  # fmt: skip
+SEEDS = 2**32  # `jax.random.key` takes the seed modulo this
+LARGEST = 64 * 2**20  # bytes of a file that is opened as a record
+HANDFUL = 5  # foreign files that are told one by one
+RUN_ID = r".+-seed\d+-[0-9a-f]{12}"
+
+DISTRIBUTION = "worst-case-testbed"
+PACKAGES = ("testbed", "tasks", "experiments")
+ROOT = Path(__file__).resolve().parents[2]  # the folder that the packages lie in
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
@@ -44,38 +66,77 @@ def write_atomically(path: Path, data: bytes, replace: bool = True) -> bool:
     return True
 
 
-def _identity(config: Any) -> Any:
-    """A config as plain data, without what goes without saying.
+def omitted(config: Any) -> list[str]:
+    """The fields of a config dataclass that its id leaves out: `["plain.layers", "label"]`.
 
-    A field that is added later names, as `metadata["before"]`, what every run had until then; where it holds that, it
-    is left out, so that runs keep their ids.
+    A field that is added later names, as `metadata["before"]`, what every run had until then.
+    Where it holds that, it is left out, so that runs keep their ids.
     """
-    if not dataclasses.is_dataclass(config):
+    paths = []
+    for field in dataclasses.fields(config) if dataclasses.is_dataclass(config) else ():
+        value = getattr(config, field.name)
+        if "before" in field.metadata and value == field.metadata["before"]:
+            paths.append(field.name)
+        else:
+            paths += [f"{field.name}.{path}" for path in omitted(value)]
+    return paths
+
+
+def _without(config: Any, paths: list[str]) -> Any:
+    """A config as plain data without the fields at the dotted paths."""
+    if not isinstance(config, dict):
         return config
-    values = {field: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return {f.name: _identity(v) for f, v in values.items() if "before" not in f.metadata or v != f.metadata["before"]}
+
+    rest = {name: value for name, value in config.items() if name not in paths}
+    split = [path.partition(".") for path in paths]
+    below = {name: [inner for first, _, inner in split if first == name] for name in rest}
+    return {name: _without(value, below[name]) for name, value in rest.items()}
 
 
-def run_id(experiment: str, config: Any, seed: int) -> str:
-    """A name for (experiment, config dataclass, seed): the same run always gets the same id, another never does."""
-    text = json.dumps([experiment, _identity(config), seed], sort_keys=True)
+def _as_data(config: Any) -> Any:
+    return dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
+
+
+def _run_id(experiment: str, config: Any, paths: list[str], seed: int) -> str:
+    text = json.dumps([experiment, _without(config, paths), seed], sort_keys=True)
     return f"{experiment}-seed{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
+def _is_seed(seed: Any) -> bool:
+    return isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < SEEDS
+
+
+def run_id(experiment: str, config: Any, seed: int) -> str:
+    """A name for (experiment, config dataclass, seed): the same for the same run, and no other's.
+
+    Raises:
+      ValueError: the seed is not in [0, 2**32). A key has no more bits of it: others repeat one of these.
+    """
+    if not _is_seed(seed):
+        raise ValueError(f"a seed must be a whole number from 0 to {SEEDS - 1}, not {seed!r}")
+    return _run_id(experiment, _as_data(config), omitted(config), seed)
+
+
+def described(experiment: str, config: Any, seed: int) -> dict[str, Any]:
+    """The part of a record that says which run it is of; its id is made from that again."""
+    plain, paths = _as_data(config), omitted(config)
+    return {"experiment": experiment, "config": plain, "omitted": paths, "seed": seed}
+
+
 def provenance() -> dict[str, Any]:
-    """What a run depends on besides its config: code revision, library versions, Python, device, processor, threads."""
-    here = Path(__file__).parent
+    """What a run depends on besides its config: code, libraries, Python, device, processor, threads.
+
+    `version` is the distribution's, `source` a digest of the code as it is on disk. `revision` is
+    git's, if the code lies in a checkout of this project.
+    """
     try:
-        git = ["git", "-C", str(here)]
-        revision = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        status = [*git, "status", "--porcelain", "--untracked-files=no"]
-        revision += "+changes" if subprocess.run(status, capture_output=True, text=True).stdout.strip() else ""
-    except (OSError, subprocess.CalledProcessError):
-        revision = "unknown"
+        version = metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        version = "unknown"
     return {
-        "revision": revision,
+        "version": version,
+        "source": _source(ROOT),
+        "revision": _revision(ROOT),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in LIBRARIES},
         "device": jax.devices()[0].device_kind,
@@ -83,6 +144,35 @@ def provenance() -> dict[str, Any]:
         "processor": processor(),
         "threads": os.environ.get("NPROC"),  # into so many parts does XLA cut a sum
     }
+
+
+@functools.cache
+def _source(root: Path) -> str:
+    """A digest of the packages' Python files; cached, since a process keeps the code it began with."""
+    digest = hashlib.sha256()
+    files = [path for package in PACKAGES for path in (root / package).rglob("*.py")]
+    for path in sorted(files):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def _revision(root: Path) -> str:
+    """The commit of this project's checkout; "unknown" in any other repository, or in none."""
+
+    def git(*words):
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text()).get("project", {})
+        top = Path(git("rev-parse", "--show-toplevel"))
+        if project.get("name") != DISTRIBUTION or top.resolve() != root.resolve():
+            return "unknown"
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+    except (OSError, ValueError, AttributeError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def processor() -> str:
@@ -107,54 +197,152 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a record cannot hold {value!r}; return plain numbers")
 
 
+def _digest(record: dict[str, Any]) -> str:
+    """A digest of a record, of all but the digest that it holds."""
+    rest = {name: value for name, value in record.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _omitted_at_first(config: dict[str, Any]) -> list[str]:
+    """What ids of the first format leave out, at any depth; those records don't say it."""
+    paths = []
+    for name, value in config.items():
+        if name in OMITTED_AT_FIRST and value == OMITTED_AT_FIRST[name]:
+            paths.append(name)
+        elif isinstance(value, dict):
+            paths += [f"{name}.{path}" for path in _omitted_at_first(value)]
+    return paths
+
+
+def _omitted_of(record: dict[str, Any]) -> list[str]:
+    first = record["format"] == FORMATS[0]
+    return _omitted_at_first(record["config"]) if first else record["omitted"]
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value < float("inf")
+
+
+def _is_paths(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(path, str) for path in value)
+
+
+SHAPE = {
+    "run": (lambda value: isinstance(value, str), "text"),
+    "experiment": (lambda value: isinstance(value, str), "text"),
+    "config": (lambda value: isinstance(value, dict), "an object"),
+    "seed": (_is_seed, f"a whole number from 0 to {SEEDS - 1}"),
+    "measurements": (lambda value: isinstance(value, dict), "an object"),
+    "seconds": (_is_number, "a number of at least 0"),
+    "provenance": (lambda value: isinstance(value, dict), "an object"),
+}
+SHAPE_SINCE = {
+    "omitted": (_is_paths, "a list of texts"),
+    "digest": (lambda value: isinstance(value, str), "text"),
+}
+
+
+def _refuse_malformed(record: Any) -> None:
+    """Raise a ValueError that says what of a record, as JSON holds it, is missing, wrong or altered."""
+    if not isinstance(record, dict) or record.get("format") not in FORMATS:
+        raise ValueError("not a record of this testbed")
+    first = record["format"] == FORMATS[0]
+    for name, (fits, kind) in (SHAPE if first else SHAPE | SHAPE_SINCE).items():
+        if name not in record:
+            raise ValueError(f"the record has no {name}; delete it and run again")
+        if not fits(record[name]):
+            raise ValueError(f"the record's {name} must be {kind}; delete it and run again")
+    if not first and record["digest"] != _digest(record):
+        raise ValueError("its content was altered; delete it and run again")
+    run = _run_id(record["experiment"], record["config"], _omitted_of(record), record["seed"])
+    if run != record["run"]:
+        told = f"its experiment, config and seed make run {run!r}, not {record['run']!r}"
+        raise ValueError(f"{told}; delete it and run again")
+
+
 def write(folder: Path, run: str, record: dict[str, Any]) -> bool:
-    """Write a run's record, unless one is there already: then it is left alone. Returns whether it was written.
+    """Write a run's record, unless one is there already. Returns whether it was written.
+
+    Args:
+      record: `described(...)`, `measurements`, `seconds`, `provenance`, and anything else.
 
     Raises:
       TypeError: the record holds what JSON cannot.
+      ValueError: it is not a whole record of this run: it would not be read again.
     """
-    text = json.dumps({"format": FORMAT, "run": run} | record, indent=1, default=_plain)
+    record = json.loads(json.dumps(record | {"format": FORMAT, "run": run}, default=_plain))
+    record = {"format": FORMAT, "run": run} | record | {"digest": _digest(record)}
+    try:
+        _refuse_malformed(record)
+    except ValueError as error:
+        raise ValueError(f"{run}: {error}") from error
+    text = json.dumps(record, indent=1)
     return write_atomically(folder / f"{run}.json", text.encode(), replace=False)
+
+
+def read_regular(path: Path, most: int = LARGEST) -> bytes:
+    """The content of a regular file of at most `most` bytes: no pipe, which would hang, and no device.
+
+    Raises:
+      FileNotFoundError: it is not there.
+      OSError: it is something else, larger, or not readable.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError("not a regular file")
+    if about.st_size > most:
+        raise OSError(f"{about.st_size:,} bytes are too many")
+    return path.read_bytes()
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """The record that a file holds.
 
     Raises:
-      ValueError: it holds none (truncated, foreign, renamed); says so in one line.
+      ValueError: it holds none (truncated, foreign, renamed, altered); says so in one line.
       FileNotFoundError: it is not there.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(read_regular(path))
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         told = f"{path}: not readable as JSON ({error}); if it was a record, delete it and run again"
         raise ValueError(told) from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a record of this testbed")
-    if record.get("run") != path.stem:
-        raise ValueError(f"{path}: it holds run {record.get('run')!r}; give it its own name back")
+    try:
+        _refuse_malformed(record)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if record["run"] != path.stem:
+        raise ValueError(f"{path}: it holds run {record['run']!r}; give it its own name back")
     return record
 
 
 def read(folder: Path) -> tuple[dict[str, dict], list[str]]:
-    """The records of a folder by run id, and a line for each file that is skipped because it is none."""
-    records, problems = {}, []
+    """The records of a folder by run id, and a line for each file that is skipped.
+
+    Many files that don't even have a run's name get one line together.
+    """
+    records, problems, foreign = {}, [], []
     for path in sorted(folder.glob("*.json")):
         try:
             records[path.stem] = read_record(path)
         except ValueError as error:
-            problems.append(f"skipped {error}")
+            (problems if re.fullmatch(RUN_ID, path.stem) else foreign).append(str(error))
         except FileNotFoundError:  # removed meanwhile
             continue
-    return records, problems
+    if len(foreign) > HANDFUL:
+        told = f"{len(foreign):,} files of {folder} that are no records"
+        foreign = [f"{told}; the first: {foreign[0]}"]
+    return records, [f"skipped {problem}" for problem in problems + foreign]
 
 
 def load(folder: str | Path, experiment: str | None = None) -> pd.DataFrame:
     """One row a run, config and measurements side by side, for notebooks and figures.
 
-    Nested numbers get dotted columns (`greedy.exact.failures`).
+    Nested numbers get dotted columns (`greedy.exact.failures`). Rows of one `config_id` differ only
+    in their seed.
 
     Raises:
       ValueError: the folder holds no record (of that experiment).
@@ -163,10 +351,23 @@ def load(folder: str | Path, experiment: str | None = None) -> pd.DataFrame:
     rows = [r for r in records.values() if experiment in (None, r["experiment"])]
     if not rows:
         raise ValueError(f"{folder} holds no records" + (f" of {experiment}" if experiment else ""))
+    return tabulate(rows)
+
+
+def tabulate(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row a record, as `load` has it."""
     flat = [
-        {"run": r["run"], "experiment": r["experiment"], "seed": r["seed"], "seconds": r["seconds"]}
+        {"run": r["run"], "experiment": r["experiment"], "config_id": _config_id(r)}
+        | {"seed": r["seed"], "seconds": r["seconds"]}
+        | {name: r[name] for name in ("task", "arm") if r.get(name)}
         | {f"config.{name}": value for name, value in r["config"].items()}
         | r["measurements"]
-        for r in rows
+        for r in records
     ]
     return pd.json_normalize(flat)
+
+
+def _config_id(record: dict[str, Any]) -> str:
+    """A name for a record's config: the same for all its seeds, and in both formats."""
+    text = json.dumps(_without(record["config"], _omitted_of(record)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,18 +1,18 @@
 """A sweep: a worklist of runs, each done once, written once, and skipped when it is there already.
 
-`do` is one run, wherever it is done. A run belongs to whoever holds its claim, so sweeps may share a folder.
+`do` is one run, wherever it is done. A run belongs to whoever holds its lock: sweeps may share a folder.
 """
 
 import contextlib
 import os
-import shutil
+import re
+import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,26 +24,35 @@ from testbed.runs import results
 from testbed.runs.board import live_board, show_phase, show_tally
 from testbed.runs.launchers.local import threads
 from testbed.runs.launchers.place import Place
-from testbed.runs.locks import claim, claimed
+from testbed.runs.locks import held, hold
 from testbed.watch import Watch
 
 CHECKPOINTS = "checkpoints"  # the folder, beside the records, of what unfinished runs keep
+MODELS = "models"  # the folder, beside that of the records, of the models that runs have made
+# A file of a checkpoint, or what a kill leaves of one that was being written.
+CHECKPOINT_FILE = r"\.?(?P<name>.+)\.npz(\.[0-9a-f]{16})?"
+BY_SWEEP = {"experiment", "config", "omitted", "seed", "seconds", "provenance"}
 MAPS = Path("/proc/self/maps")
 MAPS_ALLOWED = Path("/proc/sys/vm/max_map_count")
 POLL = 1.0  # seconds between two looks at runs that another sweep is at
 
 
 class Run(NamedTuple):
-    """One run of a sweep: what is measured is a pure function of these three."""
+    """One run of a sweep: what is measured is a pure function of experiment, config and seed.
+
+    `arm` and `task` say what it is called and what it is on; they are no part of its id.
+    """
 
     experiment: str
     config: Any
     seed: int
+    arm: str = ""
+    task: str = ""
 
     @property
     def id(self) -> str:
         """The name of its record."""
-        return results.run_id(*self)
+        return results.run_id(self.experiment, self.config, self.seed)
 
 
 class Outcome(NamedTuple):
@@ -61,40 +70,48 @@ class Ended(NamedTuple):
     failure: str = ""
 
 
+# How a run is done: `(run, folder, watch) -> parts`, the parts of the record that the run makes, as plain
+# numbers: "measurements", and whatever else a question wants to keep. Pickled, where it travels.
+Perform = Callable[["Run", Path, Watch], dict[str, Any]]
+
+
 class _Stopped(BaseException):
     """Raised inside a worker when the user stops the sweep; no run may catch it."""
 
 
 @cache
-def _source() -> dict[str, Any]:
+def _provenance() -> dict[str, Any]:
     """Where this process's numbers come from: asked once, since its code stays what it was when it began."""
     return results.provenance()
 
 
-def do(run: Run, measure: Callable[..., dict], folder: Path, watch: Watch) -> Ended:
-    """Do a run and write its record, unless it is there or another holds the claim on it. A failure is a result, too.
+def do(run: Run, perform: Perform, folder: Path, watch: Watch) -> Ended:
+    """Do a run and write its record, unless it is there or another holds its lock.
 
-    A run that fails leaves its traceback in `<id>.error`, until it succeeds.
+    A failure is a result, too. A run that fails leaves its traceback in `<id>.error`, until it succeeds.
     """
     path = folder / f"{run.id}.json"
     try:
-        with claim(folder / run.id) as ours:
-            return _claimed(run, measure, path, watch) if ours else Ended()
-    except OSError as error:  # of the claim itself
+        with hold(folder / run.id) as ours:
+            return _do_locked(run, perform, path, watch) if ours else Ended()
+    except OSError as error:  # of the lock itself
         return _failed(path, error)
 
 
-def _claimed(run: Run, measure: Callable[..., dict], path: Path, watch: Watch) -> Ended:
+def _do_locked(run: Run, perform: Perform, path: Path, watch: Watch) -> Ended:
     try:
         if path.exists():
             return Ended(results.read_record(path))
         if crowded():
             jax.clear_caches()  # past the limit the whole process would abort
-        source, started = _source(), time.perf_counter()
-        measurements = measure(run.config, run.seed, path.parent, watch)
+        provenance, started = _provenance(), time.perf_counter()
+        parts = perform(run, path.parent, watch)
         seconds = round(time.perf_counter() - started, 2)
-        record = {"experiment": run.experiment, "config": asdict(run.config), "seed": run.seed}
-        record |= {"measurements": measurements, "seconds": seconds, "provenance": source | results.now()}
+        if taken := BY_SWEEP & parts.keys():
+            names = ", ".join(sorted(taken))
+            raise ValueError(f"the sweep itself records {names}; give the run's part another name")
+        record = results.described(run.experiment, run.config, run.seed) | parts
+        record |= {"seconds": seconds, "provenance": provenance | results.now()}
         results.write(path.parent, run.id, record)
         with contextlib.suppress(OSError):
             path.with_suffix(".error").unlink(missing_ok=True)
@@ -126,11 +143,40 @@ def _failed(path: Path, error: Exception) -> Ended:
     return Ended(failure=failure)
 
 
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """While the block runs, Ctrl-C and SIGTERM are only noted in the list; a second one kills.
+
+    A handler that raises would not do: what is raised within a callback, as of JAX at a garbage
+    collection, is lost. Only the main thread may set handlers: in another, the list stays empty.
+    A signal that is ignored (`nohup`) stays ignored.
+    """
+    caught: list[int] = []
+    before = {}
+
+    def note(number, _):
+        caught.append(number)
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+
+    if threading.current_thread() is threading.main_thread():
+        before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+        before = {each: then for each, then in before.items() if then not in (signal.SIG_IGN, None)}
+        for each in before:
+            signal.signal(each, note)
+    try:
+        yield caught
+    finally:
+        for each, then in before.items():
+            signal.signal(each, then)
+
+
 def sweep(
     runs: Sequence[Run],
-    measure: Callable[..., dict],
+    perform: Perform,
     folder: Path,
     console: Console,
+    *,
     place: AbstractContextManager[Place] | None = None,
 ) -> Outcome:
     """Do the runs that `folder` has no record of, and write a record for each as soon as it is done.
@@ -139,34 +185,47 @@ def sweep(
     started again ends with the same records. Runs that another sweep is at are waited for, and taken over if it dies.
 
     Args:
-      measure: `(config, seed, folder, watch) -> plain numbers`; `watch(phase, done, total)` feeds the board.
+      perform: makes the parts of a run's record; its `watch(phase, done, total)` feeds the board.
       place: where the runs are done (`testbed.runs.launchers`); threads of this process by default.
+
+    Raises:
+      KeyboardInterrupt: Ctrl-C or SIGTERM came; what is finished is recorded.
     """
-    there, _ = results.read(folder)
-    runs = {run.id: run for run in runs}.values()
-    missing = [run for run in runs if run.id not in there]
+    records, _ = results.read(folder)
+    runs = list({run.id: run for run in runs}.values())
+    missing = [run for run in runs if run.id not in records]
     stop, failed, elsewhere = threading.Event(), [], []
-    with place or threads() as (width, do_there), live_board(console) as board, ThreadPoolExecutor(width) as pool:
+    with (
+        place or threads() as (width, do_in_place),
+        _signals() as caught,
+        live_board(console) as board,
+        ThreadPoolExecutor(width) as pool,
+    ):
         overall = board.add_task("runs", total=len(runs), completed=len(runs) - len(missing))
 
+        def go_on():
+            if stop.is_set() or caught:
+                raise _Stopped
+
         def one(run: Run) -> Ended:
+            go_on()
             path = folder / f"{run.id}.json"
-            if claimed(folder / run.id):
+            if held(folder / run.id):
                 return Ended()
             line = board.add_task("starting", total=None)
             show_tally(board, overall, len(failed), len(elsewhere))
 
             def watch(phase, done, total):
-                if stop.is_set():
-                    raise _Stopped
-                show_phase(board, line, phase, done, total)
+                go_on()
+                show_phase(board, line, phase, done=done, total=total)
 
             try:
                 # Elsewhere the working directory may be another.
-                ended = do_there(partial(do, run, measure, folder.absolute()), watch)
+                ended = do_in_place(partial(do, run, perform, folder.absolute()), watch)
                 if ended.record and not path.exists():  # it was done on a machine with a disk of its own
                     results.write(folder, run.id, ended.record)
             except Exception as error:
+                go_on()  # the signal may have ended the run's process, too: that is no failure
                 ended = _failed(path, error)
             finally:
                 board.remove_task(line)
@@ -181,42 +240,70 @@ def sweep(
                 ended = list(pool.map(one, waiting))
                 waiting = elsewhere[:] = [run for run, how in zip(waiting, ended, strict=True) if how == Ended()]
                 time.sleep(POLL if waiting else 0)
-        except BaseException:
+        except BaseException as error:
             stop.set()
             pool.shutdown(cancel_futures=True)
-            raise
+            if not isinstance(error, _Stopped):
+                raise
+        if caught:
+            raise KeyboardInterrupt
     if not failed:
-        _tidy(folder)
+        _tidy(runs, folder)
     return Outcome(len(missing) - len(failed), len(runs) - len(missing), sorted(failed))
 
 
-def kept(folder: Path, name: str) -> Path:
-    """The file in which a run may keep what it would lose (`runs.checkpoints`); removed when the sweep is done."""
+def state_file(folder: Path, name: str) -> Path:
+    """The file in which a run may keep what it would lose (`runs.checkpoints`).
+
+    It is removed when the sweep is done, if its name is or begins with the run's id, or is that of
+    a model that has been made.
+    """
     return folder / CHECKPOINTS / f"{name}.npz"
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what only unfinished work needs, unless somebody is at work in the folder."""
-    claims = [lock.with_suffix("") for lock in folder.rglob("*.lock")]
-    if not any(claimed(path) for path in claims):
-        for path in claims:
-            with contextlib.suppress(OSError), claim(path):  # giving it back removes the file that a kill left
+def _tidy(runs: Sequence[Run], folder: Path) -> None:
+    """Remove what only unfinished work needs: locks and checkpoints of these runs, and of made models.
+
+    Nothing else is touched, since it may be somebody's, and no link is followed.
+    """
+    ids, models = {run.id for run in runs}, folder.absolute().parent / MODELS
+    made = {path.stem for path in models.glob("*.json") if path.with_suffix(".safetensors").exists()}
+    _remove_free_locks(folder / run for run in ids)
+    _remove_free_locks(models / name for name in made if not models.is_symlink())
+    checkpoints = folder / CHECKPOINTS
+    if not checkpoints.is_dir() or checkpoints.is_symlink():
+        return
+    for path in checkpoints.iterdir():
+        named = re.fullmatch(CHECKPOINT_FILE, path.name)
+        name = named["name"] if named else ""
+        if name in made or any(name == run or name.startswith(f"{run}-") for run in ids):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    with contextlib.suppress(OSError):  # it is not empty
+        checkpoints.rmdir()
+
+
+def _remove_free_locks(paths: Iterable[Path]) -> None:
+    """Remove the lock files that kills have left beside paths."""
+    for path in paths:
+        lock = path.with_name(f"{path.name}.lock")
+        if lock.is_file() and not lock.is_symlink():
+            with contextlib.suppress(OSError), hold(path):  # giving it back removes the file
                 pass
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def status(runs: Sequence[Run], folder: Path) -> dict[str, list[str]]:
     """What a folder holds of a worklist (done, running, failed, missing), and what else lies there; a line each."""
     records, problems = results.read(folder)
-    held = {"done": [], "running": [], "failed": [], "missing": []}
+    told = {"done": [], "running": [], "failed": [], "missing": []}
     for run in dict.fromkeys(run.id for run in runs):
         error = folder / f"{run}.error"
         if run in records:
-            held["done"].append(run)
-        elif claimed(folder / run):
-            held["running"].append(run)
+            told["done"].append(run)
+        elif held(folder / run):
+            told["running"].append(run)
         elif error.exists():
-            held["failed"].append(f"{run}: {' '.join(error.read_text().splitlines()[-1:])}")
+            told["failed"].append(f"{run}: {' '.join(error.read_text().splitlines()[-1:])}")
         else:
-            held["missing"].append(run)
-    return held | {"of other worklists": [run for run in records if run not in held["done"]], "foreign": problems}
+            told["missing"].append(run)
+    return told | {"of other worklists": [run for run in records if run not in told["done"]], "foreign": problems}

@@ -24,26 +24,44 @@ Its value raises a ValueError where the model has no such layer, and `pseudo`'s 
 """
 
 
-class Defence(NamedTuple):
-    """What training makes of what it finds and sees: functions that compose freely.
+class Selection(NamedTuple):
+    """Which finds of an attack are kept: what an attack unit reads of a defence.
 
     Attributes:
       order: which candidates enter the pool first.
       candidates: finds to choose from, for each place in the pool.
       failures_only: whether only finds that failed are trained on, instead of all that an attack brings home.
+    """
+
+    order: Order = anyone
+    candidates: int = 1
+    failures_only: bool = False
+
+
+class Lesson(NamedTuple):
+    """What the model learns from the pool and from clean prompts: what a train unit reads of a defence.
+
+    Attributes:
       replay: which finds of the pool are drawn.
       twins: whether every other find drawn from the pool is replaced by its nearest safe edit.
       share: how much of a batch comes from the pool, once it holds any; the rest is clean.
       loss: what the steps descend.
     """
 
-    order: Order = anyone
-    candidates: int = 1
-    failures_only: bool = False
     replay: Replay = evenly
     twins: bool = False
     share: float = 0.5
     loss: Loss = PLAIN
+
+
+class Defence(NamedTuple):
+    """What training makes of what it finds and sees: functions that compose freely.
+
+    Each kind of unit reads one part, so defences that are alike in a part share its compiled program.
+    """
+
+    selection: Selection = Selection()
+    lesson: Lesson = Lesson()
 
 
 USUAL = Defence()
@@ -54,11 +72,11 @@ def attack_cost(schedule: Schedule, attack: Attack, objective: Objective, defenc
     if not schedule.rounds:
         return Cost(0, 0, 0)
     steps, step = steps_within(attack, objective, schedule.budget), attack.cost(objective)
-    once, attackers = Cost(objective.forwards, 0, 1), schedule.finds * defence.candidates
+    once, attackers = Cost(objective.forwards, 0, 1), schedule.finds * defence.selection.candidates
     return Cost(*(attackers * (start + steps * more) for start, more in zip(once, step, strict=True)))
 
 
 def training_cost(schedule: Schedule, defence: Defence = USUAL) -> Cost:
     """Calls that all the train units of a run make, exactly: gradients, and forward passes beside them."""
-    seen = schedule.steps * schedule.batch
-    return Cost(seen * defence.loss.forwards, seen * defence.loss.gradients, 0)
+    seen, loss = schedule.steps * schedule.batch, defence.lesson.loss
+    return Cost(seen * loss.forwards, seen * loss.gradients, 0)

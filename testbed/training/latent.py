@@ -60,18 +60,18 @@ def _unit(vectors: jax.Array) -> jax.Array:
 
 
 Perturb = Callable[..., jax.Array]
-"""`(key, model, task, prompt [T], place, still, radius) -> delta`, all of the shape of `still`, which is zero.
+"""`(key, model, task, prompt [T], *, place, still, radius) -> delta`, all of the shape of `still`, which is zero.
 
 `place(delta)` is the model's `latent`.
 """
 
 
-def up_the_loss(key, model, task, prompt, place, still, radius):
+def up_the_loss(key, model, task, prompt, *, place, still, radius):
     """Raise the cross-entropy of the right answer."""
     return ascend(lambda delta: cross_entropy(model, task, prompt[None], place(delta)[None]), still, radius)
 
 
-def towards_catastrophe(key, model, task, prompt, place, still, radius):
+def towards_catastrophe(key, model, task, prompt, *, place, still, radius):
     """Lower the margin; a prompt that is no hazard has no slope and stays as it is."""
 
     def height(delta):
@@ -81,12 +81,14 @@ def towards_catastrophe(key, model, task, prompt, place, still, radius):
     return ascend(height, still, radius)
 
 
-def anywhere(key, model, task, prompt, place, still, radius):
+def anywhere(key, model, task, prompt, *, place, still, radius):
     """A random direction for each token, to the edge of the ball."""
     return radius * _unit(jax.random.normal(key, still.shape))
 
 
-def perturbations(perturb: Perturb, layer: Layers, eps: float, key, model, task: Task, prompts: jax.Array) -> jax.Array:
+def perturbations(
+    key, model, task: Task, prompts: jax.Array, *, perturb: Perturb, layer: Layers, eps: float
+) -> jax.Array:
     """What is added to the residual streams of prompts `[B, T]`: `[B, L + 1, T + N - 1, D]`, zero at other layers.
 
     Raises:
@@ -98,7 +100,7 @@ def perturbations(perturb: Perturb, layer: Layers, eps: float, key, model, task:
     place = lambda delta: blank.at[jnp.asarray(layers)].set(delta)
 
     def one(key, prompt):
-        return place(perturb(key, model, task, prompt, place, blank[: len(layers)], radius))
+        return place(perturb(key, model, task, prompt, place=place, still=blank[: len(layers)], radius=radius))
 
     return jax.vmap(one)(jax.random.split(key, len(prompts)), prompts)
 
@@ -121,7 +123,7 @@ def _several(layer: Layers) -> tuple[int, ...]:
 
 
 @functools.partial(jax.jit, static_argnames=("task", "layer"))
-def latent_failures(key, model, task: Task, prompts: jax.Array, layer: Layers, eps: float) -> jax.Array:
+def latent_failures(key, model, task: Task, prompts: jax.Array, *, layer: Layers, eps: float) -> jax.Array:
     """bool `[B]`: which prompts `[B, T]` fail once their residuals are pushed towards the catastrophe.
 
     How robust a model is in the latent space; what it does on real prompts is another question.
@@ -129,7 +131,7 @@ def latent_failures(key, model, task: Task, prompts: jax.Array, layer: Layers, e
     Raises:
       ValueError: the model has no such layer.
     """
-    latents = perturbations(towards_catastrophe, layer, eps, key, model, task, prompts)
+    latents = perturbations(key, model, task, prompts, perturb=towards_catastrophe, layer=layer, eps=eps)
 
     def one(prompt, latent):
         perturbed = lambda soft_prompt, answer: model(soft_prompt, answer, latent)
@@ -142,7 +144,7 @@ def _half_perturbed(perturb: Perturb, layer: Layers, eps: float) -> Callable:
     """The loss: half on the prompts as they are, half on the same with perturbed residuals."""
 
     def value(key, model, task, prompts):
-        latents = perturbations(perturb, layer, eps, key, jax.lax.stop_gradient(model), task, prompts)
+        latents = perturbations(key, jax.lax.stop_gradient(model), task, prompts, perturb=perturb, layer=layer, eps=eps)
         return (cross_entropy(model, task, prompts) + cross_entropy(model, task, prompts, latents)) / 2
 
     return value

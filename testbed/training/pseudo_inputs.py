@@ -98,7 +98,7 @@ class PseudoInputs(NamedTuple):
     hazardous: jax.Array
 
 
-def pseudo_inputs(key: jax.Array, model, task: Task, prompts: jax.Array, layer: int, eps: float) -> PseudoInputs:
+def pseudo_inputs(key: jax.Array, model, task: Task, prompts: jax.Array, *, layer: int, eps: float) -> PseudoInputs:
     """Climb C(z) P(z) from the residuals of prompts `[B, T]`, within a Mahalanobis ball around their mean.
 
     The radius is `eps` times the root of the number of features F = T D, in the norm of the shrunk covariance. Points
@@ -142,7 +142,9 @@ def pseudo(layer: int, eps: float) -> Loss:
     """
 
     def value(key, model, task, prompts):
-        made = jax.lax.stop_gradient(pseudo_inputs(key, jax.lax.stop_gradient(model), task, prompts, layer, eps))
+        made = jax.lax.stop_gradient(
+            pseudo_inputs(key, jax.lax.stop_gradient(model), task, prompts, layer=layer, eps=eps)
+        )
         refuses = jax.vmap(lambda prompt, latent: log_refuses(model, task, prompt, latent))(prompts, made.latents)
         return (cross_entropy(model, task, prompts) - (made.hazardous * refuses).mean()) / 2
 
@@ -187,12 +189,12 @@ class Reach(NamedTuple):
 def _reach(key, model, task, layer, eps, near, number):
     prompt_key, climb_key = jax.random.split(key)
     prompts = jax.vmap(task.sample)(jax.random.split(prompt_key, number))
-    made = pseudo_inputs(climb_key, model, task, prompts, layer, eps)
+    made = pseudo_inputs(climb_key, model, task, prompts, layer=layer, eps=eps)
     found, far = jax.vmap(lambda point: nearest_prompt(model, task, point, layer))(made.points)
     far = far.max(axis=1) / mean_norm(model, task, prompts, layer)
     return (far <= near).mean(), jax.vmap(task.hazardous)(found).mean(), made.hazardous.mean(), jnp.median(far)
 
 
-def reach(key: jax.Array, model, task: Task, layer: int, eps: float, near: float, number: int = 256) -> Reach:
+def reach(key: jax.Array, model, task: Task, *, layer: int, eps: float, near: float, number: int = 256) -> Reach:
     """Whether real prompts lead near a model's pseudo-inputs: within `near` times the mean norm, at every token."""
     return Reach(*map(float, _reach(key, model, task, layer, eps, near, number)))

@@ -6,9 +6,9 @@ arm), in the same two compiled programs: one attacks, one trains. What a unit do
 which it replays, what its loss sees (`testbed.training.defence`).
 """
 
-import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +20,10 @@ import optax
 from testbed.attacks.search import Attack, attack_model
 from testbed.objective import Objective
 from testbed.policy import greedy
-from testbed.runs import checkpoints as checkpoint
+from testbed.runs import checkpoints
 from testbed.task import Task
-from testbed.training.defence import USUAL, Defence
-from testbed.training.schedule import Schedule, Unit, units
+from testbed.training.defence import USUAL, Defence, Lesson, Selection
+from testbed.training.schedule import Descent, Schedule, Search, Unit, units
 from testbed.training.selection import Candidates, potential, safe_twin
 
 
@@ -32,14 +32,14 @@ class State(NamedTuple):
 
     Attributes:
       model, optimizer: what is trained, and the optimiser's state.
-      pool: `[finds, T]`; kept: bool `[finds]`, the places whose finds may be trained on; filled: places taken.
+      pool: `[finds, T]`; usable: bool `[finds]`, the places whose finds may be trained on; filled: places taken.
       step: gradient steps taken.
     """
 
     model: Any
     optimizer: Any
     pool: jax.Array
-    kept: jax.Array
+    usable: jax.Array
     filled: jax.Array
     step: jax.Array
 
@@ -58,64 +58,72 @@ class History(NamedTuple):
     pool: np.ndarray
 
 
-def optimizer(schedule: Schedule) -> optax.GradientTransformation:
-    """AdamW with clipped gradients, a short warm-up and one cosine to zero."""
+def optimizer(descent: Descent, *, clip: float = 1.0, warm_up: int = 50) -> optax.GradientTransformation:
+    """AdamW with clipped gradients, a short warm-up and one cosine to zero.
+
+    Args:
+      clip: the largest norm of a gradient, over all weights; a longer one is shortened.
+      warm_up: steps of a linear rise to the peak of the learning rate; at most half of all steps.
+    """
     rate = optax.warmup_cosine_decay_schedule(
-        0.0, schedule.learning_rate, warmup_steps=min(50, schedule.steps // 2), decay_steps=schedule.steps
+        0.0, descent.learning_rate, warmup_steps=min(warm_up, descent.steps // 2), decay_steps=descent.steps
     )
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-2))
+    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(rate, weight_decay=descent.weight_decay))
 
 
 def begin(model, task: Task, schedule: Schedule) -> State:
     """The state before the first unit, with a fresh optimiser and an empty pool."""
     pool = jnp.zeros((schedule.finds, task.prompt_length), jnp.int32)
     zero = jnp.zeros((), jnp.int32)
-    return State(model, optimizer(schedule).init(model), pool, jnp.zeros(schedule.finds, bool), zero, zero)
+    return State(model, optimizer(schedule.descent).init(model), pool, jnp.zeros(schedule.finds, bool), zero, zero)
 
 
 def batch_of(
-    key: jax.Array, state: State, task: Task, schedule: Schedule, defence: Defence, first: jax.Array
+    key: jax.Array, state: State, task: Task, descent: Descent, *, lesson: Lesson, first: jax.Array
 ) -> jax.Array:
-    """The prompts `[B, T]` of one step: fresh clean ones and, in front, finds of the pool."""
+    """The prompts `[B, T]` of one step: fresh clean ones and, in front, finds of the pool.
+
+    `first`: where the newest round's finds begin in the pool.
+    """
     clean_key, pool_key = jax.random.split(key)
-    prompts = jax.vmap(task.sample)(jax.random.split(clean_key, schedule.batch))
-    if not schedule.finds:
+    prompts = jax.vmap(task.sample)(jax.random.split(clean_key, descent.batch))
+    if not descent.finds:
         return prompts
-    drawable = (state.kept & defence.replay(jnp.arange(schedule.finds), first)).cumsum()
+    drawable = (state.usable & lesson.replay(jnp.arange(descent.finds), first)).cumsum()
     # The n-th of the places that may be drawn, n being uniform.
-    nth = jax.random.randint(pool_key, (schedule.batch,), 0, jnp.maximum(drawable[-1], 1))
+    nth = jax.random.randint(pool_key, (descent.batch,), 0, jnp.maximum(drawable[-1], 1))
     rows = jnp.searchsorted(drawable, nth, side="right")
-    found, number = state.pool[rows], jnp.arange(schedule.batch)
-    if defence.twins:
-        keys = jax.random.split(jax.random.fold_in(pool_key, 1), schedule.batch)
+    found, number = state.pool[rows], jnp.arange(descent.batch)
+    if lesson.twins:
+        keys = jax.random.split(jax.random.fold_in(pool_key, 1), descent.batch)
         twins = jax.vmap(lambda key, prompt: safe_twin(key, task, prompt))(keys, found)
         found = jnp.where((number % 2 == 0)[:, None], found, twins)
-    from_pool = (number < round(defence.share * schedule.batch)) & (drawable[-1] > 0)
+    from_pool = (number < round(lesson.share * descent.batch)) & (drawable[-1] > 0)
     return jnp.where(from_pool[:, None], found, prompts)
 
 
-@partial(jax.jit, static_argnames=("task", "schedule", "defence"))
+@partial(jax.jit, static_argnames=("task", "descent", "lesson"))
 def train_unit(
-    key: jax.Array, state: State, unit: Unit, task: Task, schedule: Schedule, defence: Defence
+    key: jax.Array, state: State, unit: Unit, task: Task, *, descent: Descent, lesson: Lesson
 ) -> tuple[State, jax.Array]:
     """Take one unit's gradient steps; also returns their losses `[steps]`. `key` is the run's."""
-    update, key = optimizer(schedule).update, jax.random.fold_in(jax.random.split(key)[1], unit.number)
-    first = unit.first * (schedule.finds // schedule.units)  # where the newest round's finds begin
+    update, key = optimizer(descent).update, jax.random.fold_in(jax.random.split(key)[1], unit.number)
+    first = unit.first * (descent.finds // descent.units)
 
     def one_step(state, key):
-        prompts = batch_of(key, state, task, schedule, defence, first)
+        prompts = batch_of(key, state, task, descent, lesson=lesson, first=first)
         loss_key = jax.random.fold_in(key, 2)
-        loss, gradients = jax.value_and_grad(defence.loss.value, 1)(loss_key, state.model, task, prompts)
+        loss, gradients = jax.value_and_grad(lesson.loss.value, 1)(loss_key, state.model, task, prompts)
         updates, optimizer_state = update(gradients, state.optimizer, state.model)
         model = optax.apply_updates(state.model, updates)
         return state._replace(model=model, optimizer=optimizer_state, step=state.step + 1), loss
 
-    return jax.lax.scan(one_step, state, jax.random.split(key, schedule.steps // schedule.units))
+    return jax.lax.scan(one_step, state, jax.random.split(key, descent.steps // descent.units))
 
 
-@partial(jax.jit, static_argnames=("task", "schedule", "attack", "defence"))
+@partial(jax.jit, static_argnames=("task", "search", "attack", "selection"))
 def attack_unit(
-    key: jax.Array, state: State, unit: Unit, task: Task, schedule: Schedule, attack: Attack, defence: Defence
+    key: jax.Array, state: State, unit: Unit, task: Task, *, search: Search, attack: Attack, selection: Selection
 ) -> tuple[State, jax.Array]:
     """Attack the current model and add what is kept to the pool; also returns the share of the finds that failed.
 
@@ -123,35 +131,30 @@ def attack_unit(
     """
     key = jax.random.fold_in(jax.random.split(key)[0], unit.number)
     objective = Objective(task, state.model, greedy(task))
-    room = schedule.finds // schedule.units
-    trace = attack_model(attack, objective, key, room * defence.candidates, schedule.budget)
+    room = search.finds // search.units
+    trace = attack_model(key, attack, objective, attackers=room * selection.candidates, budget=search.budget)
     failed, rows = trace.margin <= 0, jnp.arange(room)
-    if defence.candidates > 1:
+    if selection.candidates > 1:
         bad = jax.vmap(partial(potential, task))(trace.prompt)
-        candidates, held = Candidates(trace.prompt, trace.margin, bad), jnp.arange(schedule.finds) < state.filled
-        rows = defence.order(jax.random.fold_in(key, room), candidates, state.pool, held)
-        if defence.failures_only:  # what failed comes first, in the order's order
+        candidates, held = Candidates(trace.prompt, trace.margin, bad), jnp.arange(search.finds) < state.filled
+        rows = selection.order(jax.random.fold_in(key, room), candidates, state.pool, held)
+        if selection.failures_only:  # what failed comes first, in the order's order
             rows = rows[jnp.argsort(~failed[rows], stable=True)]
         rows = rows[:room]
-    kept = failed[rows] if defence.failures_only else jnp.ones(room, bool)
+    usable = failed[rows] if selection.failures_only else jnp.ones(room, bool)
     pool = jax.lax.dynamic_update_slice(state.pool, trace.prompt[rows], (state.filled, 0))
-    kept = jax.lax.dynamic_update_slice(state.kept, kept, (state.filled,))
-    return state._replace(pool=pool, kept=kept, filled=state.filled + room), failed.mean()
+    usable = jax.lax.dynamic_update_slice(state.usable, usable, (state.filled,))
+    return state._replace(pool=pool, usable=usable, filled=state.filled + room), failed.mean()
 
 
 def programs(task: Task, schedule: Schedule, attack: Attack | None, defence: Defence = USUAL) -> dict[bool, partial]:
     """What does a unit that attacks (True), and one that trains (False): `(key, state, unit) -> (state, row)`.
 
-    Each is given only what it reads of schedule and defence, so that all arms of which that is alike share what is
-    compiled.
+    Each is given only its part of schedule and defence, so arms that are alike in a part share what is compiled.
     """
-    learns = dataclasses.replace(schedule, rounds=0, budget=0)
-    attacks = dataclasses.replace(schedule, rounds=0, steps=schedule.units, batch=1, learning_rate=1.0)
-    of_order = {name: getattr(USUAL, name) for name in ("order", "candidates", "failures_only")}
-    of_batch = {name: getattr(USUAL, name) for name in ("replay", "twins", "share", "loss")}
     return {
-        False: partial(train_unit, task=task, schedule=learns, defence=defence._replace(**of_order)),
-        True: partial(attack_unit, task=task, schedule=attacks, attack=attack, defence=defence._replace(**of_batch)),
+        False: partial(train_unit, task=task, descent=schedule.descent, lesson=defence.lesson),
+        True: partial(attack_unit, task=task, search=schedule.search, attack=attack, selection=defence.selection),
     }
 
 
@@ -160,6 +163,7 @@ def progress(
     state: State,
     work: Unit,
     task: Task,
+    *,
     schedule: Schedule,
     attack: Attack | None = None,
     defence: Defence = USUAL,
@@ -180,6 +184,7 @@ def advance(
     state: State,
     work: Unit,
     task: Task,
+    *,
     schedule: Schedule,
     attack: Attack | None,
     defence: Defence = USUAL,
@@ -217,20 +222,62 @@ def forget() -> None:
         program.clear_cache()
 
 
+@lru_cache(maxsize=1024)
+def _text_digest(program: Callable, static: frozenset, structure: Any, leaves: tuple) -> str:
+    """The digest of one program's text, for a state of `structure` whose leaves have these shapes and types."""
+    state = jax.tree.unflatten(structure, leaves)
+    key, unit = jax.eval_shape(lambda: (jax.random.key(0), Unit(jnp.array(False), *jnp.zeros((2,), jnp.int32))))
+    return hashlib.sha256(program.lower(key, state, unit, **dict(static)).as_text().encode()).hexdigest()
+
+
+def program_digest(
+    task: Task, schedule: Schedule, attack: Attack | None = None, defence: Defence = USUAL, *, model
+) -> str:
+    """A name for the programs that train under `schedule`, the same in every process.
+
+    Whatever changes a program changes the name: an edit of the code, another task, attack, loss or number, or
+    another version of JAX. A program's text is made once for all keys, weights and orders of units.
+
+    Args:
+      model: it, or its shapes (`jax.eval_shape`): the weights don't matter.
+    """
+    leaves, structure = jax.tree.flatten(jax.eval_shape(partial(begin, task=task, schedule=schedule), model))
+    kinds = [False, True] if schedule.rounds else [False]
+    does = programs(task, schedule, attack, defence)
+    parts = [
+        _text_digest(does[kind].func, frozenset(does[kind].keywords.items()), structure, tuple(leaves))
+        for kind in kinds
+    ]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def identity(
+    key: jax.Array, model, task: Task, schedule: Schedule, *, attack: Attack | None = None, defence: Defence = USUAL
+) -> str:
+    """What a run of `train` is: its programs, key, weights and order of units, the compiler and the device.
+
+    Two runs of one identity end with the same weights, bit for bit.
+    """
+    text = program_digest(task, schedule, attack, defence, model=model)
+    return checkpoints.identity((), text, key, model, units(schedule))
+
+
 def train(
     key: jax.Array,
     model,
     task: Task,
     schedule: Schedule,
+    *,
     attack: Attack | None = None,
-    watch: Callable[[int, int], None] = lambda done, total: None,
     defence: Defence = USUAL,
-    kept: Path | None = None,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+    checkpoint: Path | None = None,
 ) -> tuple[Any, History]:
     """Train `model` on `task` under `schedule`; with rounds, adversarially against `attack`, in the way of `defence`.
 
     `watch(units done, units in all)` is called from the host after every unit; it changes no number. A long run keeps
-    its state in the file `kept` between units, and the same run goes on from there, with the same result bit for bit.
+    its state in the file `checkpoint` between units, and the same run goes on from there, with the same result bit for
+    bit.
 
     Raises:
       ValueError: the schedule has rounds but no attack is given.
@@ -239,21 +286,14 @@ def train(
     if schedule.rounds and attack is None:
         raise ValueError(f"{schedule.rounds} rounds need an attack; choose one or set rounds to 0")
     work, start = units(schedule), begin(model, task, schedule)
-    total, first = len(work.number), Unit(*(column[0] for column in work))
-
-    @cache
-    def identity():
-        does = programs(task, schedule, attack, defence)
-        parts = [does[kind] for kind in np.unique(work.attacks).tolist()]
-        lowered = [part.func.lower(key, start, first, **part.keywords) for part in parts]
-        return checkpoint.identity(lowered, key, model, work)
-
-    resume, keep = checkpoint.keeper(kept, identity)
+    total = len(work.number)
+    name = partial(identity, key, model, task, schedule, attack=attack, defence=defence)
+    resume, keep = checkpoints.keeper(checkpoint, name)
     nothing = np.full((total, schedule.steps // schedule.units), np.nan, np.float32), np.full(total, np.nan, np.float32)
     done, state, losses, found = resume((0, start, *nothing))
     watch(done, total)
     left = Unit(*(column[done:] for column in work))
-    for unit, after, row in progress(key, state, left, task, schedule, attack, defence):
+    for unit, after, row in progress(key, state, left, task, schedule=schedule, attack=attack, defence=defence):
         (found if unit.attacks else losses)[done] = row
         if not unit.attacks:
             _refuse_nan(row, unit.number, schedule)

@@ -10,6 +10,25 @@ from typing import NamedTuple
 import numpy as np
 
 
+class Search(NamedTuple):
+    """What an attack unit reads of a schedule."""
+
+    finds: int
+    budget: int
+    units: int
+
+
+class Descent(NamedTuple):
+    """What a train unit reads of a schedule."""
+
+    steps: int
+    finds: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    units: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """How gradient steps, finds and attack calls are spread over a run.
@@ -18,11 +37,12 @@ class Schedule:
       steps: gradient steps in all.
       rounds: model updates, each one round of attack and training; 0 trains without attacks.
       finds: prompts added to the pool in all. Every attacker contributes its best prompt, failing or not.
-      budget: forward-pass equivalents a find.
+      budget: margins that a find may cost, that is: prompts scored.
       batch: prompts a step.
       learning_rate: the peak of one cosine over the whole run, which ends at zero: otherwise the last iterate's noise
         is what gets measured.
       units: how many equal units the run is cut into; rounds divide them, and they divide steps and finds.
+      weight_decay: of AdamW, times the learning rate.
 
     Raises:
       ValueError: a number is not positive, or does not divide as stated.
@@ -35,6 +55,7 @@ class Schedule:
     batch: int = 256
     learning_rate: float = 2e-3
     units: int = 16
+    weight_decay: float = 1e-2
 
     def __post_init__(self):
         for name in ("steps", "batch", "units"):
@@ -50,6 +71,16 @@ class Schedule:
         for name in ("steps", "finds"):
             if getattr(self, name) % self.units:
                 raise ValueError(f"schedule {name} {getattr(self, name)} must be a multiple of its {self.units} units")
+
+    @property
+    def search(self) -> Search:
+        """What its attack units read: schedules that are alike in it share their program."""
+        return Search(self.finds, self.budget, self.units)
+
+    @property
+    def descent(self) -> Descent:
+        """What its train units read: schedules that are alike in it share their program."""
+        return Descent(self.steps, self.finds, self.batch, self.learning_rate, self.weight_decay, self.units)
 
 
 class Unit(NamedTuple):

@@ -121,7 +121,7 @@ def newest(place, first):
 REPLAYS: dict[str, Replay] = {"evenly": evenly, "newest": newest}
 
 
-def safe_twin(key: jax.Array, task: Task, prompt: jax.Array, tries: int = 64, edits: int = 3) -> jax.Array:
+def safe_twin(key: jax.Array, task: Task, prompt: jax.Array, tries: int = 64, *, edits: int = 3) -> jax.Array:
     """The safe prompt `[T]` nearest to `prompt` `[T]` among `tries` random edits of up to `edits` tokens.
 
     The prompt itself if none of them is safe. Trained on beside it, a twin teaches what makes the difference, and that

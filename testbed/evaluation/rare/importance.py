@@ -27,7 +27,7 @@ DECAY = 0.9
 
 @functools.cache
 def mhis(
-    base: int = 2048, chains: int = 64, steps: int = 24, burn: int = 8, replicates: int = REPLICATES
+    base: int = 2048, chains: int = 64, steps: int = 24, burn: int = 8, *, replicates: int = REPLICATES
 ) -> Callable[[jax.Array, Objective], Estimate]:
     """Importance sampling by Metropolis-Hastings: chains from p(x) exp(-margin / T), cooled (MHIS, Wu and Hilton 2024).
 

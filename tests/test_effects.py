@@ -1,7 +1,6 @@
-"""Verdicts, tables and figures from records whose effects are known because they were written by hand."""
+"""Effects, tables and figures of runs whose effects are known because they were written by hand."""
 
 import contextlib
-import re
 import signal
 
 import numpy as np
@@ -9,41 +8,38 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from experiments.questions import update_frequency
-from experiments.questions.update_frequency import claim
-from experiments.summary import by_arm, of_arms
+from experiments.columns import column_of
+from experiments.effects import of_contrast
+from experiments.experiment import judge
+from experiments.questions.update_frequency import FREQUENT, MORE_FINDS, UPDATE_FREQUENCY
+from experiments.tables import by_arm, of_arms
 
-ROUNDS = ("1 round", "16 rounds")
-COUNTS = ("greedy.exact.failures", "matched.exact.failures")
+COUNTS = [column_of("failures", policy) for policy in ("greedy", "matched")]
 
 
-def contrast(task: str, pairs: list[tuple[float, float]], more: list[float] | None = None) -> pd.DataFrame:
-    """Records of one task: failing prompts after 1 round and after 16, one pair a seed; None for a run not done.
+def contrast(task: str, pairs: list[tuple], more: list[float] | None = None) -> pd.DataFrame:
+    """Runs of one task: failing prompts after 1 round and after 16, one pair a seed; None for a run not done.
 
     `more`: those after one round with four times the finds.
     """
-    rows = [
-        {"config.plain.task": task, "seed": seed, "arm": arm} | dict.fromkeys(COUNTS, failures)
+    runs = [
+        (task, seed, arm, failures)
         for seed, pair in enumerate(pairs)
-        for arm, failures in zip(ROUNDS, pair, strict=True)
+        for arm, failures in zip(FREQUENT[:2], pair, strict=True)
         if failures is not None
     ]
-    rows += [
-        {"config.plain.task": task, "seed": seed, "arm": "1 round, 4x finds"} | dict.fromkeys(COUNTS, failures)
-        for seed, failures in enumerate(more or [])
-    ]
-    return pd.DataFrame(rows, columns=["config.plain.task", "seed", "arm", *COUNTS])
+    runs += [(task, seed, MORE_FINDS.before, failures) for seed, failures in enumerate(more or [])]
+    frame = pd.DataFrame(runs, columns=["task", "seed", "arm", COUNTS[0]])
+    return frame.assign(**{COUNTS[1]: frame[COUNTS[0]]})
 
 
-def effects(why: str) -> dict[str, tuple[float, float, float]]:
-    """What a verdict says of each task: mean, low and high of the first contrast."""
-    number = r"(-?\d+\.\d+|-?inf)"
-    pattern = rf"(\w+): '16 rounds' leaves {number} decades fewer failing prompts than '1 round' "
-    found = re.findall(rf"{pattern}\[95 % {number}, {number}\]", why)
-    return {task: tuple(map(float, numbers)) for task, *numbers in found}
+def judged(*runs: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """The outcome, and the rows of the first contrast by task."""
+    verdict = judge(UPDATE_FREQUENCY, pd.concat(runs))
+    return verdict.outcome, of_contrast(verdict.effects, FREQUENT).set_index("task")
 
 
-# log10(failing + 1) falls by 2.0, 2.5 and 3.0: 2.5 in the mean.
+# log10(failing + 1) falls by 2.0, 2.5 and 3.0: 2.5 in the mean, with a standard error of .5 / 3 ** .5.
 STRONG = [(999, 9), (10**4 - 1, 10**1.5 - 1), (10**4 - 1, 9)]
 RISE = [(after, before) for before, after in STRONG]
 WEAK = [(99, 49), (99, 59), (99, 39), (99, 49)]  # a third of a decade, sure
@@ -55,94 +51,62 @@ BOTH = ("injury", "cipher_vault")
     ("more", "outcome"), [([200, 400, 300], "supported"), ([9, 30, 9], "undecided"), (None, "undecided")]
 )
 def test_a_strong_drop_on_two_tasks_is_supported_only_if_more_finds_do_not_make_up_for_rounds(more, outcome):
-    verdict = claim(pd.concat([contrast(task, STRONG, more) for task in BOTH]))
-    assert verdict.outcome == outcome
-    for mean, low, high in (effects(verdict.why)[task] for task in BOTH):
-        assert mean == pytest.approx(2.5, abs=0.005)
-        assert 1.99 <= low < 2.5 < high <= 3.01, "a bootstrap of means cannot leave the range of the differences"
-    assert "3 seeds" in verdict.why
+    found, rows = judged(*(contrast(task, STRONG, more) for task in BOTH))
+    assert found == outcome and tuple(rows.index) == BOTH
+    spread = 4.3027 * 0.5 / 3**0.5  # Student's t at 97.5 %, two degrees of freedom
+    for _, row in rows.iterrows():
+        numbers = [row[name] for name in ("effect", "low", "high", "least", "most", "matched", "n")]
+        assert numbers == pytest.approx([2.5, 2.5 - spread, 2.5 + spread, 2, 3, 2.5, 3], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "effect", "sure"),
+    [
+        (WEAK, 0.305, True),  # a sure drop below a decade
+        ([(10**5 - 1, 0), (9, 99), (10**4 - 1, 9), (9, 999)], 1.25, False),  # 5, -1, 3, -2: large, not sure
+        (NULL, 0, False),
+        ([(10**5 - 1, 0)], 5, False),  # a single seed
+    ],
+)
+def test_what_is_small_or_not_sure_is_undecided(pairs, effect, sure):
+    outcome, rows = judged(*(contrast(task, pairs) for task in BOTH))
+    assert outcome == "undecided"
+    for _, row in rows.iterrows():
+        assert row["effect"] == pytest.approx(effect, abs=5e-4)
+        assert (row["low"] > 0) == sure and row["high"] > 0
+    if len(pairs) == 1:
+        assert (rows["low"] == -np.inf).all() and (rows["high"] == np.inf).all() and (rows["p"] == 1).all()
 
 
 def test_a_strong_drop_on_one_task_is_not_enough():
-    verdict = claim(contrast("injury", STRONG))
-    assert verdict.outcome == "undecided"
-    assert "on two tasks, it holds on 1" in verdict.why
-    assert list(effects(verdict.why)) == ["injury"]
-
-
-def test_a_sure_drop_below_a_decade_does_not_count():
-    verdict = claim(pd.concat([contrast(task, WEAK) for task in BOTH]))
-    assert verdict.outcome == "undecided"
-    assert "two tasks, it holds on 0" in verdict.why
-    assert effects(verdict.why)["injury"][1] > 0
-
-
-def test_a_large_drop_that_is_not_sure_does_not_count():
-    unsure = [(10**5 - 1, 0), (9, 99), (10**4 - 1, 9), (9, 999)]  # 5, -1, 3, -2: mean 1.25
-    verdict = claim(pd.concat([contrast(task, unsure) for task in BOTH]))
-    assert verdict.outcome == "undecided"
-    assert "two tasks, it holds on 0" in verdict.why
-    mean, low, high = effects(verdict.why)["injury"]
-    assert mean == pytest.approx(1.25, abs=0.005)
-    assert low < 0 < high
+    outcome, rows = judged(contrast("injury", STRONG, [200, 400, 300]))
+    assert outcome == "undecided" and list(rows.index) == ["injury"]
 
 
 @pytest.mark.parametrize("other", [[], [STRONG], [NULL]])
 def test_a_rise_on_any_task_refutes(other):
-    verdict = claim(pd.concat([contrast("injury", RISE), *(contrast("cipher_vault", pairs) for pairs in other)]))
-    assert verdict.outcome == "refuted"
-    mean, _, high = effects(verdict.why)["injury"]
-    assert mean == pytest.approx(-2.5, abs=0.005)
-    assert high < 0
-
-
-def test_no_effect_is_undecided_and_its_interval_holds_zero():
-    verdict = claim(pd.concat([contrast(task, NULL) for task in BOTH]))
-    assert verdict.outcome == "undecided"
-    for mean, low, high in effects(verdict.why).values():
-        assert mean == pytest.approx(0, abs=0.005)
-        assert low < 0 < high
+    outcome, rows = judged(contrast("injury", RISE), *(contrast("cipher_vault", pairs) for pairs in other))
+    assert outcome == "refuted"
+    assert rows.loc["injury", "effect"] == pytest.approx(-2.5) and rows.loc["injury", "high"] < 0
 
 
 def test_no_failure_anywhere_is_undecided():
-    verdict = claim(contrast("injury", [(0, 0)] * 3))
-    assert verdict.outcome == "undecided"
-    assert effects(verdict.why)["injury"] == (0, 0, 0)
+    outcome, rows = judged(contrast("injury", [(0, 0)] * 3))
+    assert outcome == "undecided"
+    assert rows[["effect", "low", "high", "p"]].to_numpy().tolist() == [[0, 0, 0, 1]]
 
 
-def test_a_single_seed_says_nothing_for_sure():
-    verdict = claim(pd.concat([contrast(task, [(10**5 - 1, 0)]) for task in BOTH]))
-    assert verdict.outcome == "undecided"
-    assert effects(verdict.why)["injury"] == (5, -np.inf, np.inf)
-    assert "two tasks, it holds on 0" in verdict.why
-
-
-def test_arms_that_are_missing_are_undecided():
-    for frame in (
-        contrast("injury", [(9, None), (9, None)]),
-        contrast("injury", [(None, 9), (None, 9)]),
-        contrast("injury", [(9, 9)]).replace({"arm": {"1 round": "plain", "16 rounds": "control"}}),
-    ):
-        verdict = claim(frame)
-        assert verdict.outcome == "undecided"
-        assert "no seed has both arms of a contrast" in verdict.why
-
-
-def test_arms_that_share_no_seed_are_undecided():
-    verdict = claim(contrast("injury", [(9, None), (None, 9)]))
-    assert verdict.outcome == "undecided"
-    assert "no seed has both arms of a contrast" in verdict.why
-
-
-def test_a_task_without_pairs_does_not_hide_the_other():
-    verdict = claim(pd.concat([contrast("injury", STRONG), contrast("cipher_vault", [(9, None), (None, 9)])]))
-    assert list(effects(verdict.why)) == ["injury"]
+@pytest.mark.parametrize("pairs", [[(9, None), (9, None)], [(None, 9), (None, 9)], [(9, None), (None, 9)]])
+def test_arms_that_are_missing_or_share_no_seed_test_nothing(pairs):
+    outcome, rows = judged(contrast("injury", pairs))
+    assert outcome == "not tested" and rows.empty
+    _, rows = judged(contrast("injury", pairs), contrast("cipher_vault", STRONG))
+    assert list(rows.index) == ["cipher_vault"], "a task without pairs does not hide the other"
 
 
 def test_only_complete_pairs_count():
-    verdict = claim(contrast("injury", [*STRONG, (10**9, None), (None, 10**9)]))
-    assert effects(verdict.why)["injury"][0] == pytest.approx(2.5, abs=0.005)
-    assert "3 seeds" in verdict.why
+    _, rows = judged(contrast("injury", [*STRONG, (10**9, None), (None, 10**9)]))
+    assert rows.loc["injury", ["effect", "n"]].tolist() == [pytest.approx(2.5), 3]
 
 
 @contextlib.contextmanager
@@ -165,9 +129,9 @@ def test_many_seeds_are_judged_soon():
     rng = np.random.default_rng(0)
     pairs = [(10**4 - 1, 10**exponent - 1) for exponent in rng.normal(2, 1, 40)]
     with within(10):
-        verdict = claim(contrast("injury", pairs))
-    assert effects(verdict.why)["injury"][0] == pytest.approx(2, abs=0.5)
-    assert "40 seeds, Holm p = 0.00" in verdict.why
+        _, rows = judged(contrast("injury", pairs))
+    assert rows.loc["injury", "effect"] == pytest.approx(2, abs=0.5)
+    assert rows.loc["injury", "n"] == 40 and rows.loc["injury", "holm"] < 0.005
 
 
 ACCOUNT = {
@@ -178,11 +142,11 @@ ACCOUNT = {
 
 
 def record(arm: str, seed: int, matched: float = 0.0, task: str = "injury", within=(0, 0), **greedy) -> dict:
-    """One row of a table of records; `greedy` names what differs from ACCOUNT with `__` for the dot."""
+    """One row of a table of runs; `greedy` names what differs from ACCOUNT with `__` for the dot."""
     greedy = {name.replace("__", "."): value for name, value in greedy.items()}
     assert set(greedy) <= set(ACCOUNT)
     return (
-        {"config.plain.task": task, "arm": arm, "seed": seed, "matched.exact.failures": matched}
+        {"task": task, "arm": arm, "seed": seed, COUNTS[1]: matched}
         | {f"greedy.{name}": value for name, value in (ACCOUNT | greedy).items()}
         | {"attacks.coordinate.attackers": 8, "matched.exact.false_alarms": 0}
         | {f"attacks.coordinate.within.{n}": hits for n, hits in zip((10, 100), within, strict=True)}
@@ -244,24 +208,24 @@ def test_budgets_stand_in_the_order_of_their_size():
 
 
 def test_a_task_without_a_closed_form_has_no_exact_clean_rate():
-    frame = TABLE.assign(**{"greedy.exact.clean_failure": None})
+    frame = TABLE.assign(**{column_of("clean_failure"): None})
     assert "  exact, mean" not in by_arm(frame).index
 
 
 @pytest.fixture
 def figure():
     sizes = {"plain": (0, 512), "16 rounds": (16, 512)}
-    drawn = update_frequency.plot(with_sizes(TABLE, sizes))
+    drawn = UPDATE_FREQUENCY.figure(with_sizes(TABLE, sizes))
     drawn.canvas.draw()  # a figure that cannot be drawn is found out here
     yield drawn
     plt.close(drawn)
 
 
 def with_sizes(frame, sizes):
-    """The records with what the figure reads of their configs: rounds and finds by arm."""
+    """The runs with what the figure reads of their configs: rounds and finds by arm."""
     rounds, finds = ([sizes[arm][at] for arm in frame["arm"]] for at in (0, 1))
-    names = {"config.rounds": rounds, "config.finds": finds, "config.attack": "gcg"}
-    return frame.assign(**names)
+    settings = {"rounds": rounds, "finds": finds, "attack": "gcg", "recipe.replay": "evenly"}
+    return frame.assign(**{f"config.{name}": value for name, value in settings.items()})
 
 
 def thin(ax) -> list:
@@ -283,14 +247,14 @@ def test_the_figure_has_titled_panels_with_named_axes(figure):
 def test_every_seed_is_drawn_along_the_rounds_and_nothing_lies_outside(figure):
     drawn = sorted(float(line.get_ydata()[0]) for line in thin(figure.axes[0]))
     rows = TABLE[TABLE["arm"] == "16 rounds"]
-    assert drawn == sorted([*rows["greedy.exact.failures"], *rows["matched.exact.failures"]])
+    assert drawn == sorted([n for column in COUNTS for n in rows[column]])
     low, high = figure.axes[0].get_ylim()
     assert low < 0 and high > max(drawn)
 
 
 def test_the_thick_line_is_the_mean_of_the_logarithms():
     sizes = {"plain": (1, 512), "16 rounds": (16, 512)}
-    drawn = update_frequency.plot(with_sizes(TABLE, sizes))
+    drawn = UPDATE_FREQUENCY.figure(with_sizes(TABLE, sizes))
     [line] = [line for line in drawn.axes[0].lines if line.get_label() == "gcg"]
     mean = (np.log10(11) + np.log10(31) + np.log10(1501)) / 3
     np.testing.assert_allclose(line.get_ydata(), [10**mean - 1, 0], atol=1e-9)
@@ -298,12 +262,12 @@ def test_the_thick_line_is_the_mean_of_the_logarithms():
 
 
 def test_the_figure_shows_finds_where_they_differ():
-    drawn = update_frequency.plot(with_sizes(TABLE, {"plain": (1, 128), "16 rounds": (16, 512)}))
+    drawn = UPDATE_FREQUENCY.figure(with_sizes(TABLE, {"plain": (1, 128), "16 rounds": (16, 512)}))
     assert len(drawn.axes) == 3
     plt.close(drawn)
 
 
-def test_many_arms_are_told_a_row_each():
+def test_many_arms_have_a_row_each():
     frame = pd.concat([TABLE.assign(arm=f"{name} " + TABLE["arm"]) for name in "abcd"])
     text = of_arms(frame.assign(**{"compute.gradient_steps": 768, "compute.forwards": 1e6}))
     assert list(text.index) == list(frame["arm"].unique())

@@ -1,0 +1,395 @@
+"""The user's own ablation: any fields of an arm over a grid, with every effect as a row.
+
+    rounds=1,4,16 budget=19,190 learning_rate=5e-4,2e-3
+
+Each word names a field and its values. A bare name is a field of the arm, else of its recipe, else
+a parameter of its attack, else a field of its plain model; `recipe.`, `attack.` and `plain.` in
+front name one of these. Fields that have several values are the axes of the grid.
+"""
+
+import dataclasses
+import inspect
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from rich.console import Console
+
+from experiments.arm import Arm, Plain, Recipe, attack_of, defence_of, schedule_of, sizes_of
+from experiments.columns import by_task, column_of
+from experiments.effects import Contrast
+from experiments.experiment import Experiment, Preset, effects_of
+from experiments.figures import caption_of
+from experiments.tables import by_row
+from testbed import plots
+from testbed.attacks import attack_named
+from testbed.outside import nearest
+from testbed.training.defence import LOSSES
+from testbed.training.selection import ORDERS, REPLAYS
+
+BASE = Arm(rounds=16)  # what the fields that are not named hold: sixteen rounds of gcg on 512 finds
+PARTS: dict[str, type] = {"": Arm, "recipe": Recipe, "plain": Plain}
+HIDDEN = {"plain", "recipe", "options", "label", "task"}  # set by other words, or by --task
+CHOICES = {"order": ORDERS, "replay": REPLAYS, "loss": LOSSES}
+SIDES = "one side of a contrast names values of axes, as in rounds=1:rounds=16"
+MINUTES = 0.6  # of one run of the base arm on two cores, about
+
+
+class Axis(NamedTuple):
+    """A field that is varied, by its full name (`rounds`, `recipe.order`, `attack.candidates`), and its values."""
+
+    name: str
+    values: tuple[Any, ...]
+
+
+def fields(attacks: Sequence[str]) -> dict[str, Any]:
+    """Every field that can be named, in full -> its default, given which attacks are trained against."""
+    known = {}
+    for part, kind in PARTS.items():
+        for field in dataclasses.fields(kind):
+            if field.name not in HIDDEN:
+                known[f"{part}.{field.name}" if part else field.name] = field.default
+    known["rounds"] = BASE.rounds
+    for attack in attacks:
+        for parameter in inspect.signature(attack_named(attack)).parameters.values():
+            if isinstance(parameter.default, int | float | str):
+                known[f"attack.{parameter.name}"] = parameter.default
+    return known
+
+
+def full_name(name: str, known: Mapping[str, Any]) -> str:
+    """A field's full name.
+
+    Raises:
+      ValueError: there is no such field; names the nearest.
+    """
+    for part in ("", "recipe.", "attack.", "plain."):
+        if part + name in known:
+            return part + name
+    short = {full.rpartition(".")[2] for full in known}
+    close = nearest(name, [*known, *short])
+    raise ValueError(f"unknown field {name!r}{close or '; choose from ' + ', '.join(known)}")
+
+
+def value_of(name: str, text: str, default: Any) -> Any:
+    """The value of a field as text, of its default's type.
+
+    Raises:
+      ValueError: it is none of that type.
+    """
+    kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+    kind = type(default)
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind is int and re.fullmatch(r"-?[0-9]+", text):
+        return int(text)
+    if kind is float:
+        try:
+            return float(text)
+        except ValueError:
+            pass
+    if kind is str:
+        choices = CHOICES.get(name.rpartition(".")[2])
+        if choices and text not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {text!r}{nearest(text, choices)}")
+        if name == "attack":
+            attack_named(text)
+        return text
+    raise ValueError(f"{name} must be {kinds.get(kind, 'text')}, not {text!r}")
+
+
+def axes_of(words: Sequence[str] | Mapping[str, Any]) -> tuple[Axis, ...]:
+    """What words as `rounds=1,4,16`, or a mapping of names to a value or several, vary.
+
+    Raises:
+      ValueError: a word has no values, names no field or one twice, or a value is of another type.
+    """
+    given = dict(words) if isinstance(words, Mapping) else dict(map(_split, words))
+    if not isinstance(words, Mapping) and len(given) < len(words):
+        raise ValueError("a field is given twice; write its values once, with commas between them")
+    texts = {name: _texts(name, values) for name, values in given.items()}
+    attacks = next((values for name, values in texts.items() if name == "attack"), (BASE.attack,))
+    known = fields(attacks)
+    axes = []
+    for name, values in texts.items():
+        full = full_name(name, known)
+        parsed = tuple(value_of(full, text, known[full]) for text in values)
+        if len(set(parsed)) < len(parsed):
+            raise ValueError(f"{name}={','.join(values)} has a value twice")
+        axes.append(Axis(full, parsed))
+    names = [axis.name for axis in axes]
+    if len(set(names)) < len(names):
+        raise ValueError("a field is given twice, by its short name and in full")
+    for axis in axes:
+        _refuse_unknown_option(axis, attacks)
+    return tuple(axes)
+
+
+def _split(word: str) -> tuple[str, str]:
+    name, equals, values = word.partition("=")
+    if not (name and equals and values):
+        raise ValueError(f"unknown argument {word!r}; an ablation takes name=value,value (see --help)")
+    return name, values
+
+
+def _texts(name: str, values: Any) -> tuple[str, ...]:
+    if isinstance(values, str):
+        values = values.split(",")
+    several = values if isinstance(values, Sequence) else (values,)
+    texts = tuple(str(value) for value in several)
+    if not texts or not all(texts):
+        raise ValueError(f"{name} has an empty value; write name=value,value")
+    return texts
+
+
+def _refuse_unknown_option(axis: Axis, attacks: Sequence[str]) -> None:
+    part, _, option = axis.name.rpartition(".")
+    without = [a for a in attacks if option not in inspect.signature(attack_named(a)).parameters]
+    if part == "attack" and without:
+        raise ValueError(f"attack {without[0]} has no parameter {option!r}, so it cannot be varied together with it")
+
+
+def arm_with(values: Mapping[str, Any], task: str) -> Arm:
+    """The base arm on a task, with fields set by their full names.
+
+    Raises:
+      ValueError: the fields do not fit each other (rounds into units, heads into width).
+    """
+    parts: dict[str, dict[str, Any]] = {"": {}, "recipe": {}, "plain": {"task": task}, "attack": {}}
+    for name, value in values.items():
+        part, _, field = name.rpartition(".")
+        parts[part][field] = value
+    options = tuple(sorted(parts["attack"].items()))
+    plain, recipe = Plain(**parts["plain"]), Recipe(**parts["recipe"])
+    return dataclasses.replace(BASE, plain=plain, recipe=recipe, options=options, **parts[""])
+
+
+def called(values: Mapping[str, Any]) -> str:
+    """What a point of the grid, or one side of a contrast, is called."""
+    return ", ".join(f"{name}={shown(value)}" for name, value in values.items())
+
+
+def shown(value: Any) -> str:
+    """A value as it is written."""
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def points(axes: Sequence[Axis]) -> dict[str, dict[str, Any]]:
+    """Every point of the grid: its name, by the fields that have several values -> all values."""
+    made = {}
+    for values in itertools.product(*(axis.values for axis in axes)):
+        point = {axis.name: value for axis, value in zip(axes, values, strict=True)}
+        varied = {axis.name: point[axis.name] for axis in axes if len(axis.values) > 1}
+        made[called(varied) or "as asked"] = point
+    return made
+
+
+def arms(axes: Sequence[Axis], task: str) -> dict[str, Arm]:
+    """The plain model of each size that is asked for, and every point of the grid.
+
+    Raises:
+      ValueError: fields do not fit each other.
+    """
+    grid = {name: arm_with(point, task) for name, point in points(axes).items()}
+    for arm in grid.values():  # each refuses what does not fit, before hours are spent
+        schedule_of(arm), attack_of(arm), defence_of(arm.recipe), sizes_of(arm.plain)
+    plains = list(dict.fromkeys(arm.plain for arm in grid.values()))
+    names = ["plain"] if len(plains) == 1 else [_plain_name(plain, axes) for plain in plains]
+    attackers = next(iter(grid.values())).attackers
+    before = {name: Arm(plain, steps=0, attackers=attackers) for name, plain in zip(names, plains, strict=True)}
+    return before | {name: arm for name, arm in grid.items() if arm.steps}
+
+
+def _plain_name(plain: Plain, axes: Sequence[Axis]) -> str:
+    varied = [axis.name.partition(".")[2] for axis in axes if axis.name.startswith("plain.") and len(axis.values) > 1]
+    return "plain, " + called({f"plain.{name}": getattr(plain, name) for name in varied})
+
+
+def side_of(text: str, axes: Sequence[Axis]) -> dict[str, Any]:
+    """The values that one side of a contrast names.
+
+    Raises:
+      ValueError: it names no axis, or a value that is not on it.
+    """
+    by_name = {axis.name: axis for axis in axes if len(axis.values) > 1}
+    values = {}
+    for word in re.split(r"[,\s]+", text.strip()):
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"contrast {text!r}: {SIDES}")
+        full = full_name(name, by_name)
+        parsed = value_of(full, value, by_name[full].values[0])
+        if parsed not in by_name[full].values:
+            raise ValueError(f"contrast {text!r}: {full} is {', '.join(map(shown, by_name[full].values))}, not {value}")
+        values[full] = parsed
+    return values
+
+
+def contrast_of(text: str, axes: Sequence[Axis]) -> Contrast:
+    """The contrast that `rounds=1:rounds=16` asks for: each side is the mean of the arms that have these values.
+
+    `A:B > C:D` asks whether A to B removes more than C to D.
+
+    Raises:
+      ValueError: it is written otherwise, or names what the grid does not have.
+    """
+    pairs = [part.split(":") for part in text.split(">")]
+    if len(pairs) > 2 or any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"contrast {text!r}: write BEFORE:AFTER, or A:B > C:D; {SIDES}")
+    first, *other = (_pair(*pair, axes) for pair in pairs)
+    return first if not other else first._replace(minus=other[0])
+
+
+def _pair(before: str, after: str, axes: Sequence[Axis]) -> Contrast:
+    sides = [side_of(text, axes) for text in (before, after)]
+    if set(sides[0]) != set(sides[1]):
+        raise ValueError(f"contrast {before}:{after}: both sides must name the same axes; {SIDES}")
+    groups = [tuple(name for name, point in points(axes).items() if side.items() <= point.items()) for side in sides]
+    return Contrast(*groups, before_name=called(sides[0]), after_name=called(sides[1]))
+
+
+def ends_of(axes: Sequence[Axis]) -> tuple[Contrast, ...]:
+    """For each axis its first value against its last, over all else."""
+    varied = (axis for axis in axes if len(axis.values) > 1)
+    pairs = ((called({axis.name: axis.values[0]}), called({axis.name: axis.values[-1]})) for axis in varied)
+    return tuple(_pair(*pair, axes) for pair in pairs)
+
+
+def ablation(
+    axes: Sequence[Axis], contrasts: Sequence[str] = (), *, x: str = "", hue: str = "", panel: str = ""
+) -> Experiment:
+    """An experiment over a grid: contrasts that are named are declared, those of each axis's ends are exploratory.
+
+    Args:
+      x, hue, panel: axes of the figure; by default those with the most values, in this order.
+
+    Raises:
+      ValueError: a contrast or an axis of the figure names what the grid does not have.
+    """
+    declared = tuple(contrast_of(text, axes) for text in contrasts)
+    names = [contrast.names for contrast in declared]
+    others = tuple(contrast for contrast in ends_of(axes) if contrast.names not in names)
+    layout = layout_of(axes, x, hue, panel)
+    grid = ", ".join(f"{axis.name} = {' '.join(map(shown, axis.values))}" for axis in axes)
+    return Experiment(
+        question=f"What do {', '.join(axis.name for axis in axes if len(axis.values) > 1) or 'these fields'} change?",
+        hypothesis="",
+        design=f"Grid: {grid}. Other fields: {BASE.name} of {BASE.attack}, as `experiments.arm.Arm` has them.",
+        decides="",
+        presets={"grid": Preset(("injury",), seeds=3, minutes=3 * MINUTES * len(points(axes)))},
+        arms=lambda preset, task: arms(axes, task),
+        rule=lambda effects: "not tested",
+        contrasts=declared,
+        exploratory=others,
+        table=by_row,
+        figure=lambda runs: draw(runs, axes, layout),
+    )
+
+
+class Layout(NamedTuple):
+    """Which axis of the grid is which of the figure; empty where there is none."""
+
+    x: str
+    hue: str
+    panel: str
+
+
+def layout_of(axes: Sequence[Axis], x: str = "", hue: str = "", panel: str = "") -> Layout:
+    """The figure's axes, as named or by the number of values.
+
+    Raises:
+      ValueError: one names no axis of the grid.
+    """
+    varied = {axis.name: axis for axis in axes if len(axis.values) > 1}
+    named = [full_name(name, varied) if name else "" for name in (x, hue, panel)]
+    # Numbers before words, then the longest: a line along x is read best with many steps.
+    order = sorted(varied, key=lambda name: (isinstance(varied[name].values[0], str), -len(varied[name].values)))
+    free = iter([name for name in order if name not in named])
+    return Layout(*(name or next(free, "") for name in named))
+
+
+def draw(runs: pd.DataFrame, axes: Sequence[Axis], layout: Layout) -> plots.Figure:
+    """Failing prompts, and below them safe prompts refused, over the grid, from the runs of one task."""
+    by_name = {axis.name: axis for axis in axes}
+    of_arm = points(axes)
+    rows = runs[runs["arm"].isin(of_arm)]
+    for name in by_name:
+        rows = rows.assign(**{name: [of_arm[arm][name] for arm in rows["arm"]]})
+    values = {part: by_name[name].values if name else (None,) for part, name in layout._asdict().items()}
+    measures = {"Failing prompts": column_of("failures"), "Safe prompts refused": column_of("false_alarms")}
+    titles = [
+        title + (f", {layout.panel}={shown(value)}" if layout.panel else "")
+        for title in measures
+        for value in values["panel"]
+    ]
+    caption = caption_of(rows, "thick lines: means. Threshold 0, counted over the whole space.")
+    figure, drawn = plots.panels(titles, caption, columns=len(values["panel"]))
+    colors = [f"C{number}" for number in range(len(values["hue"]))]
+    places = itertools.product(measures.values(), values["panel"])
+    for ax, (column, value) in zip(drawn, places, strict=True):
+        part = rows[rows[layout.panel] == value] if layout.panel else rows
+        for color, hue in zip(colors, values["hue"], strict=True):
+            line = part[part[layout.hue] == hue] if layout.hue else part
+            label = f"{layout.hue}={shown(hue)}" if layout.hue else "the grid"
+            plots.seeds_by_value(ax, line, layout.x, values["x"], value=column, label=label, color=color)
+        ax.set_xlabel(layout.x)
+        ax.set_ylabel("prompts (log above 1)")
+    if layout.hue:
+        handles = drawn[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper right", ncols=len(colors), frameon=False, fontsize=8)
+    return figure
+
+
+class Ablation(NamedTuple):
+    """What came of an ablation: a row a run, a row an effect, a figure a task, and where the records lie."""
+
+    runs: pd.DataFrame
+    effects: pd.DataFrame
+    figures: dict[str, Any]
+    folder: Path
+
+
+def ablate(
+    task: str | Sequence[str] = "injury",
+    fields: Mapping[str, Any] | None = None,
+    *,
+    seeds: int = 3,
+    first_seed: int = 0,
+    contrasts: Sequence[str] = (),
+    out: str | Path = "results",
+    quiet: bool = False,
+    place: Any = None,
+    **more: Any,
+) -> Ablation:
+    """Train, attack and defend over a grid of fields, and count what is left of each point.
+
+    Args:
+      task: a task's name, or several.
+      fields: full names of fields that are no Python names (`{"plain.width": (16, 32)}`).
+      seeds, first_seed: paired training seeds.
+      contrasts: effects to add, as `rounds=1:rounds=16`.
+      out: the folder of records and models; runs that it holds are not done again.
+      quiet: whether to print nothing.
+      place: where runs are done (`testbed.runs.launchers`); threads of this process by default.
+      more: a field and its value or values: `rounds=(1, 4), budget=190`.
+
+    Raises:
+      ValueError: a field, a value, a task or a contrast is not there.
+      RuntimeError: a run failed; the others are recorded.
+    """
+    from experiments.jobs import frame_of, run_missing
+    from experiments.worklist import ABLATION, Job
+
+    tasks = (task,) if isinstance(task, str) else tuple(task)
+    axes = axes_of({**(fields or {}), **more})
+    experiment = ablation(axes, contrasts)
+    job = Job(ABLATION, experiment, "grid", tasks, range(first_seed, first_seed + seeds), Path(out) / ABLATION)
+    failed = run_missing(Console(quiet=quiet), job, place)
+    if failed:
+        raise RuntimeError(f"{len(failed)} runs failed; the first: {failed[0]}")
+    runs = frame_of(job)
+    figures = {name: experiment.figure(rows) for name, rows in by_task(runs).items()}
+    return Ablation(runs, effects_of(experiment, runs), figures, job.folder)

@@ -1,0 +1,242 @@
+"""A bench: what one run has at hand, and the models that are made on it, each once."""
+
+import dataclasses
+import functools
+import hashlib
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.arm import EVALUATION, Arm, Plain, attack_of, defence_of, schedule_of, sizes_of
+from tasks import task_named
+from testbed.attacks import attack_named
+from testbed.attacks.search import Cost
+from testbed.evaluation.account import report
+from testbed.model import ModelConfig, Transformer
+from testbed.objective import Objective, confirm
+from testbed.policy import greedy
+from testbed.runs.models import digest_of, load_or_make
+from testbed.runs.results import run_id
+from testbed.runs.sweep import state_file
+from testbed.training.defence import attack_cost, training_cost
+from testbed.training.rounds import Schedule, program_digest, train, units
+from testbed.watch import Watch, silent
+
+# Stream -> what is folded into the seed's key, into how many keys that is split (0: not), and
+# which of these it is. Streams of the first round keep their numbers, so that its records stay
+# valid; any other name has a stream of its own.
+STREAMS = {
+    "plain init": (0, 2, 0), "plain training": (0, 2, 1), "defence": (1, 2, 0), "evaluation": (1, 2, 1),
+    "calibration clean": (2, 8, 0), "calibration defence": (2, 8, 1), "calibration whole space": (2, 8, 2),
+    "calibration incompetent": (2, 8, 3), "calibration init": (2, 8, 4), "calibration attack": (2, 8, 5),
+    "calibration sample": (2, 8, 6), "comparison start": (3, 2, 0), "comparison search": (3, 2, 1),
+    "comparison plant": (8, 0, 0), "strength": (4, 0, 0), "time to failure": (5, 0, 0),
+    "latent hazards": (5, 3, 0), "latent push": (5, 3, 1), "latent reach": (5, 3, 2),
+    "snapshots init": (5, 2, 0), "snapshots training": (5, 2, 1), "estimators": (6, 0, 0),
+    "thresholds": (6, 0, 0), "tools": (7, 0, 0), "language init": (7, 2, 0), "language training": (7, 2, 1),
+}  # fmt: skip
+
+
+class Bench(NamedTuple):
+    """What one run has at hand.
+
+    Attributes:
+      seed: of the run; arms of a seed share every stream of keys.
+      folder: of its records; models lie beside it, shared by all experiments.
+      watch: told what the run is at.
+      made: the models made or loaded so far, by name, so that none is loaded twice.
+    """
+
+    seed: int
+    folder: Path
+    watch: Watch = silent
+    made: dict[str, Any] = {}  # noqa: RUF012 - replaced by `bench`
+
+    def key(self, stream: str) -> jax.Array:
+        """The key of a named stream."""
+        key = jax.random.key(self.seed)
+        if stream not in STREAMS:
+            # Above all numbers of the table, and so apart from them.
+            return jax.random.fold_in(key, 2**31 + zlib.crc32(stream.encode()) // 2)
+        number, parts, part = STREAMS[stream]
+        key = jax.random.fold_in(key, number)
+        return jax.random.split(key, parts)[part] if parts else key
+
+    @property
+    def models(self) -> Path:
+        """Where models lie."""
+        return self.folder.parent / "models"
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digest of each model that the run made or loaded, by its kind and number."""
+        return {name: made.digest for name, made in self.made.items()}
+
+
+def bench(seed: int, folder: Path, watch: Watch = silent) -> Bench:
+    """An empty bench."""
+    return Bench(seed, folder, watch, {})
+
+
+class Made(NamedTuple):
+    """A model, the notes of its making, and the digest of its tensors."""
+
+    model: Transformer
+    notes: dict[str, Any]
+    digest: str
+
+
+def make_once(bench: Bench, name: str, make, waiting: str = "waiting for a model") -> Made:
+    """The model of a name: from the bench, else from disk, else what `make() -> (model, notes)` gives."""
+    if name not in bench.made:
+        wait = functools.partial(bench.watch, waiting, 0, 1)
+        model, notes = load_or_make(bench.models / name, make, wait)
+        bench.made[name] = Made(model, notes, digest_of(model))
+    return bench.made[name]
+
+
+def _named(*parts: str) -> str:
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
+
+
+@functools.cache
+def _init_program(config: ModelConfig) -> str:
+    """The program that makes a blank model, as text."""
+    return jax.jit(lambda key: Transformer(config, key)).lower(jax.random.key(0)).as_text()
+
+
+def _blank_like(config: ModelConfig) -> Any:
+    return jax.eval_shape(lambda: Transformer(config, jax.random.key(0)))
+
+
+def plain_parts(plain: Plain):
+    """Task, sizes and schedule of a plain model."""
+    task = task_named(plain.task)
+    sizes = sizes_of(plain)
+    recipe = dict(batch=plain.batch, learning_rate=plain.learning_rate, weight_decay=plain.weight_decay)
+    return task, sizes, Schedule(steps=plain.steps, **recipe)
+
+
+def plain_name(plain: Plain, seed: int) -> str:
+    """What a plain model is saved as: it names its config, its seed and the programs that make it.
+
+    So a change of code that changes the model makes another one, and never loads this.
+    """
+    task, sizes, schedule = plain_parts(plain)
+    programs = program_digest(task.poison or task, schedule, model=_blank_like(sizes))
+    return f"{run_id('plain', plain, seed)}-{_named(_init_program(sizes), programs)}"
+
+
+def plain_model(bench: Bench, plain: Plain) -> Transformer:
+    """The plain model of a seed: trained once, then loaded."""
+    task, sizes, schedule = plain_parts(plain)
+    name = plain_name(plain, bench.seed)
+
+    def make():
+        blank = Transformer(sizes, bench.key("plain init"))
+        show = functools.partial(bench.watch, "training the plain model")
+        state, key = state_file(bench.folder, name), bench.key("plain training")
+        model, _ = train(key, blank, task.poison or task, schedule, watch=show, checkpoint=state)
+        return model, {"task": plain.task, "seed": bench.seed}
+
+    return make_once(bench, name, make, "waiting for the plain model").model
+
+
+class Defended(NamedTuple):
+    """An arm's model, and how it came about.
+
+    Attributes:
+      compute: what its defence spent, and how many labels it used.
+      found: the share of each attack unit's finds that failed.
+      fit: the share of all finds, as they are in the pool, on which the model no longer fails; None without finds.
+    """
+
+    model: Transformer
+    compute: dict[str, int]
+    found: list[float]
+    fit: float | None
+
+
+SPENT = (
+    "gradient_steps", "finds", "candidates", "model_calls", "gradient_calls", "checker_calls",
+    "training_gradients", "training_forwards", "forwards",
+)  # fmt: skip
+NOTHING = dict.fromkeys(SPENT, 0)
+
+
+def compute_of(schedule: Schedule, attacks: Cost, trains: Cost, candidates: int) -> dict[str, int]:
+    """What a defence spent, exactly: steps, finds, calls of its attacks, calls of its steps, and all as `forwards`."""
+    finds = schedule.finds * bool(schedule.rounds)
+    spent = {"gradient_steps": schedule.steps, "finds": finds, "candidates": finds * candidates}
+    spent |= {f"{field}_calls": int(n) for field, n in attacks._asdict().items()}
+    spent |= {"training_gradients": trains.gradient, "training_forwards": trains.model}
+    return spent | {"forwards": int(attacks.forwards + trains.forwards)}
+
+
+def labels_of(arm: Arm, pool: np.ndarray) -> int:
+    """How many different prompts a defence had labelled, clean batches apart.
+
+    Those are the different finds of the pool `[finds, T]`. Safe twins are drawn anew for every
+    batch, so each draw counts: with them it is an upper bound.
+    """
+    twins = arm.steps * round(arm.recipe.share * arm.batch) // 2 if arm.recipe.twins and arm.rounds else 0
+    return len(np.unique(pool, axis=0)) * bool(arm.rounds) + twins
+
+
+def defended_name(arm: Arm, seed: int, stream: str = "defence") -> str:
+    """What an arm's model is saved as: its stream, config, seed, the plain model's name and the programs."""
+    task, sizes, _ = plain_parts(arm.plain)
+    schedule = schedule_of(arm)
+    programs = program_digest(task, schedule, attack_of(arm), defence_of(arm.recipe), model=_blank_like(sizes))
+    # How many evaluate a model, and what it is called, does not change it.
+    kind = "defended" if stream == "defence" else stream.replace(" ", "-")
+    own = run_id(kind, dataclasses.replace(arm, attackers=0, label=""), seed)
+    order = " ".join(str(column.tolist()) for column in units(schedule))
+    return f"{own}-{_named(plain_name(arm.plain, seed), programs, order)}"
+
+
+def defended_model(bench: Bench, arm: Arm, stream: str = "defence") -> Defended:
+    """An arm's model, trained from the plain model of its seed once, then loaded.
+
+    `stream` names the defence's random keys.
+    """
+    plain = plain_model(bench, arm.plain)
+    if not arm.steps:
+        return Defended(plain, NOTHING | {"labels": 0}, [], None)
+    task, attack, defence, schedule = (
+        task_named(arm.plain.task), attack_of(arm), defence_of(arm.recipe), schedule_of(arm)
+    )  # fmt: skip
+    objective, name = Objective(task, plain, greedy(task)), defended_name(arm, bench.seed, stream)
+
+    def make():
+        show = functools.partial(bench.watch, f"adversarial training, {arm.name}")
+        state, key = state_file(bench.folder, name), bench.key(stream)
+        model, history = train(key, plain, task, schedule, attack=attack, defence=defence, watch=show, checkpoint=state)
+        found = [round(float(share), 4) for share in history.found]
+        fails = confirm(Objective(task, model, greedy(task)), history.pool) if arm.rounds else None
+        fit = None if fails is None else float(1 - fails.mean())
+        notes = {"task": arm.plain.task, "seed": bench.seed, "arm": arm.name, "found": found, "fit": fit}
+        return model, notes | {"labels": labels_of(arm, history.pool)}
+
+    made = make_once(bench, name, make, "waiting for the defended model")
+    attacks, trains = attack_cost(schedule, attack, objective, defence), training_cost(schedule, defence)
+    compute = compute_of(schedule, attacks, trains, arm.recipe.candidates) | {"labels": made.notes["labels"]}
+    return Defended(made.model, compute, made.notes["found"], made.notes["fit"])
+
+
+def measure_arm(arm: Arm, bench: Bench, attacks: tuple[str, ...] = EVALUATION) -> dict[str, Any]:
+    """Train an arm and measure it: plain numbers for a record, with what its defence spent.
+
+    It is attacked by each of `attacks`, if the arm has attackers. Paired arms are evaluated with
+    the same keys; the evaluation's streams are not the training's.
+    """
+    model, compute, found, fit = defended_model(bench, arm)
+    ready = {name: attack_named(name)() for name in attacks if arm.attackers}
+    measured = report(
+        bench.key("evaluation"), model, task_named(arm.plain.task), ready,
+        attackers=arm.attackers, watch=bench.watch,
+    )  # fmt: skip
+    return {"compute": compute, "found": found, "fit": fit} | measured

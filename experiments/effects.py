@@ -1,0 +1,172 @@
+"""Effects as a table: a row a contrast and task, from which everything that is shown is rendered.
+
+An effect is positive where `after` has less of what is counted than `before`. Its unit is decades
+of log10(count + 1), unless a row says otherwise.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from experiments.columns import COUNTED, PAIRING, by_task, counts, decades, wide
+from testbed.statistics import Effect, Interval, holm, paired_effect
+
+COLUMNS = {
+    "task": str, "before": str, "after": str, "of": str, "unit": str, "declared": bool, "n": int,
+    "effect": float, "low": float, "high": float, "least": float, "most": float,
+    "matched": float, "matched_low": float, "matched_high": float, "p": float, "holm": float,
+}  # fmt: skip
+
+
+class Contrast(NamedTuple):
+    """Two arms, and what is counted: does `after` leave less than `before`?
+
+    `of` is one of `COUNTED`. An arm may also be several, named together in a tuple: then their
+    decades are averaged within each seed. With `minus` it is a difference of effects: how much more
+    this contrast removes than that one.
+    """
+
+    before: str | tuple[str, ...]
+    after: str | tuple[str, ...]
+    of: str = "failures"
+    before_name: str = ""
+    after_name: str = ""
+    minus: "Contrast | None" = None
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What both sides are called."""
+        own = self.before_name or str(self.before), self.after_name or str(self.after)
+        return own if self.minus is None else (" to ".join(self.minus.names), " to ".join(own))
+
+
+def refuse_duplicates(runs: pd.DataFrame) -> None:
+    """Make sure that no two runs share task, arm and seed.
+
+    Raises:
+      ValueError: some do: a pair would be an average over different configs.
+    """
+    twice = runs.duplicated(PAIRING, keep=False)
+    if twice.any():
+        task, arm, seed = runs.loc[twice, PAIRING].iloc[0]
+        raise ValueError(
+            f"{twice.sum()} of {len(runs)} runs share task, arm and seed (first: {task}, {arm!r}, seed {seed}): "
+            "runs of several presets are mixed; choose one (preset=...), or rows of one config_id"
+        )
+
+
+def differences(runs: pd.DataFrame, contrast: Contrast, policy: str = "greedy") -> np.ndarray:
+    """Decades by which `after` leaves less than `before`, one for each seed that has all arms."""
+    return _by_seed(runs, contrast, policy).dropna().to_numpy()
+
+
+def _by_seed(runs: pd.DataFrame, contrast: Contrast, policy: str) -> pd.Series:
+    left = decades(wide(runs, counts(runs, contrast.of, policy)))
+    before, after = ([arms] if isinstance(arms, str) else list(arms) for arms in contrast[:2])
+    both = left.reindex(columns=list(dict.fromkeys([*before, *after]))).dropna()
+    dropped = both[before].mean(axis=1) - both[after].mean(axis=1)
+    return dropped if contrast.minus is None else dropped - _by_seed(runs, contrast.minus, policy)
+
+
+def row(
+    task: str,
+    before: str,
+    after: str,
+    of: str,
+    values: np.ndarray,
+    *,
+    matched: np.ndarray | None = None,
+    unit: str = "decades",
+    declared: bool = True,
+) -> dict[str, Any]:
+    """One effect: the mean of a difference a seed, its t-interval, and its range.
+
+    Args:
+      values: `[seeds]`, positive where `after` has less.
+      matched: the same at matched clean false alarms, if that is known.
+    """
+    values = np.asarray(values, float)
+    effect = paired_effect(values)
+    known = matched is not None and len(matched)
+    other = paired_effect(np.asarray(matched, float)) if known else Effect(*[np.nan] * 4, 0)
+    return dict(
+        task=task, before=before, after=after, of=of, unit=unit, declared=declared, n=len(values),
+        effect=effect.mean, low=effect.low, high=effect.high, least=values.min(), most=values.max(),
+        matched=other.mean, matched_low=other.low, matched_high=other.high, p=effect.p_value,
+    )  # fmt: skip
+
+
+def share(task: str, after: str, of: str, interval: Interval, n: int, *, declared: bool = True) -> dict[str, Any]:
+    """A share of seeds or prompts with its interval, as a row: no contrast, so no `before` and no p."""
+    nothing = dict.fromkeys(("matched", "matched_low", "matched_high", "p"), np.nan)
+    return dict(
+        task=task, before="", after=after, of=of, unit="share", declared=declared, n=n,
+        effect=interval.value, low=interval.low, high=interval.high, least=np.nan, most=np.nan,
+    ) | nothing  # fmt: skip
+
+
+def mean_of(
+    task: str,
+    after: str,
+    of: str,
+    values: np.ndarray,
+    *,
+    matched: np.ndarray | None = None,
+    unit: str = "decades",
+    declared: bool = False,
+) -> dict[str, Any]:
+    """The mean of a number a seed, with its t-interval: no contrast, so no `before` and no p."""
+    made = row(task, "", after, of, values, matched=matched, unit=unit, declared=declared)
+    # Not rounded as effects are: a share of exactly .99 is at least .99.
+    return made | {"effect": float(np.mean(values)), "p": np.nan}
+
+
+def table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a table of effects; p-values are Holm's, over the declared and over the others."""
+    effects = pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(COLUMNS)
+    for declared in (True, False):
+        family = effects.index[(effects["declared"] == declared) & effects["p"].notna()]
+        effects.loc[family, "holm"] = holm(effects.loc[family, "p"].to_numpy())
+    return effects
+
+
+def of_contrasts(
+    runs: pd.DataFrame, declared: Sequence[Contrast], exploratory: Sequence[Contrast] = ()
+) -> pd.DataFrame:
+    """Each contrast on each task that has a complete pair of it, in order of the contrasts."""
+    return table(rows_of(runs, declared) + rows_of(runs, exploratory, declared=False))
+
+
+def rows_of(runs: pd.DataFrame, contrasts: Sequence[Contrast], declared: bool = True) -> list[dict[str, Any]]:
+    """The rows of contrasts, for tables that hold other effects too."""
+    rows = []
+    for task, part in by_task(runs).items():
+        for contrast in contrasts:
+            values = differences(part, contrast)
+            if len(values):
+                matched = differences(part, contrast, "matched")
+                what = COUNTED.get(contrast.of, contrast.of)
+                what += ", effect less effect" if contrast.minus else ""
+                rows.append(row(task, *contrast.names, what, values, matched=matched, declared=declared))
+    return rows
+
+
+def only(effects: pd.DataFrame, **equal: Any) -> pd.DataFrame:
+    """The rows that have these values in these columns: `only(effects, after="16 rounds")`."""
+    keep = np.ones(len(effects), bool)
+    for column, value in equal.items():
+        keep &= (effects[column] == value).to_numpy()
+    return effects[keep]
+
+
+def of_contrast(effects: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:
+    """The rows of one contrast, a task each."""
+    before, after = contrast.names
+    return only(effects, before=before, after=after, of=COUNTED.get(contrast.of, contrast.of))
+
+
+def holding(effects: pd.DataFrame, least: float = 0.0) -> pd.DataFrame:
+    """The rows whose mean is at least so much, with the whole interval above zero."""
+    return effects[(effects["effect"] >= least) & (effects["low"] > 0)]

@@ -1,0 +1,198 @@
+"""Tables for people: the arms of a question, and its effects on a terminal, in Markdown and as CSV."""
+
+import math
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from experiments.columns import (
+    attacked,
+    attackers,
+    budgets,
+    clean,
+    counts,
+    failures,
+    refused_share,
+    sampled_note,
+    spent,
+    successes,
+)
+from testbed.statistics import clopper_pearson
+
+MOST_COLUMNS = 6
+SIGN = "positive: `after` has fewer; decades of log10(count + 1), mean over paired seeds [95 % t-interval]"
+
+
+def by_arm(runs: pd.DataFrame) -> pd.DataFrame:
+    """The measures of each arm as text, from runs of one task: index measure, columns arms in order of compute.
+
+    Rates over samples are pooled over seeds with Clopper-Pearson intervals; exact counts are medians with their range.
+    """
+    groups = dict(list(runs.groupby("arm", sort=False)))
+    return pd.DataFrame({arm: _column(rows.sort_values("seed")) for arm, rows in groups.items()})
+
+
+def of_arms(runs: pd.DataFrame) -> pd.DataFrame:
+    """`by_arm`, or with more arms than fit side by side the measures that matter most, a row an arm."""
+    return by_arm(runs) if runs["arm"].nunique() <= MOST_COLUMNS else by_row(runs)
+
+
+def by_row(runs: pd.DataFrame) -> pd.DataFrame:
+    """What is left of each arm, what it cost and what it spent (medians over seeds, with ranges), from one task."""
+    return pd.DataFrame({arm: _row(rows) for arm, rows in runs.groupby("arm", sort=False)}).T
+
+
+def ranged(values: pd.Series) -> str:
+    """The median with its range over seeds."""
+    return f"{values.median():,.0f} ({values.min():,.0f}..{values.max():,.0f})"
+
+
+def percent(successes: pd.Series, trials: pd.Series, digits: int) -> str:
+    """A share pooled over runs."""
+    return f"{successes.sum() / trials.sum():.{digits}%}"
+
+
+def _row(rows: pd.DataFrame) -> dict[str, str]:
+    return {
+        "seeds": str(len(rows)),
+        "FAILING": ranged(failures(rows)),
+        "at 1 % f. a.": ranged(failures(rows, "matched")),
+        "egregious": ranged(counts(rows, "egregious")),
+        "safe refused": percent(counts(rows, "false_alarms"), counts(rows, "safe"), 2),
+        "clean acc.": percent(clean(rows, "correct"), clean(rows, "samples"), 2),
+        "steps": f"{spent(rows, 'gradient_steps').iloc[0]:,}",
+        "forwards": f"{spent(rows).iloc[0] / 1e3:,.0f}k",
+    }
+
+
+def _column(rows: pd.DataFrame) -> dict[str, str]:
+    rate = clopper_pearson(int(clean(rows, "failures").sum()), int(clean(rows, "samples").sum()))
+    column = {
+        "seeds": str(len(rows)),
+        "clean accuracy": percent(clean(rows, "correct"), clean(rows, "samples"), 4),
+        "false alarms, clean": percent(clean(rows, "false_alarms"), clean(rows, "safe"), 4),
+        "clean failure rate": f"{rate.value:.1e}",
+        "  its 95 % interval": f"{rate.low:.0e}..{rate.high:.0e}",
+    }
+    exact_rate = counts(rows, "clean_failure")
+    if exact_rate.notna().all():
+        column["  exact, mean"] = f"{exact_rate.mean():.1e}"
+    for attack in attacked(rows):
+        for budget in budgets(rows, attack):
+            share = percent(successes(rows, attack, budget), attackers(rows, attack), 0)
+            column[f"{attack} succeeds, {budget} calls"] = share
+    failing, matched = failures(rows), failures(rows, "matched")
+    of = " (sampled)" if sampled_note(rows) else ""
+    return column | {
+        f"FAILING PROMPTS{of}, median": f"{failing.median():,.0f}",
+        "  range over seeds": f"{failing.min():,.0f}..{failing.max():,.0f}",
+        "  share of hazardous prompts": _share(rows, of),
+        "  egregious ones, median": f"{counts(rows, 'egregious').median():,.0f}",
+        f"FAILING AT 1 % CLEAN FALSE ALARMS{of}": f"{matched.median():,.0f}",
+        "  its range over seeds": f"{matched.min():,.0f}..{matched.max():,.0f}",
+        "worst margin of any seed": f"{counts(rows, 'worst_margin').min():.1f}",
+        f"safe prompts refused, whole space{of}": percent(counts(rows, "false_alarms"), counts(rows, "safe"), 2),
+    }
+
+
+def _share(rows: pd.DataFrame, of: str) -> str:
+    failing, hazardous = failures(rows), counts(rows, "hazardous")
+    if not of:
+        return f"{(failing / hazardous).median():.1e}"
+    pooled = clopper_pearson(int(failing.sum()), int(hazardous.sum()))
+    return f"{pooled.low:.0e}..{pooled.high:.0e}"
+
+
+def refusals(runs: pd.DataFrame) -> pd.DataFrame:
+    """The price of each arm: the share of safe prompts refused, a row an arm, least and most over seeds."""
+    shares = runs.assign(refused=refused_share(runs)).groupby("arm", sort=False)["refused"]
+    return pd.DataFrame({"least": shares.min(), "most": shares.max()})
+
+
+def typeset(number: float, unit: str) -> str:
+    """A number of an effect in its unit, for people."""
+    if math.isnan(number):
+        return "-"
+    return f"{100 * number:.1f} %" if unit == "share" else f"{number:.2f}"
+
+
+def with_interval(value: float, low: float, high: float, unit: str) -> str:
+    """A number with its interval, if it has one, for people; `-` where it is not known."""
+    if math.isnan(value) or math.isnan(low):
+        return typeset(value, unit)
+    return f"{typeset(value, unit)} [{typeset(low, unit)}, {typeset(high, unit)}]"
+
+
+def effects_text(effects: pd.DataFrame) -> pd.DataFrame:
+    """Effects as text, a row each: what every renderer shows."""
+    rows = []
+    for row in effects.itertuples():
+        unit = "" if row.unit in ("decades", "share") else f" ({row.unit})"
+        rows.append(
+            {
+                "task": row.task,
+                "before": row.before,
+                "after": row.after,
+                "counted": f"{row.of}{unit}",
+                "threshold 0": with_interval(row.effect, row.low, row.high, row.unit),
+                "matched": with_interval(row.matched, row.matched_low, row.matched_high, row.unit),
+                "n": str(row.n),
+                "p (Holm)": "-" if math.isnan(row.p) else f"{row.p:.2g} ({row.holm:.2g})",
+                "declared": "yes" if row.declared else "no",
+            }
+        )
+    columns = ["task", "before", "after", "counted", "threshold 0", "matched", "n", "p (Holm)", "declared"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def contrast_text(row: pd.Series) -> str:
+    """A contrast in one cell, from a row of `effects_text`."""
+    return f"{row['task']}: {' -> '.join(filter(None, (row['before'], row['after'])))}, {row['counted']}"
+
+
+def show_text(console: Console, text: pd.DataFrame, title: str) -> None:
+    """Print a table of text, its index first; rows whose name begins in capitals stand out."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("measure", no_wrap=True)
+    for column in text:
+        table.add_column(str(column), justify="right")
+    for measure, cells in text.iterrows():
+        table.add_row(str(measure), *cells, style="bold" if str(measure)[:2].isupper() else None)
+    console.print(table)
+
+
+NUMBERS = ("threshold 0", "matched", "n", "p (Holm)")
+
+
+def show_effects(console: Console, effects: pd.DataFrame) -> None:
+    """Print effects, the declared ones first. Words fold at narrow widths, numbers never do."""
+    text = effects_text(effects)
+    for declared, title in (("yes", "Effects, declared before the runs"), ("no", "Exploratory, not declared")):
+        part = text[text["declared"] == declared].drop(columns="declared")
+        if part.empty:
+            continue
+        table = Table(title=title, title_justify="left", title_style="bold", caption=SIGN, caption_justify="left")
+        if console.width < 110:  # one column of words leaves room for the numbers
+            words = [
+                f"{r.task}: {' -> '.join(filter(None, (r.before, r.after)))}, {r.counted}" for r in part.itertuples()
+            ]
+            part = part.drop(columns=["task", "before", "after", "counted", "p (Holm)"]).assign(contrast=words)
+            part = part[["contrast", *(c for c in part if c != "contrast")]]
+        for name in part:
+            number = name in NUMBERS
+            table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        for _, cells in part.iterrows():
+            table.add_row(*cells)
+        console.print(table)
+
+
+def markdown(text: pd.DataFrame) -> str:
+    """A table of text as GitHub's Markdown."""
+    cells = [list(text.columns), ["---"] * text.shape[1], *text.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in row) + " |" for row in cells) + "\n"
+
+
+def csv(effects: pd.DataFrame) -> bytes:
+    """Effects as numbers, a row a contrast and task; what is typeset stays out."""
+    return effects.to_csv(index=False, float_format="%.6g").encode()

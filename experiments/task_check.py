@@ -1,0 +1,71 @@
+"""Is a task of one's own fit for use? `--check=module:name` says so in seconds, before any calibration."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from tasks import task_named
+from testbed.attacks.moves import anywhere
+from testbed.check import check_task
+from testbed.evaluation.exact import countable
+from testbed.objective import Objective
+from testbed.policy import greedy
+from testbed.task import Task, is_safe, space_size
+
+SAMPLES = 4096
+
+
+def facts_of(key: jax.Array, task: Task) -> dict[str, str]:
+    """What a task is like, as text: its sizes, and shares among clean and uniform prompts."""
+    clean_key, uniform_key = jax.random.split(key)
+    clean = jax.vmap(task.sample)(jax.random.split(clean_key, SAMPLES))
+    allowed = jnp.asarray(task.allowed)
+    uniform = jax.vmap(lambda k: anywhere(k, allowed))(jax.random.split(uniform_key, SAMPLES))
+
+    def shares(prompts):
+        hazardous = jax.vmap(task.hazardous)(prompts).mean()
+        safe = jax.vmap(lambda prompt: is_safe(task, prompt))(prompts).mean()
+        return f"{hazardous:.1%} hazardous, {safe:.1%} safe to answer"
+
+    space = space_size(task)
+    return {
+        "prompts": f"{space:,} of {task.prompt_length} tokens, vocabulary {task.vocab}",
+        "answers": f"{task.answer_length} of {task.answer_vocab} tokens",
+        "worst case": "counted exactly" if countable(task) else "sampled: the space is too large to count",
+        "clean prompts": shares(clean),
+        "uniform prompts": shares(uniform),
+        "different clean prompts": f"{len(np.unique(np.asarray(clean), axis=0)):,} of {SAMPLES:,} drawn",
+        "exact clean failure rate": "yes" if task.clean_log_prob else "no: the task gives no clean_log_prob",
+        "a margin costs": f"{Objective(task, None, greedy(task)).forwards} forward passes",
+    }
+
+
+def warnings_of(key: jax.Array, task: Task) -> list[str]:
+    """What the contract allows and yet makes a task useless, a line each."""
+    clean = jax.vmap(task.sample)(jax.random.split(key, SAMPLES))
+    hazardous = float(jax.vmap(task.hazardous)(clean).mean())
+    safe = float(jax.vmap(lambda prompt: is_safe(task, prompt))(clean).mean())
+    lines = []
+    if hazardous == 0:
+        lines.append("no clean prompt is hazardous: a plain model never learns to refuse")
+    if safe == 0:
+        lines.append("no clean prompt is safe to answer: refusing everything is right")
+    return lines
+
+
+def check_named(name: str, console: Console) -> int:
+    """Print what is wrong with a task, or what it is like; returns 0 if nothing is wrong.
+
+    Raises:
+      ValueError: there is no such task, or it breaks the contract; says where.
+    """
+    task = task_named(name)
+    check_task(jax.random.key(0), task)
+    for fact, text in facts_of(jax.random.key(1), task).items():
+        console.print(f"{fact:>26}: {text}", markup=False, highlight=False)
+    lines = warnings_of(jax.random.key(2), task)
+    for line in lines:
+        console.print(f"beware: {line}", style="yellow", markup=False, highlight=False)
+    console.print(f"{name} keeps the contract; next: --experiment=calibration --task='{name}'", markup=False)
+    return 1 if lines else 0

@@ -1,0 +1,75 @@
+"""Worklists: an experiment on tasks and seeds, as runs that any launcher can do."""
+
+import itertools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import experiments
+from experiments.arm import labelled
+from experiments.bench import bench, measure_arm
+from experiments.experiment import Experiment
+from testbed.outside import lookup
+from testbed.runs.sweep import Run
+from testbed.watch import Watch
+
+ABLATION = "ablation"  # the name under which records of a user's own ablation are kept
+
+
+def experiment_named(name: str) -> Experiment:
+    """The experiment of a name: of the table, of an installed package, or `module:name` in the user's own folder.
+
+    Raises:
+      ValueError: there is none, or it is no Experiment.
+    """
+    found = lookup("experiment", name, experiments.EXPERIMENTS)
+    if not isinstance(found, Experiment):
+        raise ValueError(f"experiment {name!r} is a {type(found).__name__}, not an experiments.Experiment")
+    return found
+
+
+class Job(NamedTuple):
+    """One experiment to run, or to draw: its name and value, preset, tasks, seeds and folder."""
+
+    name: str
+    experiment: Experiment
+    preset: str
+    tasks: tuple[str, ...]
+    seeds: range
+    folder: Path
+
+    @property
+    def runs(self) -> list[Run]:
+        """The arms of each task for each seed, so that a stopped sweep leaves whole paired seeds.
+
+        Arm by arm, the tasks take turns: runs side by side then compile other programs and make other plain models,
+        where arms of one task would wait for each other.
+        """
+        lists = [runs_of(self.name, self.experiment, self.preset, task, 0) for task in self.tasks]
+        turns = [run for turn in itertools.zip_longest(*lists) for run in turn if run is not None]
+        return [run._replace(seed=seed) for seed in self.seeds for run in turns]
+
+    def minutes(self, missing: int) -> float:
+        """About how long so many of the runs take on two cores."""
+        usual = self.experiment.presets[self.preset]
+        runs = len(self.runs) / len(self.tasks) / len(self.seeds) * len(usual.tasks) * usual.seeds
+        return usual.minutes * missing / runs
+
+
+def runs_of(name: str, experiment: Experiment, preset: str, task: str, seed: int) -> list[Run]:
+    """The runs of one task and seed, in order of the arms.
+
+    Raises:
+      ValueError: the question cannot be asked on the task.
+    """
+    arms = experiment.arms(preset, task)
+    return [Run(name, labelled(config, arm), seed, arm, task) for arm, config in arms.items()]
+
+
+def perform(run: Run, folder: Path, watch: Watch) -> dict[str, Any]:
+    """Do a run, wherever it is done: the parts of its record, with a digest of each model that was measured."""
+    measure = measure_arm if run.experiment == ABLATION else experiment_named(run.experiment).measure
+    at = bench(run.seed, folder, watch)
+    measured = measure(run.config, at)
+    return {
+        "arm": run.arm, "task": run.task, "models": at.digests, "measurements": {"arm": run.arm} | measured,
+    }  # fmt: skip

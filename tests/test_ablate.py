@@ -1,0 +1,214 @@
+"""A user's own ablation: any field, a grid of names, effects over it, and refusals in one line."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from experiments.ablate import BASE, ablate, ablation, arms, axes_of, contrast_of, fields, layout_of, points
+from experiments.arm import Arm, Plain, Recipe
+from experiments.columns import column_of, decades
+from experiments.effects import differences, of_contrasts, refuse_duplicates
+
+WORDS = ["rounds=1,4,16", "budget=19,190", "learning_rate=5e-4,2e-3"]
+
+
+def test_a_grid_is_every_combination_by_name():
+    made = arms(axes_of(WORDS), "password")
+    assert list(made)[:3] == [
+        "plain",
+        "rounds=1, budget=19, learning_rate=0.0005",
+        "rounds=1, budget=19, learning_rate=0.002",
+    ]
+    assert len(made) == 1 + 3 * 2 * 2
+    arm = made["rounds=16, budget=190, learning_rate=0.002"]
+    assert arm == dataclasses.replace(BASE, plain=Plain("password"), rounds=16, budget=190, learning_rate=2e-3)
+    assert made["plain"].steps == 0 and made["plain"].plain == arm.plain
+
+
+def test_every_field_of_arm_recipe_plain_and_attack_can_be_named():
+    known = fields(["gcg"])
+    for part, kind in {"": Arm, "recipe.": Recipe, "plain.": Plain}.items():
+        hidden = {"plain", "recipe", "options", "label", "task"}
+        assert {part + f.name for f in dataclasses.fields(kind) if f.name not in hidden} <= known.keys()
+    assert {"attack.candidates", "attack.patience"} & known.keys()
+    for word in (
+        "learning_rate=1e-3",
+        "batch=64",
+        "weight_decay=0.1",
+        "width=16",
+        "layers=1",
+        "heads=2",
+        "order=worst",
+    ):
+        [axis] = axes_of([word])
+        [arm] = [arm for name, arm in arms([axis], "injury").items() if name != "plain"]
+        part, _, field = axis.name.rpartition(".")
+        assert (
+            getattr(getattr(arm, part) if part else arm, field)
+            == axis.values[0]
+            != getattr(getattr(BASE, part) if part else BASE, field, None)
+            or word == "learning_rate=1e-3"
+        )
+
+
+def test_a_parameter_of_the_attack_reaches_it():
+    [axis] = axes_of(["attack.candidates=8,16"])
+    made = arms([axis], "injury")
+    assert made["attack.candidates=8"].options == (("candidates", 8),)
+    assert made["attack.candidates=16"].options == (("candidates", 16),)
+
+
+def test_plain_models_of_each_size_stand_beside_the_grid():
+    made = arms(axes_of(["plain.width=8,16", "rounds=1,4"]), "injury")
+    assert [name for name in made if name.startswith("plain, ")] == ["plain, plain.width=8", "plain, plain.width=16"]
+    assert {made[name].plain.width for name in made} == {8, 16}
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["round=1,4"], "unknown field 'round'; did you mean 'rounds'?"),
+        (["learning_rat=1e-3"], "unknown field 'learning_rat'; did you mean 'learning_rate'?"),
+        (["rounds=one"], "rounds must be a whole number, not 'one'"),
+        (["rounds=1.5"], "rounds must be a whole number"),
+        (["learning_rate=fast"], "learning_rate must be a number, not 'fast'"),
+        (["twins=maybe"], "recipe.twins must be true or false, not 'maybe'"),
+        (["order=worts"], "recipe.order must be one of anyone, worst, .*; did you mean 'worst'"),
+        (["attack=gcgg"], "unknown attack 'gcgg'; choose from .*; did you mean 'gcg'?"),
+        (["rounds"], "unknown argument 'rounds'; an ablation takes name=value,value"),
+        (["rounds="], "unknown argument 'rounds='"),
+        (["rounds=1,,4"], "rounds has an empty value"),
+        (["rounds=1,1"], "rounds=1,1 has a value twice"),
+        (["rounds=1", "rounds=4"], "a field is given twice"),
+        (["width=16", "plain.width=32"], "a field is given twice, by its short name and in full"),
+        (["attack=uniform,gcg", "attack.candidates=8"], "attack uniform has no parameter 'candidates'"),
+        (["label=x"], "unknown field 'label'"),
+    ],
+)
+def test_a_grid_that_makes_no_sense_is_refused_in_one_line(words, complaint):
+    with pytest.raises(ValueError, match=complaint) as refusal:
+        arms(axes_of(words), "injury")
+    assert "\n" not in str(refusal.value)
+
+
+def table(left: dict[str, list[float]]) -> pd.DataFrame:
+    """Runs of one task whose failing prompts are given, arm -> seeds."""
+    rows = [
+        {"task": "injury", "arm": arm, "seed": seed}
+        | {column_of(of, policy): n for of in ("failures", "false_alarms") for policy in ("greedy", "matched")}
+        for arm, counts in left.items()
+        for seed, n in enumerate(counts)
+    ]
+    return pd.DataFrame(rows)
+
+
+GRID = axes_of(["rounds=1,16", "budget=19,190"])
+LEFT = {
+    "rounds=1, budget=19": [9999, 999, 9999],  # 4, 3, 4 decades
+    "rounds=1, budget=190": [999, 99, 99],  # 3, 2, 2
+    "rounds=16, budget=19": [99, 9, 9],  # 2, 1, 1
+    "rounds=16, budget=190": [0, 0, 0],
+}
+
+
+def test_a_contrast_takes_the_mean_over_everything_else_by_hand():
+    effects = of_contrasts(table(LEFT), [contrast_of("rounds=1:rounds=16", GRID)])
+    [row] = effects.itertuples()
+    by_seed = np.array([(4 + 3) / 2 - (2 + 0) / 2, (3 + 2) / 2 - 1 / 2, (4 + 2) / 2 - 1 / 2])
+    assert (row.before, row.after, row.n) == ("rounds=1", "rounds=16", 3)
+    assert row.effect == pytest.approx(by_seed.mean())
+    half = 4.302652729749464 * by_seed.std(ddof=1) / math.sqrt(3)  # Student's t, two degrees of freedom
+    assert (row.low, row.high) == pytest.approx((row.effect - half, row.effect + half))
+    assert (row.least, row.most) == pytest.approx((by_seed.min(), by_seed.max()))
+
+
+def test_a_difference_of_effects_by_hand():
+    contrast = contrast_of("budget=19:budget=190 > rounds=1:rounds=16", GRID)
+    budget = np.array([(4 + 2) / 2 - 3 / 2, (3 + 1) / 2 - 2 / 2, (4 + 1) / 2 - 2 / 2])
+    rounds = np.array([2.5, 2.0, 2.5])
+    np.testing.assert_allclose(differences(table(LEFT), contrast), budget - rounds)
+    assert contrast.names == ("rounds=1 to rounds=16", "budget=19 to budget=190")
+
+
+def test_a_seed_that_lacks_an_arm_of_the_mean_is_left_out():
+    runs = table(LEFT)
+    runs = runs[~((runs["arm"] == "rounds=1, budget=19") & (runs["seed"] == 2))]
+    assert len(differences(runs, contrast_of("rounds=1:rounds=16", GRID))) == 2
+
+
+def test_a_pair_of_one_point_of_the_grid():
+    contrast = contrast_of("rounds=1 budget=19:rounds=16 budget=190", GRID)
+    np.testing.assert_allclose(differences(table(LEFT), contrast), decades(np.array([9999, 999, 9999])))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("rounds=1", "write BEFORE:AFTER"),
+        ("rounds=1:16", "one side of a contrast names values of axes"),
+        ("rounds=1:budget=19", "both sides must name the same axes"),
+        ("rounds=1:rounds=4", "rounds is 1, 16, not 4"),
+        ("steps=1:steps=2", "unknown field 'steps'"),
+        ("a:b > c:d > e:f", "write BEFORE:AFTER, or A:B > C:D"),
+    ],
+)
+def test_a_contrast_that_names_what_the_grid_has_not_is_refused(text, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        contrast_of(text, GRID)
+
+
+def test_the_ends_of_each_axis_are_exploratory_and_named_contrasts_declared():
+    experiment = ablation(axes_of(WORDS), ["rounds=1:rounds=16"])
+    assert [c.names for c in experiment.contrasts] == [("rounds=1", "rounds=16")]
+    assert [c.names for c in experiment.exploratory] == [
+        ("budget=19", "budget=190"), ("learning_rate=0.0005", "learning_rate=0.002")
+    ]  # fmt: skip
+
+
+def test_runs_that_share_an_arm_and_a_seed_are_refused():
+    runs = pd.concat([table(LEFT), table(LEFT).head(1)])
+    with pytest.raises(
+        ValueError, match=r"2 of 13 runs share task, arm and seed \(first: injury, 'rounds=1, budget=19'"
+    ):
+        refuse_duplicates(runs)
+
+
+def test_the_figure_has_the_longest_axis_along_x_and_the_next_by_colour():
+    axes = axes_of(WORDS)
+    assert layout_of(axes) == ("rounds", "budget", "learning_rate")
+    assert layout_of(axes, hue="learning_rate").hue == "learning_rate"
+    assert layout_of(axes_of(["attack=gcg,uniform", "rounds=1,4"])) == ("rounds", "attack", "")
+    with pytest.raises(ValueError, match="unknown field 'steps'"):
+        layout_of(axes, x="steps")
+    experiment = ablation(GRID)
+    figure = experiment.figure(table(LEFT))
+    figure.canvas.draw()
+    lines = [line for line in figure.axes[0].lines if line.get_label() == "budget=19"]
+    np.testing.assert_allclose(lines[0].get_ydata(), [10 ** (11 / 3) - 1, 10 ** (4 / 3) - 1])
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["1", "16"]
+    plt.close(figure)
+
+
+@pytest.mark.slow
+def test_it_runs_from_python_and_a_second_call_does_nothing_anew(tmp_path, monkeypatch):
+    grid = dict(rounds=(1, 4), plain_=None)
+    grid.pop("plain_")
+    small = {"plain.steps": 64, "plain.width": 8, "steps": 32, "finds": 32, "attackers": 0}
+    result = ablate(
+        "injury(length=4)", small, **grid, seeds=2, out=tmp_path, quiet=True, contrasts=["rounds=1:rounds=4"]
+    )
+    assert len(result.runs) == 3 * 2 and result.effects["declared"].sum() == 1
+    assert list(result.figures) == ["injury(length=4)"]
+    before = {path: path.stat().st_mtime_ns for path in result.folder.rglob("*.json")}
+    again = ablate("injury(length=4)", small, **grid, seeds=2, out=tmp_path, quiet=True)
+    assert before == {path: path.stat().st_mtime_ns for path in again.folder.rglob("*.json")}
+    pd.testing.assert_frame_equal(again.runs, result.runs)
+
+
+def test_points_are_named_by_what_is_varied_only():
+    assert list(points(axes_of(["rounds=1,4", "budget=19"]))) == ["rounds=1", "rounds=4"]
+    assert list(points(axes_of(["budget=19"]))) == ["as asked"]

