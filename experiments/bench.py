@@ -52,8 +52,8 @@ class Bench(NamedTuple):
 
     seed: int
     folder: Path
-    watch: Watch = silent
-    made: dict[str, Any] = {}  # noqa: RUF012 - replaced by `bench`
+    watch: Watch
+    made: dict[str, Any]
 
     def key(self, stream: str) -> jax.Array:
         """The key of a named stream."""

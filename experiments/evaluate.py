@@ -19,7 +19,7 @@ from testbed.evaluation.report import as_numbers, evaluate
 from testbed.evaluation.survival import log_rank, median_calls
 from testbed.evaluation.walk import refuse_if_unfit
 from testbed.runs import results
-from testbed.runs.models import load, notes
+from testbed.runs.models import digest_of, load, notes
 from testbed.runs.sweep import Run, sweep
 from testbed.statistics import clopper_pearson
 from testbed.watch import Watch
@@ -50,12 +50,11 @@ def evaluation_of(path: str, task: str | None) -> Evaluation:
     return Evaluation(str(Path(path).resolve()), name, hashlib.sha256(weights).hexdigest()[:12])
 
 
-def measure(config: Evaluation, seed: int, folder: Path, watch: Watch) -> dict[str, Any]:
+def perform(run: Run, folder: Path, watch: Watch) -> dict[str, Any]:
     """The whole report as plain numbers; a count that was stopped is taken up again."""
-    checkpoint = folder / "counting" / results.run_id("evaluate", config, seed)
-    return as_numbers(
-        evaluate(jax.random.key(0), load(config.model), task_named(config.task), watch=watch, checkpoint=checkpoint)
-    )
+    model, checkpoint = load(run.config.model), folder / "counting" / run.id
+    report = evaluate(jax.random.key(run.seed), model, task_named(run.config.task), watch=watch, checkpoint=checkpoint)
+    return {"task": run.config.task, "models": {run.config.model: digest_of(model)}, "measurements": as_numbers(report)}
 
 
 def evaluate_saved(
@@ -67,7 +66,7 @@ def evaluate_saved(
     """
     runs = [Run("evaluate", evaluation_of(path, task), 0) for path in paths]
     prepare(folder)
-    failed = sweep(runs, measure, folder, console).failed
+    failed = sweep(runs, perform, folder, console).failed
     records, _ = results.read(folder)
     there = [(run.config, records[run.id]["measurements"]) for run in runs if run.id in records]
     for config, report in there:

@@ -1,17 +1,13 @@
-"""The transformer against a plain numpy one, its causality through gradients, and its files."""
+"""The transformer against a plain numpy one, and its causality through gradients."""
 
 import dataclasses
-import json
-import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from testbed.model import ModelConfig, Transformer, model_config
-from testbed.runs.models import digest_of, load, load_or_make, save
 
 NAMES = ("injury", "cipher_vault")  # a classifier and a generator
 
@@ -147,77 +143,3 @@ def test_bad_sizes_are_refused(field, value):
 def test_heads_must_share_the_width():
     with pytest.raises(ValueError, match="width 30 must be a multiple of its 4 heads"):
         ModelConfig(4, 8, 1, 2, width=30)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_save_and_load_give_the_same_bits(name, small, lively, tmp_path):
-    model, path = lively(small(name)), tmp_path / "a.b"
-    save(path, model, seed=3)
-    loaded = load(path)
-    assert loaded.config == model.config
-    assert jax.tree.structure(loaded) == jax.tree.structure(model)
-    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(model), strict=True):
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-    # Whoever has json and safetensors, and not this project, can read it too.
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.b.json", "a.b.safetensors"]
-    document = json.loads((tmp_path / "a.b.json").read_text())
-    assert document == {"config": dataclasses.asdict(model.config), "notes": {"seed": 3}, "digest": digest_of(model)}
-    tensors = safetensors.numpy.load_file(tmp_path / "a.b.safetensors")
-    (kernel,) = (tensor for tensor_name, tensor in tensors.items() if tensor_name.startswith("blocks.1.up.kernel"))
-    np.testing.assert_array_equal(kernel, numbers(model.blocks[1].up.kernel))
-    assert sum(tensor.size for tensor in tensors.values()) == sum(leaf.size for leaf in jax.tree.leaves(model))
-
-
-def _without_tensor(path):
-    tensors = safetensors.numpy.load_file(path)
-    tensors.popitem()
-    safetensors.numpy.save_file(tensors, path)
-
-
-def _other_width(path):
-    path.write_text(path.read_text().replace('"width": 8', '"width": 16'))
-
-
-DAMAGE = [
-    ("json", lambda file: file.unlink(), "is not a saved model"),
-    ("safetensors", lambda file: file.unlink(), "is not a saved model"),
-    ("json", lambda file: file.write_text(file.read_text()[:40]), "is not a saved model"),
-    ("json", lambda file: file.write_text("{}"), "is not a saved model"),
-    ("json", lambda file: file.write_text('{"config": {"depth": 3}}'), "is not a saved model"),
-    ("safetensors", lambda file: file.write_bytes(file.read_bytes()[:-8]), "is not a saved model"),
-    ("safetensors", lambda file: file.write_bytes(b""), "is not a saved model"),
-    ("safetensors", _without_tensor, "does not fit its config"),
-    ("json", _other_width, "does not fit its config"),
-]
-
-
-@pytest.mark.parametrize(("ending", "damage", "complaint"), DAMAGE)
-def test_damaged_files_are_refused(ending, damage, complaint, small, lively, tmp_path):
-    save(tmp_path / "m", lively(small("injury"), layers=1))
-    damage(tmp_path / f"m.{ending}")
-    with pytest.raises(ValueError, match=f"m.*{complaint}"):
-        load(tmp_path / "m")
-
-
-def test_load_or_make_makes_once(small, lively, tmp_path):
-    """Also when several threads want the same model at once."""
-    made, found = [], []
-
-    def make():
-        made.append(1)
-        return lively(small("injury"), seed=len(made), layers=1), {"why": "a test"}
-
-    def want():
-        found.append(load_or_make(tmp_path / "m", make))
-
-    threads = [threading.Thread(target=want) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    want()
-    assert len(made) == 1
-    assert len(found) == 4
-    for model, notes in found:
-        np.testing.assert_array_equal(model.position[...], lively(small("injury"), seed=1, layers=1).position[...])
-        assert notes == {"why": "a test"}

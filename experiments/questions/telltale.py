@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.arm import Arm, Plain, Recipe, attack_of, rounds_named
-from experiments.bench import Bench, defended_model, measure_arm, plain_model
+from experiments.bench import Bench, bench, defended_model, measure_arm, plain_model
 from experiments.columns import by_task, counts, refused_share, wide
 from experiments.effects import mean_of, only, row, table
 from experiments.experiment import Experiment, Preset
@@ -63,18 +63,18 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
 @functools.lru_cache(maxsize=8)
 def plain_failures(plain: Plain, seed: int, folder: Path) -> np.ndarray:
     """The ranks of the prompts on which a seed's plain model fails; all arms of the seed ask."""
-    task, model = task_named(plain.task), plain_model(Bench(seed, folder, made={}), plain)
+    task, model = task_named(plain.task), plain_model(bench(seed, folder), plain)
     return exact.count(model, task, {"greedy": greedy(task)})["greedy"].ids
 
 
-def measure(arm: Arm, bench: Bench) -> dict:
+def measure(arm: Arm, at: Bench) -> dict:
     """An arm's account, what its robustness rests on, and what it mended of the plain failures."""
-    measured, task = measure_arm(arm, bench, attacks=AGAINST), task_named(arm.plain.task)
-    before, after = plain_model(bench, arm.plain), defended_model(bench, arm).model
-    bench.watch("telling apart", 0, 1)
+    measured, task = measure_arm(arm, at, attacks=AGAINST), task_named(arm.plain.task)
+    before, after = plain_model(at, arm.plain), defended_model(at, arm).model
+    at.watch("telling apart", 0, 1)
     found = telltale(
         jax.random.key(KEY), after, task, {arm.attack: attack_of(arm)},
-        before=(before, plain_failures(arm.plain, bench.seed, bench.folder)),
+        before=(before, plain_failures(arm.plain, at.seed, at.folder)),
         attackers=arm.attackers, budget=arm.budget,
     )  # fmt: skip
     return measured | {"telltale": as_numbers(found)}

@@ -19,7 +19,7 @@ from testbed.runs.locks import hold
 from testbed.runs.results import read_regular, write_atomically
 
 MOST_LAYERS = 256  # the network's parts are built one by one before they can be compared with the file
-MOST_WIDTH = 65_536
+MOST_SIZE = 2**20  # of anything else
 LARGEST_JSON = 2**20  # bytes
 UNREADABLE = (OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
 UNREADABLE += (safetensors.SafetensorError,)
@@ -37,21 +37,28 @@ def _digest(tensors: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()[:16]
 
 
+def _config_digest(config: ModelConfig) -> str:
+    """A digest of sizes: the number of heads shows in no tensor's shape."""
+    text = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def digest_of(model: Transformer) -> str:
     """A digest of a model's tensors: their names, types, shapes and bytes."""
     return _digest(jax.device_get(_tensors(model)))
 
 
 def save(path: str | Path, model: Transformer, **notes) -> None:
-    """Write `path.safetensors` (the tensors) and `path.json` (their config and digest, and `notes`).
+    """Write `path.safetensors` (the tensors) and `path.json` (config, digests and `notes`).
 
-    The notes are what JSON can hold. The JSON is written last, so a model whose JSON exists is whole.
+    Notes are what JSON can hold. The JSON is written last, so a model whose JSON exists is whole.
     """
     path = Path(path)
     tensors = jax.device_get(_tensors(model))
     write_atomically(path.with_name(path.name + ".safetensors"), safetensors.numpy.save(tensors))
-    document = {"config": dataclasses.asdict(model.config), "digest": _digest(tensors), "notes": notes}
-    text = json.dumps(document, indent=1)
+    config = dataclasses.asdict(model.config)
+    digests = {"digest": _digest(tensors), "config_digest": _config_digest(model.config)}
+    text = json.dumps({"config": config} | digests | {"notes": notes}, indent=1)
     write_atomically(path.with_name(path.name + ".json"), text.encode())
 
 
@@ -103,7 +110,7 @@ def load(path: str | Path) -> Transformer:
     path = Path(path)
     try:
         document = _document(path)
-        config, digest = ModelConfig(**document["config"]), document.get("digest")
+        config = ModelConfig(**document["config"])
         _refuse_absurd(config)
         content = read_regular(path.with_name(path.name + ".safetensors"), most=2**63)
         tensors = safetensors.numpy.load(content)
@@ -114,16 +121,19 @@ def load(path: str | Path) -> Transformer:
     shapes = {name: leaf.shape for name, leaf in _tensors(blank).items()}
     if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
         raise ValueError(f"{path}.safetensors does not fit its config {config}; save the model again")
-    _refuse_unsound(path, tensors, digest)
+    _refuse_unsound(path, tensors, document.get("digest"))
+    if document.get("config_digest", _config_digest(config)) != _config_digest(config):
+        raise ValueError(f"{path}.json: the config was altered since it was saved; {_anew(path)}")
     leaves = [jnp.asarray(tensors[name]) for name in shapes]
     return jax.tree.unflatten(jax.tree.structure(blank), leaves)
 
 
 def _refuse_absurd(config: ModelConfig) -> None:
     """Refuse sizes that no file of ours has, before a network of them is built."""
-    if config.layers > MOST_LAYERS or config.width > MOST_WIDTH:
-        sizes = f"{config.layers:,} layers of width {config.width:,}"
-        raise ValueError(f"{sizes} are more than {MOST_LAYERS} layers or width {MOST_WIDTH:,}")
+    most = dict.fromkeys(dataclasses.asdict(config), MOST_SIZE) | {"layers": MOST_LAYERS}
+    for name, size in dataclasses.asdict(config).items():
+        if size > most[name]:
+            raise ValueError(f"{size:.3g} {name} are more than {most[name]:,}")
 
 
 def _refuse_unsound(path: Path, tensors: dict[str, np.ndarray], digest: str | None) -> None:
@@ -133,11 +143,14 @@ def _refuse_unsound(path: Path, tensors: dict[str, np.ndarray], digest: str | No
     """
     dtypes = {str(tensor.dtype) for tensor in tensors.values()}
     broken = sum(int((~np.isfinite(tensor)).sum()) for tensor in tensors.values())
-    anew = f"delete it and {path.name}.json, and make the model again"
     if dtypes != {"float32"}:
         kinds = ", ".join(sorted(dtypes))
         raise ValueError(f"{path}.safetensors holds {kinds}; save the model again in float32")
     if digest is not None and digest != _digest(tensors):
-        raise ValueError(f"{path}.safetensors was altered since it was saved; {anew}")
+        raise ValueError(f"{path}.safetensors was altered since it was saved; {_anew(path)}")
     if broken:
-        raise ValueError(f"{path}.safetensors holds {broken:,} numbers that are not finite; {anew}")
+        raise ValueError(f"{path}.safetensors holds {broken:,} numbers that are not finite; {_anew(path)}")
+
+
+def _anew(path: Path) -> str:
+    return f"delete {path.name}.json and .safetensors, and make the model again"
