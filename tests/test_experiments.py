@@ -115,7 +115,7 @@ def asked(request, world, tmp_path_factory):
 def test_from_arms_to_verdict(asked):
     question, runs = asked
     assert question.question.endswith("?") and question.hypothesis and question.design.strip()
-    assert "upported if" in question.decides and "efuted if" in question.decides
+    assert "upported" in question.decides and "efuted if" in question.decides
     assert not runs.duplicated(columns.PAIRING).any(), "each arm has a name of its own"
     for task, rows in columns.by_task(runs).items():
         table = question.table(rows)
