@@ -183,8 +183,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     titles = ["Failing prompts, counted exactly", "Trained (rows), attacked (columns)"]
     drawn, (left, right) = plots.panels(titles, caption_of(runs, caption))
     rungs = runs[runs[STRENGTH].notna()]
-    labels = {"greedy": POLICIES["greedy"], "matched": f"threshold at {POLICIES['matched']}"}
-    for (policy, label), color in zip(labels.items(), ("C3", "C0"), strict=True):
+    for (policy, label), color in zip(POLICIES.items(), ("C3", "C0"), strict=True):
         value = column_of("failures", policy)
         plots.arms_along(left, rungs, STRENGTH, value, label=label, color=color)
     left.set_xlabel("strength trained against (decades of uniform samples)")

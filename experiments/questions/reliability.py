@@ -20,7 +20,7 @@ BEST = "best recipe"
 ACCURATE = 0.99
 ZERO = "seeds without a failing prompt"
 RELIABLE = f"{ZERO}, at {ACCURATE:.0%} clean accuracy"
-AT_MATCHED = f"{ZERO}, at {POLICIES['matched']}"
+AT_MATCHED = f"{ZERO}, {POLICIES['matched']}"
 BESIDE = [Contrast(arm, BEST, of) for of in ("failures", "false_alarms") for arm in ("plain", "control")]
 
 
