@@ -3,7 +3,7 @@
 Where to start, in Python:
 
     import experiments
-    result = experiments.ablate("injury", rounds=(1, 4), budget=(19, 190), seeds=2)
+    result = experiments.ablate("injury", rounds=(1, 4), budget=(39, 190), attackers=0, seeds=2)
     result.effects                      # a row a contrast: decades fewer failing prompts, with intervals
     result.runs                         # a row a run
     runs = experiments.load("experiments/records/diversity", preset="full")

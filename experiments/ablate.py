@@ -1,6 +1,6 @@
 """The user's own ablation: any fields of an arm over a grid, with every effect as a row.
 
-    rounds=1,4,16 budget=19,190 learning_rate=5e-4,2e-3
+    rounds=1,4,16 budget=39,190 learning_rate=5e-4,2e-3
 
 Each word names a field and its values. A bare name is a field of the arm, else of its recipe, else
 a parameter of its attack, else a field of its plain model; `recipe.`, `attack.` and `plain.` in
@@ -24,6 +24,7 @@ from experiments.effects import Contrast
 from experiments.experiment import Experiment, Preset, effects_of
 from experiments.figures import caption_of
 from experiments.tables import by_row
+from tasks import spelled
 from testbed import plots
 from testbed.attacks import attack_named
 from testbed.outside import nearest
@@ -383,7 +384,7 @@ def ablate(
     from experiments.jobs import frame_of, run_missing
     from experiments.worklist import ABLATION, Job
 
-    tasks = (task,) if isinstance(task, str) else tuple(task)
+    tasks = tuple(map(spelled, (task,) if isinstance(task, str) else task))
     axes = axes_of({**(fields or {}), **more})
     experiment = ablation(axes, contrasts)
     job = Job(ABLATION, experiment, "grid", tasks, range(first_seed, first_seed + seeds), Path(out) / ABLATION)

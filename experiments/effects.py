@@ -36,6 +36,11 @@ class Contrast(NamedTuple):
     minus: "Contrast | None" = None
 
     @property
+    def counted(self) -> str:
+        """What is counted, in words."""
+        return COUNTED.get(self.of, self.of) + (", effect less effect" if self.minus else "")
+
+    @property
     def names(self) -> tuple[str, str]:
         """What both sides are called."""
         own = self.before_name or str(self.before), self.after_name or str(self.after)
@@ -147,9 +152,7 @@ def rows_of(runs: pd.DataFrame, contrasts: Sequence[Contrast], declared: bool = 
             values = differences(part, contrast)
             if len(values):
                 matched = differences(part, contrast, "matched")
-                what = COUNTED.get(contrast.of, contrast.of)
-                what += ", effect less effect" if contrast.minus else ""
-                rows.append(row(task, *contrast.names, what, values, matched=matched, declared=declared))
+                rows.append(row(task, *contrast.names, contrast.counted, values, matched=matched, declared=declared))
     return rows
 
 
@@ -164,7 +167,7 @@ def only(effects: pd.DataFrame, **equal: Any) -> pd.DataFrame:
 def of_contrast(effects: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:
     """The rows of one contrast, a task each."""
     before, after = contrast.names
-    return only(effects, before=before, after=after, of=COUNTED.get(contrast.of, contrast.of))
+    return only(effects, before=before, after=after, of=contrast.counted)
 
 
 def holding(effects: pd.DataFrame, least: float = 0.0) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from rich.table import Table
 import experiments
 from experiments import columns, tables
 from experiments.experiment import Verdict, judge
-from experiments.page import results_page
+from experiments.page import is_ours, results_page
 from experiments.worklist import ABLATION, Job, experiment_named, perform, runs_of
 from tasks import task_named
 from testbed import plots
@@ -215,8 +215,12 @@ def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> None
     asked = [(job, one.verdict) for job, one in zip(jobs, done, strict=True) if one.verdict]
     figures = {job.name: [f"{job.folder.name}/{name}.png" for name in _drawn(job)] for job, _ in asked}
     text = results_page([job for job, _ in asked], [verdict for _, verdict in asked], figures, PAGE_COMMAND)
-    results.write_atomically(out / "README.md", text.encode())
-    console.print(f"results page: {(out / 'README.md').resolve()}")
+    path = out / "README.md"
+    if not is_ours(path):
+        console.print(f"{path} is no results page and stays as it is; give another --out", style="yellow")
+        return
+    results.write_atomically(path, text.encode())
+    console.print(f"results page: {path.resolve()}")
 
 
 def _brief(verdict: Verdict | None) -> str:

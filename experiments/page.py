@@ -7,15 +7,23 @@ from experiments import tables
 from experiments.experiment import Verdict
 from experiments.worklist import Job
 
-HEAD = """# Results
-
-Generated from the records beside this page by `{command}`. Don't edit it: change a record or a
-renderer, and generate it anew.
+BEGINS = "# Results\n\nGenerated from the records beside this page"
+HEAD = (
+    BEGINS
+    + """ by
+`{command}`.
+Don't edit it: change a record or a renderer, and generate it anew.
 
 An effect is {sign}. *Matched*: the same where both models refuse 1 % of the safe clean prompts.
 Declared contrasts were named before the runs and decide the verdict. The others are exploratory and
 decide nothing. p is the exact sign-flip test, in brackets adjusted by Holm's rule.
 """
+)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a results page may be written there: nothing is there, or an older one."""
+    return not path.exists() or path.read_text(errors="replace").startswith(BEGINS)
 
 
 def results_page(jobs: list[Job], verdicts: list[Verdict], figures: dict[str, list[str]], command: str) -> str:

@@ -8,7 +8,7 @@ three seeds, a few minutes. Runs that are already recorded are skipped, so a sto
   python -m experiments.run --experiment=update_frequency     a whole question: its tasks, its arms
   python -m experiments.run --experiment=all                  every question, and a page of verdicts
   python -m experiments.run --task="injury(length=8)" --seeds=5         another size, more seeds
-  python -m experiments.run --ablate --task=password rounds=1,4,16 budget=19,190    your own ablation
+  python -m experiments.run --ablate --task=password rounds=1,4,16 budget=39,190    your own ablation
   python -m experiments.run --check=my_module:my_task         is a task of your own fit for use?
   python -m experiments.run --evaluate=PATH                   everything that can be measured about a saved model
   python -m experiments.run --plot_only                       tables and figures again, from the records alone
@@ -204,7 +204,7 @@ def ablation_job(words: list[str]) -> Job:
         if FLAGS[flag].value is not None:
             raise ValueError(f"--ablate is an experiment of its own; leave out --{flag}")
     if not words:
-        raise ValueError("--ablate needs fields to vary, as rounds=1,4,16 budget=19,190 (see --help)")
+        raise ValueError("--ablate needs fields to vary, as rounds=1,4,16 budget=39,190 (see --help)")
     axes = axes_of(words)
     experiment = ablation(axes, FLAGS.contrast, x=FLAGS.x, hue=FLAGS.hue, panel=FLAGS.panel)
     usual = experiment.presets["grid"]

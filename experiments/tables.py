@@ -21,7 +21,7 @@ from experiments.columns import (
 from testbed.statistics import clopper_pearson
 
 MOST_COLUMNS = 6
-SIGN = "positive: `after` has fewer; decades of log10(count + 1), mean over paired seeds [95 % t-interval]"
+SIGN = "positive where `after` has fewer; decades of log10(count + 1), mean over paired seeds [95 % t-interval]"
 
 
 def by_arm(runs: pd.DataFrame) -> pd.DataFrame:

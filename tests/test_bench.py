@@ -22,17 +22,11 @@ def test_streams_are_apart_and_those_of_the_first_round_are_where_they_were():
     seed = jax.random.key(3)
     assert at.key("evaluation") == jax.random.split(jax.random.fold_in(seed, 1))[1]
     assert at.key("strength") == jax.random.fold_in(seed, 4)
-    keys = {str(jax.random.key_data(at.key(name))) for name in (*STREAMS, "mine", "yours", "my stream")}
-    shared = {
-        "time to failure",
-        "latent hazards",
-        "snapshots init",
-        "estimators",
-        "thresholds",
-        "tools",
-        "language init",
-    }
-    assert len(keys) >= len(STREAMS) + 3 - len(shared)
+    numbers = lambda names: {str(jax.random.key_data(at.key(name))) for name in names}
+    own = numbers(["mine", "yours", "my stream"])
+    assert len(own) == 3 and not own & numbers(STREAMS), "a stream of another name is nobody else's"
+    pairs = ["plain init", "plain training", "defence", "evaluation"]
+    assert len(numbers(pairs)) == 4
     assert at.key("mine") == bench(3, None).key("mine") != bench(4, None).key("mine")
 
 

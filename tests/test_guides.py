@@ -123,6 +123,11 @@ def test_a_session_runs(name, page, tmp_path):
     subprocess.run([sys.executable, "-c", block(name, page)], check=True, cwd=tmp_path, env=environment)
 
 
+def test_the_tasks_of_the_guide_are_those_of_the_table():
+    text = (ROOT / "tasks/README.md").read_text().partition("## Names")[0]
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(TASKS)
+
+
 def test_the_example_is_at_most_fifteen_lines():
     assert len(block("example", "README.md").strip().splitlines()) <= 15
 

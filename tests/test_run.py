@@ -326,6 +326,9 @@ def test_the_page_gives_question_verdict_effects_and_figures(tmp_path):
     assert "Undecided. The rule asks for two decades." in page
     row = "| injury | 1 round | 16 rounds | failing prompts | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | 2 | 0.5 (0.5) |"
     assert row in page and "![" in page
+    (tmp_path / "README.md").write_text("# Mine")
+    jobs.page(console, [job, alone, job], done, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# Mine", "somebody's page is not overwritten"
 
 
 def test_without_an_experiment_it_is_the_main_job(tmp_path, asked):
