@@ -327,7 +327,7 @@ def draw(runs: pd.DataFrame, axes: Sequence[Axis], layout: Layout) -> plots.Figu
         for value in values["panel"]
     ]
     caption = caption_of(rows, "thick lines: means. Threshold 0, counted over the whole space.")
-    figure, drawn = plots.panels(titles, caption, columns=len(values["panel"]))
+    figure, drawn = plots.panels(titles, caption, columns=max(2, len(values["panel"])))
     colors = [f"C{number}" for number in range(len(values["hue"]))]
     places = itertools.product(measures.values(), values["panel"])
     for ax, (column, value) in zip(drawn, places, strict=True):
