@@ -237,7 +237,8 @@ def contrast_of(text: str, axes: Sequence[Axis]) -> Contrast:
     Raises:
       ValueError: it is written otherwise, or names what the grid does not have.
     """
-    pairs = [part.split(":") for part in text.split(">")]
+    # A value may hold a colon itself: `attack=my_module:mine`.
+    pairs = [re.split(r":(?=\s*[\w.]+=)", part) for part in text.split(">")]
     if len(pairs) > 2 or any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"contrast {text!r}: write BEFORE:AFTER, or A:B > C:D; {SIDES}")
     first, *other = (_pair(*pair, axes) for pair in pairs)

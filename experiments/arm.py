@@ -8,7 +8,7 @@ from testbed.attacks import attack_named
 from testbed.attacks.search import Attack
 from testbed.model import ModelConfig, model_config
 from testbed.training.defence import LOSSES, Defence, Lesson, Selection
-from testbed.training.latent import Layers
+from testbed.training.latent import USUAL_ASCENT, Ascent, Layers
 from testbed.training.rounds import Schedule
 from testbed.training.selection import ORDERS, REPLAYS
 
@@ -38,7 +38,7 @@ class Plain:
 class Recipe:
     """A `testbed.training.defence.Defence` as data: its functions by their names in `ORDERS`, `REPLAYS` and `LOSSES`.
 
-    `layer` and `eps` say where and how far a relaxed loss perturbs.
+    `layer` and `eps` say where and how far a relaxed loss perturbs, `ascent_steps` and `ascent_stride` how it climbs.
     """
 
     order: str = "anyone"
@@ -50,11 +50,18 @@ class Recipe:
     loss: str = "plain"
     layer: Layers = 0
     eps: float = 0.0
+    ascent_steps: int = added(USUAL_ASCENT.steps)
+    ascent_stride: float = added(USUAL_ASCENT.stride)
+
+    @property
+    def ascent(self) -> Ascent:
+        """How a relaxed loss climbs."""
+        return Ascent(self.ascent_steps, self.ascent_stride)
 
 
 def defence_of(recipe: Recipe) -> Defence:
     """The functions that a recipe names."""
-    loss = LOSSES[recipe.loss](recipe.layer, recipe.eps)
+    loss = LOSSES[recipe.loss](recipe.layer, recipe.eps, recipe.ascent)
     return Defence(
         Selection(ORDERS[recipe.order], recipe.candidates, recipe.failures_only),
         Lesson(REPLAYS[recipe.replay], recipe.twins, recipe.share, loss),

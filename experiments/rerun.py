@@ -11,6 +11,7 @@ from rich.console import Console
 from experiments.arm import Arm
 from experiments.columns import task_of
 from experiments.worklist import ABLATION, experiment_named, perform, runs_of
+from testbed.outside import sources
 from testbed.runs import results
 from testbed.runs.sweep import Run, sweep
 
@@ -47,6 +48,10 @@ def run_of(record: dict[str, Any]) -> Run:
         like = runs_of(name, experiment, "quick", experiment.presets["quick"].tasks[0], 0)[0].config
     config = rebuilt(like, record["config"])
     run = Run(name, config, record["seed"], record.get("arm") or record["measurements"].get("arm", ""), task)
+    changed = differences(record.get("sources", {}), sources([name, record["config"]]))
+    if changed:
+        modules = ", ".join(module for module, *_ in changed)
+        raise ValueError(f"the code of {modules} is not what it was when the record was made; bring that version back")
     if run.id != record["run"]:
         raise ValueError(f"the record's config and seed make run {run.id}, not {record['run']}: it was edited")
     return run

@@ -1,11 +1,15 @@
 """Names: an entry of a table, an installed entry point, or `module:name` in the user's own folder."""
 
 import difflib
+import functools
+import hashlib
 import importlib
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 
@@ -48,10 +52,8 @@ def imported(kind: str, name: str) -> Any:
       ValueError: the module cannot be imported, or has no such attribute.
     """
     module_name, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        module = importlib.import_module(module_name)
+        module = _module(module_name)
     except Exception as error:  # whatever the user's module does when it is imported
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"{kind} {name!r}: module {module_name!r} cannot be imported ({reason})") from error
@@ -59,6 +61,56 @@ def imported(kind: str, name: str) -> Any:
         public = [entry for entry in vars(module) if not entry.startswith("_")]
         raise ValueError(f"{kind} {name!r}: {module.__file__} has no {attribute!r}{nearest(attribute, public)}")
     return getattr(module, attribute)
+
+
+def _module(name: str) -> Any:
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return importlib.import_module(name)
+
+
+def sources(data: Any) -> dict[str, str]:
+    """The modules from outside that plain data names, each with a digest of its file.
+
+    A record holds them and its id is made from them, so that an edited task is another task. Only
+    the file itself counts, not what it imports.
+
+    Args:
+      data: a config as JSON would hold it. Any text in it may be `module:name(...)` or the name
+        of an installed entry point.
+    """
+    texts = set(_texts(data))
+    modules = {_module_of(text) for text in texts} - {None}
+    return {module: digest for module in sorted(modules) if (digest := _file_digest(module))}
+
+
+def _texts(data: Any) -> Iterator[str]:
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, dict | list | tuple):
+        for entry in data.values() if isinstance(data, dict) else data:
+            yield from _texts(entry)
+
+
+def _module_of(text: str) -> str | None:
+    named = re.fullmatch(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*([(:].*)?", text)  # `injury:length=8` names none
+    return named[1] if named else _installed().get(re.split("[(:]", text)[0])
+
+
+@functools.cache
+def _installed() -> dict[str, str]:
+    """The installed entry points: name -> the module that it lies in."""
+    groups = (metadata.entry_points(group=f"testbed.{kind}s") for kind in ("task", "attack", "experiment"))
+    return {point.name: point.module for group in groups for point in group}
+
+
+@functools.cache
+def _file_digest(module: str) -> str:
+    """A digest of a module's file, or nothing where it has none; cached: a process keeps the code it began with."""
+    try:
+        return hashlib.sha256(Path(_module(module).__file__).read_bytes()).hexdigest()[:16]
+    except Exception:  # no such module: the text is no name, and whoever needs it will say so
+        return ""
 
 
 def called(kind: str, name: str, table: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:

@@ -134,6 +134,12 @@ def test_a_pair_of_one_point_of_the_grid():
     np.testing.assert_allclose(differences(table(LEFT), contrast), decades(np.array([9999, 999, 9999])))
 
 
+def test_a_value_of_a_contrast_may_hold_a_colon():
+    grid = axes_of(["attack=gcg,testbed.attacks.beam:beam"])
+    contrast = contrast_of("attack=testbed.attacks.beam:beam:attack=gcg", grid)
+    assert contrast.names == ("attack=testbed.attacks.beam:beam", "attack=gcg")
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

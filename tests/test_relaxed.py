@@ -16,7 +16,7 @@ from testbed.objective import Objective, margins_of
 from testbed.policy import greedy
 from testbed.training.defence import LOSSES
 from testbed.training.latent import (
-    STEPS,
+    USUAL_ASCENT,
     anywhere,
     ascend,
     latent_failures,
@@ -168,4 +168,4 @@ def test_a_step_takes_exactly_the_gradients_and_forward_passes_that_it_is_charge
     assert ear.calls["gradient"] == len(prompts) * loss.gradients
     assert ear.calls["model"] == len(prompts) * loss.forwards
     assert loss.forwards == {"plain": 0, "pseudo": 1 + SEEN}.get(name, 1 if layer == 1 else 3)
-    assert loss.gradients == {"plain": 1, "noise": 2}.get(name, STEPS + 2)
+    assert loss.gradients == {"plain": 1, "noise": 2}.get(name, USUAL_ASCENT.steps + 2)

@@ -86,6 +86,7 @@ def expected(runs: list[Run]) -> dict[str, dict]:
             "experiment": "fake",
             "config": {"size": run.config.size},
             "omitted": [],
+            "sources": {},
             "seed": run.seed,
             "measurements": {
                 "numbers": list(hashlib.sha256(f"{run.config.size} {run.seed}".encode()).digest()),

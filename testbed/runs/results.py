@@ -21,6 +21,8 @@ import jax
 import numpy as np
 import pandas as pd
 
+from testbed.outside import sources
+
 FORMATS = ("worst-case-testbed record 1", "worst-case-testbed record 2")
 FORMAT = FORMATS[-1]  # of what is written; all of them are read
 # Fields that ids of the first format leave out where they hold this: they came after the first runs.
@@ -97,8 +99,9 @@ def _as_data(config: Any) -> Any:
     return dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
 
 
-def _run_id(experiment: str, config: Any, paths: list[str], seed: int) -> str:
-    text = json.dumps([experiment, _without(config, paths), seed], sort_keys=True)
+def _run_id(experiment: str, config: Any, paths: list[str], seed: int, sources: dict[str, str]) -> str:
+    named = [sources] if sources else []  # runs of the testbed's own tasks keep their ids
+    text = json.dumps([experiment, _without(config, paths), seed, *named], sort_keys=True)
     return f"{experiment}-seed{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -114,13 +117,15 @@ def run_id(experiment: str, config: Any, seed: int) -> str:
     """
     if not _is_seed(seed):
         raise ValueError(f"a seed must be a whole number from 0 to {SEEDS - 1}, not {seed!r}")
-    return _run_id(experiment, _as_data(config), omitted(config), seed)
+    data = _as_data(config)
+    return _run_id(experiment, data, omitted(config), seed, sources([experiment, data]))
 
 
 def described(experiment: str, config: Any, seed: int) -> dict[str, Any]:
     """The part of a record that says which run it is of; its id is made from that again."""
     plain, paths = _as_data(config), omitted(config)
-    return {"experiment": experiment, "config": plain, "omitted": paths, "seed": seed}
+    named = sources([experiment, plain])
+    return {"experiment": experiment, "config": plain, "omitted": paths, "seed": seed, "sources": named}
 
 
 def provenance() -> dict[str, Any]:
@@ -243,6 +248,10 @@ SHAPE_SINCE = {
 }
 
 
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
 def _refuse_malformed(record: Any) -> None:
     """Raise a ValueError that says what of a record, as JSON holds it, is missing, wrong or altered."""
     if not isinstance(record, dict) or record.get("format") not in FORMATS:
@@ -253,9 +262,12 @@ def _refuse_malformed(record: Any) -> None:
             raise ValueError(f"the record has no {name}; delete it and run again")
         if not fits(record[name]):
             raise ValueError(f"the record's {name} must be {kind}; delete it and run again")
+    if not _is_texts(record.get("sources", {})):
+        raise ValueError("the record's sources must be an object of texts; delete it and run again")
     if not first and record["digest"] != _digest(record):
         raise ValueError("its content was altered; delete it and run again")
-    run = _run_id(record["experiment"], record["config"], _omitted_of(record), record["seed"])
+    made_of = record["experiment"], record["config"], _omitted_of(record), record["seed"]
+    run = _run_id(*made_of, record.get("sources", {}))
     if run != record["run"]:
         told = f"its experiment, config and seed make run {run!r}, not {record['run']!r}"
         raise ValueError(f"{told}; delete it and run again")

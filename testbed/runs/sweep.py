@@ -31,7 +31,7 @@ CHECKPOINTS = "checkpoints"  # the folder, beside the records, of what unfinishe
 MODELS = "models"  # the folder, beside that of the records, of the models that runs have made
 # A file of a checkpoint, or what a kill leaves of one that was being written.
 CHECKPOINT_FILE = r"\.?(?P<name>.+)\.npz(\.[0-9a-f]{16})?"
-BY_SWEEP = {"experiment", "config", "omitted", "seed", "seconds", "provenance"}
+BY_SWEEP = {"experiment", "config", "omitted", "seed", "sources", "seconds", "provenance"}
 MAPS = Path("/proc/self/maps")
 MAPS_ALLOWED = Path("/proc/sys/vm/max_map_count")
 POLL = 1.0  # seconds between two looks at runs that another sweep is at

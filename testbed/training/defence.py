@@ -12,13 +12,13 @@ from testbed.training.schedule import Schedule
 from testbed.training.selection import Order, Replay, anyone, evenly
 
 LOSSES: dict[str, Callable[..., Loss]] = {
-    "plain": lambda layer, eps: PLAIN,
+    "plain": lambda *where: PLAIN,
     "untargeted": untargeted,
     "one_sided": one_sided,
     "noise": noise,
     "pseudo": pseudo,
 }
-"""`(layer, eps) -> Loss`: where in the residual stream, and how far.
+"""`(layer, eps, ascent) -> Loss`: where in the residual stream, how far, and how it is climbed.
 
 Its value raises a ValueError where the model has no such layer, and `pseudo`'s where several are named.
 """

@@ -13,6 +13,7 @@ Reference: Casper et al. 2024, Defending Against Unforeseen Failure Modes with L
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,16 @@ from testbed.task import Task
 from testbed.training.losses import Loss, cross_entropy
 
 Layers = int | tuple[int, ...]
-STEPS = 6
-STRIDE = 0.4  # of the radius
+
+
+class Ascent(NamedTuple):
+    """How an adversary climbs in the latent space: how many steps, and how long each is, as a share of the radius."""
+
+    steps: int = 6
+    stride: float = 0.4
+
+
+USUAL_ASCENT = Ascent()
 
 
 def mean_norm(model, task: Task, prompts: jax.Array, layer: int) -> jax.Array:
@@ -41,18 +50,20 @@ def mean_norm(model, task: Task, prompts: jax.Array, layer: int) -> jax.Array:
     return jax.lax.stop_gradient(jax.vmap(one)(prompts).mean())
 
 
-def ascend(height: Callable[[jax.Array], jax.Array], start: jax.Array, radius: jax.Array) -> jax.Array:
-    """Where `STEPS` normalised steps up `height` lead from `start` `[..., D]`, each vector kept within its ball.
+def ascend(
+    height: Callable[[jax.Array], jax.Array], start: jax.Array, radius: jax.Array, ascent: Ascent = USUAL_ASCENT
+) -> jax.Array:
+    """Where normalised steps up `height` lead from `start` `[..., D]`, each vector kept within its ball.
 
     The balls lie around zero, of one radius, or of one each. A vector without a slope does not move. Reference: Madry
     et al. 2018, projected gradient ascent in L2.
     """
 
     def one_step(delta, _):
-        delta = delta + STRIDE * radius * _unit(jax.grad(height)(delta))
+        delta = delta + ascent.stride * radius * _unit(jax.grad(height)(delta))
         return delta * jnp.minimum(1, radius / jnp.maximum(jnp.linalg.norm(delta, axis=-1, keepdims=True), 1e-12)), None
 
-    return jax.lax.scan(one_step, start, length=STEPS)[0]
+    return jax.lax.scan(one_step, start, length=ascent.steps)[0]
 
 
 def _unit(vectors: jax.Array) -> jax.Array:
@@ -60,34 +71,42 @@ def _unit(vectors: jax.Array) -> jax.Array:
 
 
 Perturb = Callable[..., jax.Array]
-"""`(key, model, task, prompt [T], *, place, still, radius) -> delta`, all of the shape of `still`, which is zero.
+"""`(key, model, task, prompt [T], *, place, still, radius, ascent) -> delta`, of the shape of `still`, which is zero.
 
 `place(delta)` is the model's `latent`.
 """
 
 
-def up_the_loss(key, model, task, prompt, *, place, still, radius):
+def up_the_loss(key, model, task, prompt, *, place, still, radius, ascent):
     """Raise the cross-entropy of the right answer."""
-    return ascend(lambda delta: cross_entropy(model, task, prompt[None], place(delta)[None]), still, radius)
+    return ascend(lambda delta: cross_entropy(model, task, prompt[None], place(delta)[None]), still, radius, ascent)
 
 
-def towards_catastrophe(key, model, task, prompt, *, place, still, radius):
+def towards_catastrophe(key, model, task, prompt, *, place, still, radius, ascent):
     """Lower the margin; a prompt that is no hazard has no slope and stays as it is."""
 
     def height(delta):
         perturbed = lambda soft_prompt, answer: model(soft_prompt, answer, place(delta))
         return -Objective(task, perturbed, greedy(task)).margin(prompt)
 
-    return ascend(height, still, radius)
+    return ascend(height, still, radius, ascent)
 
 
-def anywhere(key, model, task, prompt, *, place, still, radius):
+def anywhere(key, model, task, prompt, *, place, still, radius, ascent):
     """A random direction for each token, to the edge of the ball."""
     return radius * _unit(jax.random.normal(key, still.shape))
 
 
 def perturbations(
-    key, model, task: Task, prompts: jax.Array, *, perturb: Perturb, layer: Layers, eps: float
+    key,
+    model,
+    task: Task,
+    prompts: jax.Array,
+    *,
+    perturb: Perturb,
+    layer: Layers,
+    eps: float,
+    ascent: Ascent = USUAL_ASCENT,
 ) -> jax.Array:
     """What is added to the residual streams of prompts `[B, T]`: `[B, L + 1, T + N - 1, D]`, zero at other layers.
 
@@ -100,7 +119,8 @@ def perturbations(
     place = lambda delta: blank.at[jnp.asarray(layers)].set(delta)
 
     def one(key, prompt):
-        return place(perturb(key, model, task, prompt, place=place, still=blank[: len(layers)], radius=radius))
+        still = blank[: len(layers)]
+        return place(perturb(key, model, task, prompt, place=place, still=still, radius=radius, ascent=ascent))
 
     return jax.vmap(one)(jax.random.split(key, len(prompts)), prompts)
 
@@ -140,32 +160,38 @@ def latent_failures(key, model, task: Task, prompts: jax.Array, *, layer: Layers
     return jax.vmap(one)(prompts, latents)
 
 
-def _half_perturbed(perturb: Perturb, layer: Layers, eps: float) -> Callable:
+def _half_perturbed(perturb: Perturb, layer: Layers, eps: float, ascent: Ascent = USUAL_ASCENT) -> Callable:
     """The loss: half on the prompts as they are, half on the same with perturbed residuals."""
+    perturbed = functools.partial(perturbations, perturb=perturb, layer=layer, eps=eps, ascent=ascent)
 
     def value(key, model, task, prompts):
-        latents = perturbations(key, jax.lax.stop_gradient(model), task, prompts, perturb=perturb, layer=layer, eps=eps)
+        latents = perturbed(key, jax.lax.stop_gradient(model), task, prompts)
         return (cross_entropy(model, task, prompts) + cross_entropy(model, task, prompts, latents)) / 2
 
     return value
 
 
 @functools.cache
-def untargeted(layer: Layers, eps: float) -> Loss:
-    """Perturbations that raise the loss of the right answer: K + 2 gradients a prompt, K being `STEPS`."""
-    return Loss(_half_perturbed(up_the_loss, layer, eps), gradients=STEPS + 2, forwards=len(_several(layer)))
+def untargeted(layer: Layers, eps: float, ascent: Ascent = USUAL_ASCENT) -> Loss:
+    """Perturbations that raise the loss of the right answer: two gradients a prompt more than the ascent's steps."""
+    value = _half_perturbed(up_the_loss, layer, eps, ascent)
+    return Loss(value, gradients=ascent.steps + 2, forwards=len(_several(layer)))
 
 
 @functools.cache
-def one_sided(layer: Layers, eps: float) -> Loss:
+def one_sided(layer: Layers, eps: float, ascent: Ascent = USUAL_ASCENT) -> Loss:
     """Perturbations that lower the margin of hazardous prompts, towards the catastrophe; others are left alone.
 
-    For tasks with a single catastrophic answer to a prompt, as all classifiers have; then K + 2 gradients.
+    For tasks with a single catastrophic answer to a prompt, as all classifiers have; priced as `untargeted`.
     """
-    return Loss(_half_perturbed(towards_catastrophe, layer, eps), gradients=STEPS + 2, forwards=len(_several(layer)))
+    value = _half_perturbed(towards_catastrophe, layer, eps, ascent)
+    return Loss(value, gradients=ascent.steps + 2, forwards=len(_several(layer)))
 
 
 @functools.cache
-def noise(layer: Layers, eps: float) -> Loss:
-    """Random directions with the norm that the others reach at most: the control that gradients must beat."""
+def noise(layer: Layers, eps: float, ascent: Ascent = USUAL_ASCENT) -> Loss:
+    """Random directions with the norm that the others reach at most: the control that gradients must beat.
+
+    It climbs nothing, so `ascent` does not count.
+    """
     return Loss(_half_perturbed(anywhere, layer, eps), gradients=2, forwards=len(_several(layer)))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from testbed.task import Task
-from testbed.training.latent import STEPS, ascend, layers_of, mean_norm
+from testbed.training.latent import USUAL_ASCENT, Ascent, ascend, layers_of, mean_norm
 from testbed.training.losses import Loss, cross_entropy
 
 SEEN = 4  # clean prompts that the overseer sees, for each prompt of the batch
@@ -98,7 +98,9 @@ class PseudoInputs(NamedTuple):
     hazardous: jax.Array
 
 
-def pseudo_inputs(key: jax.Array, model, task: Task, prompts: jax.Array, *, layer: int, eps: float) -> PseudoInputs:
+def pseudo_inputs(
+    key: jax.Array, model, task: Task, prompts: jax.Array, *, layer: int, eps: float, ascent: Ascent = USUAL_ASCENT
+) -> PseudoInputs:
     """Climb C(z) P(z) from the residuals of prompts `[B, T]`, within a Mahalanobis ball around their mean.
 
     The radius is `eps` times the root of the number of features F = T D, in the norm of the shrunk covariance. Points
@@ -126,29 +128,29 @@ def pseudo_inputs(key: jax.Array, model, task: Task, prompts: jax.Array, *, laye
             lets_pass = jnp.log(-jnp.expm1(jnp.minimum(log_refuses(model, task, prompt, place(end(u))), -1e-6)))
             return overseer.log_hazardous(u) + lets_pass
 
-        u = ascend(height, overseer.whiten(start.ravel()), eps * seen.shape[1] ** 0.5)
+        u = ascend(height, overseer.whiten(start.ravel()), eps * seen.shape[1] ** 0.5, ascent)
         return PseudoInputs(end(u), place(end(u)), jnp.exp(overseer.log_hazardous(u)))
 
     return jax.vmap(one)(prompts, points[: len(prompts)])
 
 
 @functools.cache
-def pseudo(layer: int, eps: float) -> Loss:
+def pseudo(layer: int, eps: float, ascent: Ascent = USUAL_ASCENT) -> Loss:
     """Half clean; half the cross-entropy of refusing at pseudo-inputs, weighted by C, which bounds C P from above.
 
-    The product itself is flat where the model is sure. K + 2 gradients a prompt, K being `STEPS`, and the forward
-    passes of the overseer. What is no pass through the model is not charged: the covariance of F features, its Cholesky
-    factor, and the products with it at each step of the climb.
+    The product itself is flat where the model is sure. A prompt takes two gradients more than the
+    ascent has steps, and the forward passes of the overseer. What is no pass through the model is not charged: the
+    covariance of F features, its Cholesky factor, and the products with it at each step of the climb.
     """
 
     def value(key, model, task, prompts):
-        made = jax.lax.stop_gradient(
-            pseudo_inputs(key, jax.lax.stop_gradient(model), task, prompts, layer=layer, eps=eps)
-        )
+        frozen = jax.lax.stop_gradient(model)
+        made = pseudo_inputs(key, frozen, task, prompts, layer=layer, eps=eps, ascent=ascent)
+        made = jax.lax.stop_gradient(made)
         refuses = jax.vmap(lambda prompt, latent: log_refuses(model, task, prompt, latent))(prompts, made.latents)
         return (cross_entropy(model, task, prompts) - (made.hazardous * refuses).mean()) / 2
 
-    return Loss(value, gradients=STEPS + 2, forwards=1 + SEEN)
+    return Loss(value, gradients=ascent.steps + 2, forwards=1 + SEEN)
 
 
 def nearest_prompt(model, task: Task, point: jax.Array, layer: int) -> tuple[jax.Array, jax.Array]:
@@ -185,16 +187,26 @@ class Reach(NamedTuple):
     far: float
 
 
-@functools.partial(jax.jit, static_argnames=("task", "layer", "number"))
-def _reach(key, model, task, layer, eps, near, number):
+@functools.partial(jax.jit, static_argnames=("task", "layer", "number", "ascent"))
+def _reach(key, model, task, layer, eps, near, number, ascent):
     prompt_key, climb_key = jax.random.split(key)
     prompts = jax.vmap(task.sample)(jax.random.split(prompt_key, number))
-    made = pseudo_inputs(climb_key, model, task, prompts, layer=layer, eps=eps)
+    made = pseudo_inputs(climb_key, model, task, prompts, layer=layer, eps=eps, ascent=ascent)
     found, far = jax.vmap(lambda point: nearest_prompt(model, task, point, layer))(made.points)
     far = far.max(axis=1) / mean_norm(model, task, prompts, layer)
     return (far <= near).mean(), jax.vmap(task.hazardous)(found).mean(), made.hazardous.mean(), jnp.median(far)
 
 
-def reach(key: jax.Array, model, task: Task, *, layer: int, eps: float, near: float, number: int = 256) -> Reach:
+def reach(
+    key: jax.Array,
+    model,
+    task: Task,
+    *,
+    layer: int,
+    eps: float,
+    near: float,
+    number: int = 256,
+    ascent: Ascent = USUAL_ASCENT,
+) -> Reach:
     """Whether real prompts lead near a model's pseudo-inputs: within `near` times the mean norm, at every token."""
-    return Reach(*map(float, _reach(key, model, task, layer, eps, near, number)))
+    return Reach(*map(float, _reach(key, model, task, layer, eps, near, number, ascent)))
