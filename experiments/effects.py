@@ -38,7 +38,7 @@ class Contrast(NamedTuple):
     @property
     def counted(self) -> str:
         """What is counted, in words."""
-        return COUNTED.get(self.of, self.of) + (", effect less effect" if self.minus else "")
+        return COUNTED.get(self.of, self.of) + (", how much more" if self.minus else "")
 
     @property
     def names(self) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Jobs: from a worklist to its tables, figures and verdict."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -125,7 +126,8 @@ def show(console: Console, job: Job, runs: pd.DataFrame) -> Verdict:
     for task, rows in columns.by_task(runs).items():
         text, note = experiment.table(rows), columns.sampled_note(rows)
         title = ", ".join(filter(None, (job.name, f"task {task}", note)))
-        tables.show_text(console, text, title)
+        fits = experiment.table is not tables.of_arms or len(tables.blocks(text, console.width)) == 1
+        tables.show_text(console, text if fits else tables.by_row(rows), title)
         file = file_name(task)
         results.write_atomically(folder / f"{file}.csv", text.to_csv().encode())
         figure = experiment.figure(rows)
@@ -148,19 +150,20 @@ def announce(console: Console, job: Job, missing: int) -> None:
         f"{missing} to do, about {job.minutes(missing):.0f} minutes on two cores; records go to {job.folder}",
         markup=False, highlight=False,
     )  # fmt: skip
-    for line in dict.fromkeys(filter(None, map(_short_search, job.runs))):
-        console.print(line, style="yellow", markup=False, highlight=False)
+    short = {run._replace(seed=0): said for run in job.runs if (said := _short_search(run))}
+    for said, number in Counter(short.values()).items():
+        console.print(f"{said} ({number} of the arms)", style="yellow", markup=False, highlight=False)
 
 
 def _short_search(run) -> str:
-    """What must be said of an arm that trains against an attack without room for two steps; else nothing."""
+    """What must be said of a run that trains against an attack without room for two steps; else nothing."""
     arm = run.config
     if not isinstance(arm, experiments.Arm) or not arm.rounds or not arm.steps:
         return ""
     task = task_named(arm.plain.task)
     attack = attack_named(arm.attack)(**dict(arm.options))
     complaint = short_of_steps(attack, Objective(task, None, greedy(task)), arm.budget)
-    return f"{run.task}, {run.arm}: {complaint}" if complaint else ""
+    return f"{run.task}: {complaint}" if complaint else ""
 
 
 def missing_of(job: Job) -> int:

@@ -1,6 +1,7 @@
 """Tables for people: the arms of a question, and its effects on a terminal, in Markdown and as CSV."""
 
 import math
+from collections.abc import Iterable
 
 import pandas as pd
 from rich.console import Console
@@ -21,6 +22,8 @@ from experiments.columns import (
 from testbed.statistics import clopper_pearson
 
 MOST_COLUMNS = 6
+LABEL = 30  # characters that the names of rows keep, however many columns there are
+FRAME = 4  # characters around the first column: two lines and two blanks; one line fewer around others
 SIGN = "positive where `after` has fewer; decades of log10(count + 1), mean over paired seeds [95 % t-interval]"
 
 
@@ -152,14 +155,59 @@ def contrast_text(row: pd.Series) -> str:
 
 
 def show_text(console: Console, text: pd.DataFrame, title: str) -> None:
-    """Print a table of text, its index first; rows whose name begins in capitals stand out."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("measure", no_wrap=True)
+    """Print a table of text, its index first; rows whose name begins in capitals stand out.
+
+    No cell is cut at any width: what does not fit side by side follows as a further table.
+    """
+    for part in blocks(text, console.width):
+        index, *widths = column_widths(part, console.width)
+        table = Table(title=title, title_justify="left", title_style="bold")
+        table.add_column("measure", overflow="fold", width=index)
+        for column, width in zip(part, widths, strict=True):
+            table.add_column(str(column), justify="right", width=width)
+        for measure, cells in part.iterrows():
+            table.add_row(str(measure), *cells, style="bold" if str(measure)[:2].isupper() else None)
+        console.print(table)
+        title = ""
+
+
+def blocks(text: pd.DataFrame, width: int) -> list[pd.DataFrame]:
+    """A table of text as tables that each fit into `width` characters beside the index: its columns, in order."""
+    room = width - min(LABEL, _widest(("measure", *text.index))) - FRAME
+    parts: list[list[str]] = []
+    left = 0
     for column in text:
-        table.add_column(str(column), justify="right")
-    for measure, cells in text.iterrows():
-        table.add_row(str(measure), *cells, style="bold" if str(measure)[:2].isupper() else None)
-    console.print(table)
+        needed = _longest_word((column, *text[column])) + FRAME - 1
+        if not parts or needed > left:
+            parts.append([])
+            left = room
+        parts[-1].append(column)
+        left -= needed
+    return [text[part] for part in parts]
+
+
+def column_widths(text: pd.DataFrame, width: int) -> list[int]:
+    """The widths of the index and of each column, in characters, so that together they take `width` at most.
+
+    Each has room for its longest word; from the left, each that still can has its cells on one line.
+    """
+    columns = [("measure", *text.index), *((column, *text[column]) for column in text)]
+    widths = [min(LABEL, _widest(columns[0])), *map(_longest_word, columns[1:])]
+    left = width - sum(widths) - (FRAME - 1) * len(widths) - 1
+    for place in [*range(1, len(columns)), 0]:
+        more = _widest(columns[place]) - widths[place]
+        if more <= left:
+            widths[place] += more
+            left -= more
+    return widths
+
+
+def _widest(cells: Iterable[str]) -> int:
+    return max(len(str(cell)) for cell in cells)
+
+
+def _longest_word(cells: Iterable[str]) -> int:
+    return max(len(word) for cell in cells for word in str(cell).split() or [""])
 
 
 NUMBERS = ("threshold 0", "matched", "n", "p (Holm)")
