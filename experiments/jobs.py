@@ -24,6 +24,7 @@ from testbed.attacks.search import short_of_steps
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.runs import results
+from testbed.runs.packing import pack
 from testbed.runs.sweep import crowded, status, sweep
 from testbed.training import rounds
 
@@ -244,6 +245,22 @@ def _figures(job: Job) -> str:
 def _drawn(job: Job) -> list[str]:
     """The names of a job's figures."""
     return [name for name in map(file_name, job.tasks) if (job.folder / f"{name}.png").exists()]
+
+
+def pack_folders(console: Console, folders: list[Path]) -> int:
+    """Fold the finished records of folders into one file each; returns 0 if no record was left alone.
+
+    Raises:
+      ValueError: a packed file has a damaged line, or another process is packing.
+    """
+    left = 0
+    for folder in folders:
+        folded, problems = pack(folder)
+        console.print(f"{folder}: {folded} records folded into {results.PACKED}", markup=False, highlight=False)
+        for problem in problems:
+            console.print(f"left alone: {problem}", style="yellow", markup=False, highlight=False)
+        left += len(problems)
+    return 1 if left else 0
 
 
 def show_status(console: Console, job: Job) -> int:

@@ -16,6 +16,7 @@ from testbed.runs import results
 from testbed.runs.sweep import Run, sweep
 
 ABSENT = "-"
+SHIPPED = Path(__file__).parent / "records"
 
 
 def rebuilt(like: Any, value: Any) -> Any:
@@ -74,18 +75,33 @@ def differences(then: Any, now: Any) -> list[tuple[str, Any, Any]]:
     return [(name, a, b) for name, a, b in pairs if a != b and not (a != a and b != b)]
 
 
-def rerun(path: Path, console: Console) -> int:
+def record_named(name: str, out: Path) -> tuple[dict[str, Any], Path]:
+    """The record that a path or `QUESTION/ID` names, single or packed, and its folder.
+
+    A question's folder is looked for here, in `out`, and among the shipped records.
+
+    Raises:
+      ValueError: there is no such record, or it is damaged.
+    """
+    path = Path(name)
+    run = path.name.removesuffix(".json")
+    if path.is_file():
+        return results.read_record(path), path.parent
+    for folder in (path.parent, out / path.parent, SHIPPED / path.parent):
+        if (record := results.find(folder, run)) is not None:
+            return record, folder
+    raise ValueError(f"--rerun: {name} does not exist; name a file, or QUESTION/ID of a record in {out}")
+
+
+def rerun(name: str, out: Path, console: Console) -> int:
     """Do a record's run again from nothing, in a folder of its own, and say what differs; returns 0 if nothing does.
 
     Raises:
       ValueError: there is no such record, or its run is not there any more.
     """
-    try:
-        then = results.read_record(path)
-    except FileNotFoundError as error:
-        raise ValueError(f"--rerun: {path} does not exist") from error
+    then, source = record_named(name, out)
     run = run_of(then)
-    console.print(f"{run.id}: once more; it took {then['seconds']} s", markup=False, highlight=False)
+    console.print(f"{run.id} of {source}: once more; it took {then['seconds']} s", markup=False, highlight=False)
     with tempfile.TemporaryDirectory() as folder:
         outcome = sweep([run], perform, Path(folder), console)
         if outcome.failed:

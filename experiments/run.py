@@ -13,7 +13,8 @@ three seeds, a few minutes. Runs that are already recorded are skipped, so a sto
   python -m experiments.run --evaluate=PATH                   everything that can be measured about a saved model
   python -m experiments.run --plot_only                       tables and figures again, from the records alone
   python -m experiments.run --status                          what the folder holds: done, running, failed, missing
-  python -m experiments.run --rerun=RECORD.json               one run anew, compared number by number
+  python -m experiments.run --rerun=QUESTION/ID               one run anew, compared number by number
+  python -m experiments.run --pack                            finished records as one file a question
 
 Installed, the same command is called `worst-case`. Tasks, attacks and experiments of your own are
 named as module:name; the module may lie in the working directory.
@@ -35,7 +36,7 @@ from rich.table import Table
 import experiments
 from experiments.ablate import ablation, axes_of
 from experiments.evaluate import evaluate_saved
-from experiments.jobs import do, missing_of, page, recorded, show_status
+from experiments.jobs import do, missing_of, pack_folders, page, recorded, show_status
 from experiments.rerun import rerun
 from experiments.task_check import check_named
 from experiments.worklist import ABLATION, Job, experiment_named, runs_of
@@ -43,6 +44,7 @@ from tasks import TASKS, spelled, task_named
 from testbed.attacks import ATTACKS
 from testbed.check import check_task
 from testbed.outside import nearest
+from testbed.runs import results
 from testbed.runs.launchers import LAUNCHERS, best_here
 
 FLAGS = flags.FLAGS
@@ -76,7 +78,10 @@ flags.DEFINE_list(
 )
 flags.DEFINE_string("check", None, "Say in seconds whether a task keeps the contract, and what it is like, and stop.")
 flags.DEFINE_bool("status", False, "Say what --out holds of the runs that the other flags ask for, and stop.")
-flags.DEFINE_string("rerun", None, "Do the run of this record again, compare its numbers, and stop.")
+flags.DEFINE_string(
+    "rerun", None, "Do the run of this record (a file, or QUESTION/ID) again, compare its numbers, and stop."
+)
+flags.DEFINE_bool("pack", False, "Fold the finished records of --out into one records.jsonl a question, and stop.")
 flags.DEFINE_string(
     "launcher", None, "Where runs are done: threads, processes, ray, slurm. Default: threads; processes on many cores."
 )
@@ -90,7 +95,7 @@ PURPOSES = {
     "What to run": ("experiment", "task", "preset", "seeds", "first_seed", "out"),
     "Your own ablation": ("ablate", "contrast", "x", "hue", "panel"),
     "Where and how": ("launcher", "workers", "cores", "slurm"),
-    "Look at what there is": ("list", "status", "plot_only", "rerun", "evaluate", "check", "version"),
+    "Look at what there is": ("list", "status", "plot_only", "rerun", "pack", "evaluate", "check", "version"),
 }
 NEVER_EMPTY = ("experiment", "task", "preset", "out", "launcher", "rerun", "check")
 MAIN_JOB, MAIN_PRESET = "update_frequency", "small"
@@ -250,6 +255,21 @@ def job_of(name: str) -> tuple[Job, list[str]]:
     return job, left_out
 
 
+def folders_to_pack() -> list[Path]:
+    """The folders of records that --pack is about: one experiment's, or all that --out has.
+
+    Raises:
+      ValueError: there is none.
+    """
+    asked = ABLATION if FLAGS.ablate else FLAGS.experiment
+    out = Path(FLAGS.out)
+    named = [folder_of(asked)] if asked not in (None, "all") else sorted(out.glob("*"))
+    folders = [folder for folder in named if folder.is_dir() and results.read(folder)[0]]
+    if not folders:
+        raise ValueError(f"{folder_of(asked) if len(named) == 1 else out} holds no records; give the --out of a sweep")
+    return folders
+
+
 def place_of(folder: Path):
     """Where the flags say that runs are done.
 
@@ -305,7 +325,9 @@ def run_jobs(console: Console, words: list[str]) -> int:
     if FLAGS.check:
         return check_named(FLAGS.check, console)
     if FLAGS.rerun:
-        return rerun(Path(FLAGS.rerun), console)
+        return rerun(FLAGS.rerun, Path(FLAGS.out), console)
+    if FLAGS.pack:
+        return pack_folders(console, folders_to_pack())
     if FLAGS.evaluate:
         [task, *_] = tasks_named(FLAGS.task) or [None]
         return evaluate_saved(FLAGS.evaluate, task, Path(FLAGS.out) / "evaluate", console, writable)

@@ -1,5 +1,9 @@
-"""Records: one JSON file a run, written once and whole, with its provenance; read back as a table."""
+"""Records: one JSON file a run, written once and whole, with its provenance; read back as a table.
 
+Finished records may be folded into one file, a line each (`testbed.runs.packing`). Both are read.
+"""
+
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -12,7 +16,7 @@ import secrets
 import stat
 import subprocess
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,8 @@ OMITTED_AT_FIRST = {
 }  # fmt: skip
 SEEDS = 2**32  # `jax.random.key` takes the seed modulo this
 LARGEST = 64 * 2**20  # bytes of a file that is opened as a record
+PACKED = "records.jsonl"  # the file of a folder's packed records
+LARGEST_PACKED = 4 * 2**30  # bytes of it
 HANDFUL = 5  # foreign files that are told one by one
 RUN_ID = r".+-seed\d+-[0-9a-f]{12}"
 
@@ -308,6 +314,20 @@ def read_regular(path: Path, most: int = LARGEST) -> bytes:
     return path.read_bytes()
 
 
+def _parsed(text: bytes, place: str, thing: str) -> dict[str, Any]:
+    """The record that a text holds; `place` and `thing` say in an error where it stands, and what to delete."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        mend = f"if it was a record, delete {thing} and run again"
+        raise ValueError(f"{place}: not readable as JSON ({error}); {mend}") from error
+    try:
+        _refuse_malformed(record)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: {error}") from error
+    return record
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """The record that a file holds.
 
@@ -316,23 +336,82 @@ def read_record(path: Path) -> dict[str, Any]:
       FileNotFoundError: it is not there.
     """
     try:
-        record = json.loads(read_regular(path))
+        text = read_regular(path)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
-        told = f"{path}: not readable as JSON ({error}); if it was a record, delete it and run again"
-        raise ValueError(told) from error
-    try:
-        _refuse_malformed(record)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    except OSError as error:
+        mend = "if it was a record, delete it and run again"
+        raise ValueError(f"{path}: not readable as JSON ({error}); {mend}") from error
+    record = _parsed(text, str(path), "it")
     if record["run"] != path.stem:
         raise ValueError(f"{path}: it holds run {record['run']!r}; give it its own name back")
     return record
 
 
-def read(folder: Path) -> tuple[dict[str, dict], list[str]]:
-    """The records of a folder by run id, and a line for each file that is skipped.
+def _packed_lines(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Each line of a folder's packed records, with a name for its place; none if the file is not there.
+
+    Raises:
+      ValueError: the file is not readable.
+    """
+    path = folder / PACKED
+    try:
+        text = read_regular(path, LARGEST_PACKED)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ValueError(f"{path}: not readable ({error}); put the file of packed records back") from error
+    for number, line in enumerate(text.split(b"\n"), 1):
+        if line.strip():
+            yield f"{path}, line {number}", line
+
+
+def read_packed(folder: Path) -> tuple[dict[str, dict], list[str]]:
+    """The packed records of a folder by run id, and a line for each that is damaged.
+
+    Of two different records of a run the first counts, and the other is told.
+    """
+    records, problems = {}, []
+    try:
+        for place, line in _packed_lines(folder):
+            try:
+                record = _parsed(line, place, "the line")
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            first = records.setdefault(record["run"], record)
+            if not same(first, record):
+                problems.append(f"{place}: another record of {record['run']} than above; delete one of the lines")
+    except ValueError as error:
+        problems.append(str(error))
+    return records, problems
+
+
+def same(record: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two records hold the same, seconds and provenance too."""
+    return _digest(record) == _digest(other)
+
+
+def find(folder: Path, run: str) -> dict[str, Any] | None:
+    """The record of one run, from a file of its own or a packed line; None if there is none.
+
+    Raises:
+      ValueError: the file that should hold it is damaged.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return read_record(folder / f"{run}.json")
+    name = json.dumps(run).encode()
+    for place, line in _packed_lines(folder):
+        if name in line:
+            with contextlib.suppress(ValueError):  # damaged lines are told where the folder is read
+                record = _parsed(line, place, "the line")
+                if record["run"] == run:
+                    return record
+    return None
+
+
+def read_singles(folder: Path) -> tuple[dict[str, dict], list[str]]:
+    """The records that have a file of their own, by run id, and a line for each file that is skipped.
 
     Many files that don't even have a run's name get one line together.
     """
@@ -347,7 +426,24 @@ def read(folder: Path) -> tuple[dict[str, dict], list[str]]:
     if len(foreign) > HANDFUL:
         told = f"{len(foreign):,} files of {folder} that are no records"
         foreign = [f"{told}; the first: {foreign[0]}"]
-    return records, [f"skipped {problem}" for problem in problems + foreign]
+    return records, problems + foreign
+
+
+def read(folder: Path) -> tuple[dict[str, dict], list[str]]:
+    """The records of a folder by run id, single and packed, and a line for each that is skipped.
+
+    A run that has both is taken from the packed file; a different single record of it is told.
+    """
+    singles, problems = read_singles(folder)  # first: whoever packs removes them after they are in the other file
+    packed, damaged = read_packed(folder)
+    problems += damaged + different(folder, singles, packed)
+    return dict(sorted((singles | packed).items())), [f"skipped {problem}" for problem in problems]
+
+
+def different(folder: Path, singles: dict[str, dict], packed: dict[str, dict]) -> list[str]:
+    """A line for each run whose single record is another than its packed one."""
+    both = [run for run in singles if run in packed and not same(singles[run], packed[run])]
+    return [f"{folder / run}.json: {PACKED} holds another record of this run; delete one of them" for run in both]
 
 
 def load(folder: str | Path, experiment: str | None = None) -> pd.DataFrame:

@@ -100,8 +100,8 @@ def do(run: Run, perform: Perform, folder: Path, watch: Watch) -> Ended:
 
 def _do_locked(run: Run, perform: Perform, path: Path, watch: Watch) -> Ended:
     try:
-        if path.exists():
-            return Ended(results.read_record(path))
+        if (record := results.find(path.parent, run.id)) is not None:
+            return Ended(record)
         if crowded():
             jax.clear_caches()  # past the limit the whole process would abort
         provenance, started = _provenance(), time.perf_counter()
@@ -222,7 +222,8 @@ def sweep(
             try:
                 # Elsewhere the working directory may be another.
                 ended = do_in_place(partial(do, run, perform, folder.absolute()), watch)
-                if ended.record and not path.exists():  # it was done on a machine with a disk of its own
+                # Without a record here, it was done on a machine with a disk of its own.
+                if ended.record and results.find(folder, run.id) is None:
                     results.write(folder, run.id, ended.record)
             except Exception as error:
                 go_on()  # the signal may have ended the run's process, too: that is no failure
