@@ -1,6 +1,7 @@
 """What is drawn of a folder of records, if nobody says how they were made."""
 
 import functools
+import json
 import shutil
 from pathlib import Path
 
@@ -23,10 +24,17 @@ def shipped(tmp_path_factory):
     return folder
 
 
+def copy_records(source, target, runs):
+    """The records of some runs, packed, in another folder."""
+    records, wanted = results.read(source)[0], {run.id for run in runs}
+    lines = [json.dumps(record) for run, record in records.items() if run in wanted]
+    (target / results.PACKED).write_text("\n".join(lines))
+
+
 def test_records_are_drawn_whole_without_saying_how_they_were_made(shipped):
     job = jobs.recorded("attack_strength", shipped)
     assert (job.preset, job.tasks, job.seeds) == ("full", ("injury", "password", "cipher_vault"), range(5))
-    assert len(job.runs) == len(list(shipped.glob("*.json")))
+    assert len(job.runs) == len(results.read(shipped)[0])
     assert jobs.recorded("attack_strength", shipped, preset="quick").preset == "quick"
     assert jobs.recorded("attack_strength", shipped, admits=lambda _, seed: seed > 2).seeds == range(3, 5)
     assert not jobs.recorded("attack_strength", shipped, admits=lambda _, seed: seed > 4).tasks
@@ -34,8 +42,7 @@ def test_records_are_drawn_whole_without_saying_how_they_were_made(shipped):
 
 def test_of_equals_records_are_of_the_smaller_preset_and_end_at_the_first_seed_without_any(shipped, tmp_path):
     quick = jobs.Job("attack_strength", EXPERIMENTS["attack_strength"], "quick", ("injury",), (0, 1, 3), shipped)
-    for one in quick.runs:
-        shutil.copy(shipped / f"{one.id}.json", tmp_path)
+    copy_records(shipped, tmp_path, quick.runs)
     job = jobs.recorded("attack_strength", tmp_path)
     assert (job.preset, job.tasks, job.seeds) == ("quick", ("injury",), range(2))
 
@@ -44,8 +51,7 @@ def test_what_is_drawn_is_of_the_preset_of_the_task_that_is_asked_for(shipped, t
     of = functools.partial(jobs.Job, "attack_strength", EXPERIMENTS["attack_strength"], folder=shipped)
     wanted = of(preset="full", tasks=("injury",), seeds=range(5)).runs
     wanted += of(preset="quick", tasks=("password",), seeds=range(2, 4)).runs
-    for one in wanted:
-        shutil.copy(shipped / f"{one.id}.json", tmp_path)
+    copy_records(shipped, tmp_path, wanted)
     job = jobs.recorded("attack_strength", tmp_path, admits=lambda task, _: task == "password")
     assert (job.preset, job.tasks, job.seeds) == ("quick", ("password",), range(2, 4)), "from the first seed there is"
 

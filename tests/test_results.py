@@ -401,10 +401,10 @@ RECORDS = ROOT / "experiments" / "records"
 
 
 def test_the_id_of_every_shipped_record_is_made_again_from_what_it_holds():
-    files = sorted(RECORDS.rglob("*.json"))
-    assert len(files) > 1900
-    for path in files:
-        assert results.read_record(path)["run"] == path.stem
+    """They are packed: reading re-derives each id, and tells of any that is another."""
+    read = [results.read(path.parent) for path in RECORDS.glob(f"*/{results.PACKED}")]
+    assert sum(len(records) for records, _ in read) > 1900
+    assert all(not problems for _, problems in read)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -462,10 +462,9 @@ def test_an_altered_record_is_told_in_one_line_and_not_used(tmp_path, edit):
 @pytest.mark.parametrize("edit", ["config", "seed", "experiment"])
 def test_a_record_of_the_first_format_whose_run_was_altered_is_not_used(tmp_path, edit):
     """It has no digest, but its id still says which run it is of."""
-    shipped = next(iter(sorted((RECORDS / "diversity").glob("*.json"))))
-    record = json.loads(shipped.read_text())
+    run, record = next(iter(results.read(RECORDS / "diversity")[0].items()))
     edits = {"config": record["config"] | {"steps": 767}, "seed": 77, "experiment": "f"}
-    path = tmp_path / shipped.name
+    path = tmp_path / f"{run}.json"
     path.write_text(json.dumps(record | {edit: edits[edit]}))
     [problem] = results.read(tmp_path)[1]
     assert problem.startswith(f"skipped {path}: its experiment, config and seed make run ") and "\n" not in problem
