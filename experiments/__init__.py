@@ -8,6 +8,8 @@ Where to start, in Python:
     result.runs                         # a row a run
     runs = experiments.load("experiments/records/diversity", preset="full")
     experiments.judge(experiments.EXPERIMENTS["diversity"], runs)
+    experiments.figure("diversity", "injury")       # a matplotlib Figure of the shipped records
+    experiments.recorded_effects("diversity")       # their effects, a DataFrame
 
 On a command line: `python -m experiments.run --help`.
 
@@ -19,7 +21,7 @@ from experiments.ablate import ablate
 from experiments.arm import Arm, Plain, Recipe
 from experiments.effects import Contrast
 from experiments.experiment import Experiment, Preset, Verdict, judge
-from experiments.jobs import load
+from experiments.jobs import figure, load, recorded_effects
 from experiments.questions.attack_comparison import ATTACK_COMPARISON
 from experiments.questions.attack_strength import ATTACK_STRENGTH
 from experiments.questions.building_blocks import BUILDING_BLOCKS
@@ -61,5 +63,6 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 __all__ = [
-    "EXPERIMENTS", "Arm", "Contrast", "Experiment", "Plain", "Preset", "Recipe", "Verdict", "ablate", "judge", "load",
+    "EXPERIMENTS", "Arm", "Contrast", "Experiment", "Plain", "Preset", "Recipe", "Verdict", "ablate", "figure", "judge",
+    "load", "recorded_effects",
 ]  # fmt: skip

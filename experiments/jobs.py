@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +14,11 @@ from rich.table import Table
 
 import experiments
 from experiments import columns, tables
-from experiments.experiment import Verdict, judge
+from experiments.experiment import Experiment, Verdict, effects_of, judge
 from experiments.page import is_ours, results_page
+from experiments.report import index, report
 from experiments.worklist import ABLATION, Job, experiment_named, perform, runs_of
-from tasks import task_named
+from tasks import spelled, task_named
 from testbed import plots
 from testbed.attacks import attack_named
 from testbed.attacks.search import short_of_steps
@@ -28,6 +29,8 @@ from testbed.runs.packing import pack
 from testbed.runs.sweep import crowded, status, sweep
 from testbed.training import rounds
 
+RECORDS = Path(__file__).parent / "records"
+REPORT = "report.html"
 PAGE_COMMAND = "python -m experiments.run --experiment=all --plot_only --out=experiments/records"
 
 
@@ -107,6 +110,47 @@ def recorded(
     return Job(name, experiment, preset, tuple(tasks), seeds, folder)
 
 
+def recorded_runs(name: str, folder: str | Path | None, preset: str | None) -> tuple[Job, pd.DataFrame]:
+    """The job that a folder's records make up, and its runs; the shipped records by default.
+
+    Raises:
+      ValueError: there is no such experiment, or no record of it.
+    """
+    folder = RECORDS / name if folder is None else Path(folder)
+    job = recorded(name, folder, preset)
+    runs = frame_of(job)
+    if runs.empty:
+        raise ValueError(f"{folder} holds no records of {name}" + (f", preset {preset}" if preset else ""))
+    return job, runs
+
+
+def figure(name: str, task: str, *, folder: str | Path | None = None, preset: str | None = None) -> plots.Figure:
+    """The figure of an experiment on one task, from its records: a matplotlib Figure.
+
+    Args:
+      name: of the experiment; task: of its tasks, by name.
+      folder: of the records, by default the shipped ones; preset: by default what most of them belong to.
+
+    Raises:
+      ValueError: there is no such experiment, task or preset, or no record of it.
+    """
+    job, runs = recorded_runs(name, folder, preset)
+    by_task = columns.by_task(runs)
+    if spelled(task) not in by_task:
+        raise ValueError(f"the records of {name} have no task {task!r}; choose from {', '.join(by_task)}")
+    return drawn_of(job.experiment, by_task[spelled(task)])
+
+
+def recorded_effects(name: str, *, folder: str | Path | None = None, preset: str | None = None) -> pd.DataFrame:
+    """The effects of an experiment, from its records: a row a contrast and task; arguments as of `figure`.
+
+    Raises:
+      ValueError: there is no such experiment or preset, or no record of it.
+    """
+    job, runs = recorded_runs(name, folder, preset)
+    return effects_of(job.experiment, runs)
+
+
 def file_name(task: str) -> str:
     """A task's name in the letters of a file name."""
     return "".join(letter if letter.isalnum() or letter in "-_.=" else "-" for letter in task)
@@ -121,20 +165,27 @@ def frame_of(job: Job) -> pd.DataFrame:
     return columns.tidy(results.tabulate([records[run] for run in ids]))
 
 
-def show(console: Console, job: Job, runs: pd.DataFrame) -> Verdict:
-    """Print tables, effects and verdict; write tables, effects and figures beside the records."""
-    experiment, folder = job.experiment, job.folder
+def drawn_of(experiment: Experiment, rows: pd.DataFrame) -> plots.Figure:
+    """The figure of one task's runs, which says so where its numbers are sampled."""
+    figure, note = experiment.figure(rows), columns.sampled_note(rows)
+    return plots.not_counted(figure, note) if note else figure
+
+
+def show(console: Console, job: Job, runs: pd.DataFrame, formats: Sequence[str] = ("png",)) -> Verdict:
+    """Print tables, effects and verdict; write runs, effects, figures and the report beside the records."""
+    experiment, folder, figures = job.experiment, job.folder, {}
     for task, rows in columns.by_task(runs).items():
         text, note = experiment.table(rows), columns.sampled_note(rows)
         title = ", ".join(filter(None, (job.name, f"task {task}", note)))
         fits = experiment.table is not tables.of_arms or len(tables.blocks(text, console.width)) == 1
         tables.show_text(console, text if fits else tables.by_row(rows), title)
-        file = file_name(task)
-        results.write_atomically(folder / f"{file}.csv", text.to_csv().encode())
-        figure = experiment.figure(rows)
-        plots.save(plots.not_counted(figure, note) if note else figure, folder / f"{file}.png")
+        figures[task] = drawn_of(experiment, rows)
+        for form in formats:
+            plots.save(figures[task], folder / f"{file_name(task)}.{form}")
     verdict = judge(experiment, runs)
+    results.write_atomically(folder / "runs.csv", tables.runs_csv(runs))
     results.write_atomically(folder / "effects.csv", tables.csv(verdict.effects))
+    results.write_atomically(folder / REPORT, report(job, runs, verdict, figures).encode())
     tables.show_effects(console, verdict.effects)
     if experiment.decides:
         lacks = f": the rule asks for {verdict.lacks}" if verdict.lacks else ""
@@ -189,7 +240,7 @@ def run_missing(console: Console, job: Job, place: AbstractContextManager | None
     return failed
 
 
-def do(console: Console, job: Job, place: AbstractContextManager | None) -> Done:
+def do(console: Console, job: Job, place: AbstractContextManager | None, formats: Sequence[str] = ("png",)) -> Done:
     """Run what is missing of a job, in its place, then show all of it; without a place, show what there is."""
     for problem in results.read(job.folder)[1]:
         console.print(problem, style="yellow", markup=False, highlight=False)
@@ -199,8 +250,10 @@ def do(console: Console, job: Job, place: AbstractContextManager | None) -> Done
     runs = frame_of(job)
     if not len(runs) and not failed:
         raise ValueError(f"{job.folder} holds no record of these runs; leave out --plot_only to make them")
-    verdict = show(console, job, runs) if len(runs) else None
+    verdict = show(console, job, runs, formats) if len(runs) else None
     console.print(f"{len(runs)} of {len(job.runs)} runs; records, tables and figures: {job.folder.resolve()}")
+    if verdict:
+        console.print(f"report: {job.folder.resolve() / REPORT}", markup=False, highlight=False, soft_wrap=True)
     return Done(verdict, failed)
 
 
@@ -219,6 +272,9 @@ def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> None
     asked = [(job, one.verdict) for job, one in zip(jobs, done, strict=True) if one.verdict]
     figures = {job.name: [f"{job.folder.name}/{name}.png" for name in _drawn(job)] for job, _ in asked}
     text = results_page([job for job, _ in asked], [verdict for _, verdict in asked], figures, PAGE_COMMAND)
+    index_path = out / "index.html"
+    results.write_atomically(index_path, index([job for job, _ in asked], [verdict for _, verdict in asked]).encode())
+    console.print(f"reports: {index_path.resolve()}", markup=False, highlight=False, soft_wrap=True)
     path = out / "README.md"
     if not is_ours(path):
         console.print(f"{path} is no results page and stays as it is; give another --out", style="yellow")

@@ -41,6 +41,7 @@ from experiments.rerun import rerun
 from experiments.task_check import check_named
 from experiments.worklist import ABLATION, Job, experiment_named, runs_of
 from tasks import TASKS, spelled, task_named
+from testbed import plots
 from testbed.attacks import ATTACKS
 from testbed.check import check_task
 from testbed.outside import nearest
@@ -65,6 +66,7 @@ flags.DEFINE_string(
 flags.DEFINE_integer("seeds", None, "How many paired seeds. Default: the preset's; with --plot_only, all there are.")
 flags.DEFINE_integer("first_seed", 0, "The first of them; what is tuned is tuned on seeds from 100 on.")
 flags.DEFINE_string("out", "results", "Folder for records, models, tables and figures; made if it is not there.")
+flags.DEFINE_list("format", ["png"], f"Formats of figures, of {', '.join(plots.FORMATS)}; the report has its own.")
 flags.DEFINE_bool("ablate", False, "Your own ablation: fields as name=value,value after the flags make a grid.")
 flags.DEFINE_multi_string(
     "contrast", [], "Of an ablation: an effect to declare, as rounds=1:rounds=16, or A:B > C:D. May be repeated."
@@ -92,7 +94,7 @@ flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.
 flags.DEFINE_bool("version", False, "Print the version, and stop.")
 
 PURPOSES = {
-    "What to run": ("experiment", "task", "preset", "seeds", "first_seed", "out"),
+    "What to run": ("experiment", "task", "preset", "seeds", "first_seed", "out", "format"),
     "Your own ablation": ("ablate", "contrast", "x", "hue", "panel"),
     "Where and how": ("launcher", "workers", "cores", "slurm"),
     "Look at what there is": ("list", "status", "plot_only", "rerun", "pack", "evaluate", "check", "version"),
@@ -218,7 +220,8 @@ def ablation_job(words: list[str]) -> Job:
         task_named(task)
         runs_of(ABLATION, experiment, "grid", task, 0)
     seeds = range(FLAGS.first_seed, FLAGS.first_seed + (FLAGS.seeds or usual.seeds))
-    return Job(ABLATION, experiment, "grid", tuple(dict.fromkeys(tasks)), seeds, folder_of(ABLATION))
+    said = (*(f"--contrast={contrast}" for contrast in FLAGS.contrast), *words)
+    return Job(ABLATION, experiment, "grid", tuple(dict.fromkeys(tasks)), seeds, folder_of(ABLATION), said)
 
 
 def job_of(name: str) -> tuple[Job, list[str]]:
@@ -331,6 +334,8 @@ def run_jobs(console: Console, words: list[str]) -> int:
     if FLAGS.evaluate:
         [task, *_] = tasks_named(FLAGS.task) or [None]
         return evaluate_saved(FLAGS.evaluate, task, Path(FLAGS.out) / "evaluate", console, writable)
+    for form in FLAGS.format:
+        one_of("format", form, plots.FORMATS)
     jobs, left_out = wanted(words)
     for line in left_out:
         console.print(line, style="yellow", markup=False, highlight=False)
@@ -346,7 +351,7 @@ def run_jobs(console: Console, words: list[str]) -> int:
         for task in dict.fromkeys(task for job in jobs for task in job.tasks):
             check_task(jax.random.key(0), task_named(task))
     pairs = zip(jobs, places, strict=True)
-    done = [do(console, job, None if FLAGS.plot_only else place) for job, place in pairs]
+    done = [do(console, job, None if FLAGS.plot_only else place, FLAGS.format) for job, place in pairs]
     if len(jobs) > 1:
         page(console, jobs, done, Path(FLAGS.out))
     return 1 if any(one.failed for one in done) else 0

@@ -28,7 +28,10 @@ def experiment_named(name: str) -> Experiment:
 
 
 class Job(NamedTuple):
-    """One experiment to run, or to draw: its name and value, preset, tasks, seeds and folder."""
+    """One experiment to run, or to draw: its name and value, preset, tasks, seeds and folder.
+
+    `words` are what the command says of it beside these: of an ablation its grid and contrasts.
+    """
 
     name: str
     experiment: Experiment
@@ -36,6 +39,7 @@ class Job(NamedTuple):
     tasks: tuple[str, ...]
     seeds: range
     folder: Path
+    words: tuple[str, ...] = ()
 
     @property
     def runs(self) -> list[Run]:

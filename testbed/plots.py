@@ -1,28 +1,41 @@
-"""Figures: the only file that imports matplotlib. Every helper draws the single runs, not only their mean."""
+"""Figures: the only file that imports matplotlib. Every helper draws the single runs, not only their mean.
+
+Figures are made without pyplot, so a notebook keeps its backend and no figure has to be closed.
+"""
 
 import io
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 import pandas as pd
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, PercentFormatter
 
 from testbed.runs.results import write_atomically
+
+FORMATS = ("png", "svg", "pdf")
+# What of a file says when and by what it was made: left out, so that the same figure is the same bytes.
+UNDATED = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+SVG = "http://www.w3.org/2000/svg"
+LINK = "{http://www.w3.org/1999/xlink}href"
+TIPS = "tips:"  # begins the gid of a line that says what its points are
 
 
 def panels(titles: Sequence[str], caption: str, columns: int | None = None) -> tuple[Figure, list[Axes]]:
     """Titled panels, `columns` in a row (default all), over a caption that says what the reader sees."""
     columns = columns or len(titles)
     rows = -(-len(titles) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 4.2 * rows), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(4.6 * columns, 4.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat[len(titles) :]:
         ax.remove()
     axes = list(axes.flat[: len(titles)])
@@ -35,12 +48,22 @@ def panels(titles: Sequence[str], caption: str, columns: int | None = None) -> t
 
 def shades(count: int) -> np.ndarray:
     """Colours `[count, 4]` in an order that survives printing in grey."""
-    return plt.get_cmap("viridis")(np.linspace(0, 0.9, count))
+    return matplotlib.colormaps["viridis"](np.linspace(0, 0.9, count))
 
 
 def kinds(count: int) -> list[tuple]:
     """Colours of up to 20 things without an order."""
-    return [plt.get_cmap("tab20")(number % 20) for number in range(count)]
+    return [matplotlib.colormaps["tab20"](number % 20) for number in range(count)]
+
+
+def say_points(line: Line2D, texts: Iterable[str]) -> None:
+    """Say what each point of a line is: `svg` shows it when a reader points there."""
+    line.set_gid(TIPS + json.dumps(list(texts)))
+
+
+def number(value: float) -> str:
+    """A number as it is said of a point."""
+    return f"{value:,.6g}"
 
 
 def seeds_along(
@@ -54,7 +77,8 @@ def seeds_along(
     if table.empty:
         return
     wide = table.pivot_table(index=x, columns="seed", values=value)
-    _paired_lines(ax, wide.index, wide, label, color, marker)
+    places = [f"{x.rpartition('.')[2]} {value:g}" for value in wide.index]
+    _paired_lines(ax, wide, places, label, color, marker)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")
 
@@ -76,23 +100,29 @@ def seeds_by_value(
     of = table[x] if x else pd.Series([values[0]] * len(table), index=table.index)
     logs = pd.DataFrame({"x": of.map(list(values).index), "seed": table["seed"], "log": np.log10(table[value] + 1)})
     wide = 10 ** logs.pivot_table(index="x", columns="seed", values="log") - 1
-    _paired_lines(ax, wide.index, wide, label, color, "o")
-    ax.set_xticks(range(len(values)), [f"{v:g}" if isinstance(v, float) else str(v) for v in values])
+    names = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+    _paired_lines(ax, wide, [f"{x} {names[step]}".strip() for step in wide.index], label, color, "o")
+    ax.set_xticks(range(len(values)), names)
 
 
 def arms_along(ax: Axes, table: pd.DataFrame, x: str, value: str, *, label: str, color: str) -> None:
     """Each run as a point at (column `x`, value), and a thick line through the means of the arms."""
-    ax.plot(table[x], table[value], "o", color=color, ms=3, alpha=0.5)
+    [runs] = ax.plot(table[x], table[value], "o", color=color, ms=3, alpha=0.5)
+    rows = zip(table["arm"], table["seed"], table[value], strict=True)
+    say_points(runs, (f"{arm}, seed {seed}: {number(count)}" for arm, seed, count in rows))
     arms = table.groupby("arm").agg({x: "mean", value: lambda left: 10 ** np.log10(left + 1).mean() - 1}).sort_values(x)
-    ax.plot(arms[x], arms[value], "o-", color=color, lw=2.2, ms=6, label=label)
+    [means] = ax.plot(arms[x], arms[value], "o-", color=color, lw=2.2, ms=6, label=label)
+    say_points(means, (f"{arm}, mean: {number(count)}" for arm, count in arms[value].items()))
     ax.set_yscale("symlog", linthresh=1)
     ax.set_ylim(-0.2, 3 * max(1, table[value].max(), ax.get_ylim()[1] / 3))
 
 
-def _paired_lines(ax, x, wide, label, color, marker):
+def _paired_lines(ax, wide, places, label, color, marker):
     for seed in wide:
-        ax.plot(x, wide[seed], color=color, lw=0.8, alpha=0.5, marker=marker, ms=4)
-    ax.plot(x, 10 ** np.log10(wide + 1).mean(axis=1) - 1, color=color, lw=2.2, label=label)
+        [line] = ax.plot(wide.index, wide[seed], color=color, lw=0.8, alpha=0.5, marker=marker, ms=4)
+        points = zip(places, wide[seed], strict=True)
+        say_points(line, (f"{label}, {place}, seed {seed}: {number(count)}" for place, count in points))
+    ax.plot(wide.index, 10 ** np.log10(wide + 1).mean(axis=1) - 1, color=color, lw=2.2, label=label)
     ax.set_yscale("symlog", linthresh=1)
     ax.set_ylim(-0.2, 3 * max(1, wide.to_numpy().max(), ax.get_ylim()[1] / 3))
 
@@ -121,8 +151,10 @@ def _paired_dots(ax, wide, middle, label, color, marker, names):
     y, figure = np.arange(len(wide)), ax.figure
     figure.set_figheight(max(figure.get_figheight(), 1.2 + 0.18 * len(wide)))  # so that no name hides the next
     for seed in wide:
-        ax.plot(wide[seed], y, marker, color=color, ms=4, alpha=0.5)
-    ax.plot(middle, y, "|", color=color, ms=14, mew=2.2, label=label)
+        [line] = ax.plot(wide[seed], y, marker, color=color, ms=4, alpha=0.5)
+        say_points(line, (f"{arm}, seed {seed}, {label}: {number(count)}" for arm, count in wide[seed].items()))
+    [bar] = ax.plot(middle, y, "|", color=color, ms=14, mew=2.2, label=label)
+    say_points(bar, (f"{arm}, mean, {label}: {number(count)}" for arm, count in middle.items()))
     ax.set_yticks(y, wide.index if names else [])
     ax.set_ylim(len(wide) - 0.5, -0.5)
 
@@ -130,8 +162,10 @@ def _paired_dots(ax, wide, middle, label, color, marker, names):
 def ranking(ax: Axes, values: pd.DataFrame, colors: Sequence[str], reference: float) -> None:
     """A line for each column, the first on top: a point a row, the mean, and a dashed line at `reference`."""
     for place, (name, color) in enumerate(zip(values, colors, strict=True)):
-        ax.plot(values[name], np.full(len(values), place), "o", color=color, ms=3, alpha=0.5)
-        ax.plot(values[name].mean(), place, "o", color=color, ms=7)
+        [line] = ax.plot(values[name], np.full(len(values), place), "o", color=color, ms=3, alpha=0.5)
+        say_points(line, (f"{name}: {number(value)}" for value in values[name]))
+        [mean] = ax.plot(values[name].mean(), place, "o", color=color, ms=7)
+        say_points(mean, [f"{name}, mean: {number(values[name].mean())}"])
     ax.axvline(reference, color="0.5", lw=1, ls="--")
     ax.set_yticks(np.arange(values.shape[1]), values.columns, fontsize=8)
     ax.set_ylim(values.shape[1] - 0.5, -0.5)
@@ -185,8 +219,90 @@ def costs(ax: Axes, table: pd.DataFrame, base: int) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all, and close it."""
+    """Write a figure, whole or not at all, in the format of the name's ending (one of `FORMATS`)."""
+    write_atomically(path, _drawn(figure, path.suffix[1:]))
+
+
+def _drawn(figure: Figure, form: str, transparent: bool = False) -> bytes:
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=150, metadata={"Software": None})
-    plt.close(figure)
-    write_atomically(path, data.getvalue())
+    with matplotlib.rc_context({"svg.hashsalt": "testbed", "svg.fonttype": "none"}):
+        figure.savefig(data, format=form, dpi=150, metadata=UNDATED[form], transparent=transparent)
+    return data.getvalue()
+
+
+def svg(figure: Figure, name: str) -> str:
+    """A figure as SVG for an HTML page: each point says in `data-tip` what it is.
+
+    Points of lines without `say_points` say their coordinates.
+
+    Args:
+      name: of the figure, unique in the page. It begins the ids that the drawing refers to.
+    """
+    lines = [line for ax in figure.axes for line in ax.lines if line.get_marker() not in ("None", None, "", " ")]
+    gids = [line.get_gid() for line in lines]
+    for place, line in enumerate(lines):
+        line.set_gid(f"line{place}")
+    drawn = _drawn(figure, "svg", transparent=True)
+    places = {line.get_gid(): _places(line) for line in lines}  # after drawing, which lays the axes out
+    for line, gid in zip(lines, gids, strict=True):
+        line.set_gid(gid)
+    texts = {f"line{place}": _texts(line) for place, line in enumerate(lines)}
+    root = ElementTree.fromstring(drawn)
+    for group in root.iter(f"{{{SVG}}}g"):
+        gid = group.attrib.pop("id", "")
+        for mark in group.iter(f"{{{SVG}}}use") if gid in places else ():
+            _tip(mark, places[gid], texts[gid])
+    return _for_a_page(root, name)
+
+
+def _texts(line: Line2D) -> list[str]:
+    """What each point of a line is."""
+    gid = line.get_gid() or ""
+    if gid.startswith(TIPS):
+        return json.loads(gid.removeprefix(TIPS))
+    label = line.get_label()
+    of = "" if label.startswith("_") else f"{label}: "
+    names = line.axes.get_xlabel(), line.axes.get_ylabel()
+    return [
+        of + ", ".join(f"{name} {number(value)}".strip() for name, value in zip(names, point, strict=True))
+        for point in np.asarray(line.get_xydata(), float)
+    ]
+
+
+def _places(line: Line2D) -> np.ndarray:
+    """Where the points of a line lie in the drawing: `[points, 2]`, in 1/72 inch from the upper left corner."""
+    figure = line.axes.figure
+    pixels = line.get_transform().transform(np.asarray(line.get_xydata(), float))
+    inches = pixels / figure.dpi
+    inches[:, 1] = figure.get_figheight() - inches[:, 1]
+    return 72 * inches
+
+
+def _tip(mark: ElementTree.Element, places: np.ndarray, texts: list[str]) -> None:
+    """Say at a mark which point it is: a point outside the figure has none, and an edge may have an extra one."""
+    away = np.abs(places - [float(mark.get("x")), float(mark.get("y"))]).max(axis=1)
+    away[~np.isfinite(away)] = np.inf
+    if away.min() < 0.01:
+        mark.set("data-tip", texts[away.argmin()])
+
+
+def _for_a_page(root: ElementTree.Element, name: str) -> str:
+    """A drawing without its own style, sizes and metadata, its ids begun with `name`: a page may hold several."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key == "id":
+                element.set(key, f"{name}-{value}")
+            elif key == LINK and value.startswith("#"):
+                element.set(key, f"#{name}-{value[1:]}")
+            elif "url(#" in value:
+                element.set(key, value.replace("url(#", f"url(#{name}-"))
+    for size in ("width", "height"):
+        root.attrib.pop(size)
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", LINK[1:].partition("}")[0])
+    drawn = ElementTree.tostring(root, encoding="unicode")
+    return re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawn, count=2)  # HTML knows both

@@ -50,7 +50,8 @@ def test_the_main_job_samples_and_says_so(too_large, tmp_path):
     assert f"task {NAME}, sampled: failing prompts of 65,536 random hazards" in " ".join(out.split())
     for line in ("FAILING PROMPTS (sampled), median", "no counts of the space"):
         assert line in out
-    assert (folder / "injury-length=4.csv").exists() and (folder / "injury-length=4.png").exists()
+    assert "sampled: failing prompts of 65,536 random hazards" in (folder / "report.html").read_text()
+    assert (folder / "injury-length=4.png").exists()
     for record in results.read(folder)[0].values():
         for policy in ("greedy", "matched"):
             assert "exact" not in record["measurements"][policy]

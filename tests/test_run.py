@@ -23,10 +23,12 @@ from synthetic import table
 from experiments import EXPERIMENTS, bench, jobs, run, worklist
 from experiments.arm import Arm, Plain
 from experiments.bench import defended_name, measure_arm, plain_name
+from experiments.columns import tidy
 from experiments.effects import Contrast, of_contrasts
 from experiments.experiment import Preset, Verdict
 from experiments.questions import update_frequency
 from experiments.rerun import leaves
+from experiments.tables import by_arm
 from tasks import TASKS
 from tasks.injury import injury
 from testbed.attacks import ATTACKS
@@ -92,6 +94,8 @@ MISTAKES = {
     "a setting for no launcher": (["--slurm=mem_gb=8"], ["--slurm=mem_gb=8", "--launcher=slurm"]),
     "a setting without a value": (["--launcher=slurm", "--slurm=mem_gb"], ["--slurm=mem_gb", "NAME=VALUE"]),
     "a record that is not there": (["--rerun=no_such.json"], ["no_such.json does not exist"]),
+    "a format that is none": (["--format=bmp"], ["unknown format 'bmp'", "png, svg, pdf"]),
+    "nothing to pack": (["--pack"], ["holds no records", "--out"]),
     "a record that is none": ([f"--rerun={ROOT / 'pyproject.toml'}"], ["pyproject.toml", "not readable as JSON"]),
     "the status of nothing": (["--status"], ["does not exist", "--out"]),
     "figures of nothing": (["--plot_only"], ["does not exist", "--out"]),
@@ -362,7 +366,7 @@ def test_of_all_questions_those_without_an_answer_are_not_drawn(tmp_path, no_wor
     shutil.copytree(shipped, tmp_path / "update_frequency", ignore=shutil.ignore_patterns("*.csv", "*.png"))
     status, out, _ = command(f"--out={tmp_path}", "--experiment=all", "--task=injury", "--plot_only")
     assert status == 0 and "update_frequency" in out and "diversity" not in out
-    assert (tmp_path / "update_frequency" / "injury.csv").exists()
+    assert (tmp_path / "update_frequency" / "runs.csv").exists()
 
 
 def failing(config, bench):
@@ -497,8 +501,9 @@ def test_the_job_prints_table_and_verdict_and_leaves_records_tables_and_figures(
     assert sorted((r["measurements"]["arm"], r["seed"]) for r in records.values()) == sorted(
         (name, seed) for name in ARMS for seed in (0, 1)
     )
-    shown = pd.read_csv(job.folder / "injury.csv", index_col=0)
-    assert shown.columns.tolist() == ARMS
+    runs = pd.read_csv(job.folder / "runs.csv")
+    assert runs["arm"].tolist() == 2 * ARMS and runs["greedy.exact.failures"].dtype == float
+    assert f"report: {job.folder / 'report.html'}" in out and (job.folder / "report.html").exists()
     assert (job.folder / "injury.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert not list(job.folder.glob("*.error"))
 
@@ -514,7 +519,7 @@ def test_the_table_is_that_of_the_records(job):
         failing.setdefault(record["measurements"]["arm"], []).append(
             record["measurements"]["greedy"]["exact"]["failures"]
         )
-    shown = pd.read_csv(job.folder / "injury.csv", index_col=0)
+    shown = by_arm(tidy(results.load(job.folder)))
     for name in ARMS:
         low, high = sorted(failing[name])
         assert shown.loc["FAILING PROMPTS, median", name] == f"{(low + high) / 2:.0f}"
@@ -525,25 +530,26 @@ def test_the_same_command_again_only_draws(job):
     before, (_, first, _) = job.contents(), job.first
     figure = (job.folder / "injury.png").read_bytes()
     (job.folder / "injury.png").unlink()
-    (job.folder / "injury.csv").unlink()
+    (job.folder / "runs.csv").unlink()
     status, out, err = job.again()
     assert (status, err) == (0, "")
     assert "8 runs (2 seeds), 0 to do" in out
     assert table_of(out) == table_of(first)
     assert job.contents() == before
     assert (job.folder / "injury.png").read_bytes() == figure
-    assert (job.folder / "injury.csv").exists()
+    assert (job.folder / "runs.csv").exists()
 
 
-def test_plot_only_gives_the_same_table(job):
+def test_plot_only_gives_the_same_table_and_report(job):
     before, (_, first, _) = job.contents(), job.first
-    csv = (job.folder / "injury.csv").read_bytes()
-    (job.folder / "injury.csv").unlink()
+    drawn = {name: (job.folder / name).read_bytes() for name in ("runs.csv", "effects.csv", "report.html")}
+    for name in drawn:
+        (job.folder / name).unlink()
     status, out, err = job.again("--plot_only")
     assert (status, err) == (0, "")
     assert out == table_of(first)
     assert job.contents() == before
-    assert (job.folder / "injury.csv").read_bytes() == csv
+    assert {name: (job.folder / name).read_bytes() for name in drawn} == drawn
 
 
 def test_fewer_seeds_show_fewer_runs(job):
@@ -551,8 +557,7 @@ def test_fewer_seeds_show_fewer_runs(job):
     status, out, _ = job.again("--seeds=1")
     assert status == 0
     assert "4 of 4 runs" in out
-    shown = pd.read_csv(job.folder / "injury.csv", index_col=0)
-    assert shown.loc["seeds"].tolist() == ["1"] * len(ARMS)
+    assert pd.read_csv(job.folder / "runs.csv")["seed"].tolist() == [0] * len(ARMS)
     assert job.contents() == before
     job.again("--plot_only")  # the table of both seeds again
 
