@@ -43,7 +43,8 @@ def of_arms(runs: pd.DataFrame) -> pd.DataFrame:
 
 def by_row(runs: pd.DataFrame) -> pd.DataFrame:
     """What is left of each arm, what it cost and what it spent (medians over seeds, with ranges), from one task."""
-    return pd.DataFrame({arm: _row(rows) for arm, rows in runs.groupby("arm", sort=False)}).T
+    rows = {arm: _row(rows) for arm, rows in runs.groupby("arm", sort=False)}
+    return pd.DataFrame(rows).T.rename_axis("arm")
 
 
 def ranged(values: pd.Series) -> str:
@@ -162,7 +163,7 @@ def show_text(console: Console, text: pd.DataFrame, title: str) -> None:
     for part in blocks(text, console.width):
         index, *widths = column_widths(part, console.width)
         table = Table(title=title, title_justify="left", title_style="bold")
-        table.add_column("measure", overflow="fold", width=index)
+        table.add_column(_index_name(text), overflow="fold", width=index)
         for column, width in zip(part, widths, strict=True):
             table.add_column(str(column), justify="right", width=width)
         for measure, cells in part.iterrows():
@@ -173,7 +174,7 @@ def show_text(console: Console, text: pd.DataFrame, title: str) -> None:
 
 def blocks(text: pd.DataFrame, width: int) -> list[pd.DataFrame]:
     """A table of text as tables that each fit into `width` characters beside the index: its columns, in order."""
-    room = width - min(LABEL, _widest(("measure", *text.index))) - FRAME
+    room = width - min(LABEL, _widest((_index_name(text), *text.index))) - FRAME
     parts: list[list[str]] = []
     left = 0
     for column in text:
@@ -191,7 +192,7 @@ def column_widths(text: pd.DataFrame, width: int) -> list[int]:
 
     Each has room for its longest word; from the left, each that still can has its cells on one line.
     """
-    columns = [("measure", *text.index), *((column, *text[column]) for column in text)]
+    columns = [(_index_name(text), *text.index), *((column, *text[column]) for column in text)]
     widths = [min(LABEL, _widest(columns[0])), *map(_longest_word, columns[1:])]
     left = width - sum(widths) - (FRAME - 1) * len(widths) - 1
     for place in [*range(1, len(columns)), 0]:
@@ -200,6 +201,10 @@ def column_widths(text: pd.DataFrame, width: int) -> list[int]:
             widths[place] += more
             left -= more
     return widths
+
+
+def _index_name(text: pd.DataFrame) -> str:
+    return str(text.index.name or "measure")
 
 
 def _widest(cells: Iterable[str]) -> int:
