@@ -188,11 +188,22 @@ def show(console: Console, job: Job, runs: pd.DataFrame, formats: Sequence[str] 
     results.write_atomically(folder / REPORT, report(job, runs, verdict, figures).encode())
     tables.show_effects(console, verdict.effects)
     if experiment.decides:
-        lacks = f": the rule asks for {verdict.lacks}" if verdict.lacks else ""
-        console.print(f"[bold]{verdict.outcome}[/bold]{escape(lacks)}", highlight=False)
+        console.print(_conclusion(job, verdict), highlight=False)
     if columns.sampled_note(runs):
         console.print("Where a task says sampled, its numbers of failing prompts are no counts of the space.")
     return verdict
+
+
+def _conclusion(job: Job, verdict: Verdict) -> str:
+    """The verdict; of a part of the question, which no rule can decide, what it shows and how to ask the whole."""
+    experiment = job.experiment
+    part = set(job.tasks) < set(experiment.presets["quick"].tasks)
+    if part and verdict.outcome in ("undecided", "not tested"):
+        asked = f"{', '.join(job.tasks)}, {len(job.seeds)} seeds"
+        told = f"{asked}: {_brief(verdict) or 'no declared effect'}"
+        return escape(f"{told}. The rule reads more tasks: --experiment={job.name} asks the whole question.")
+    lacks = f": the rule asks for {verdict.lacks}" if verdict.lacks else ""
+    return f"[bold]{verdict.outcome}[/bold]{escape(lacks)}"
 
 
 def announce(console: Console, job: Job, missing: int) -> None:
@@ -225,9 +236,10 @@ def missing_of(job: Job) -> int:
 
 
 class Done(NamedTuple):
-    """What came of a job: its verdict, if it has records, and a line for each run that failed."""
+    """What came of a job: its verdict, if it has records, its runs, and a line for each that failed."""
 
     verdict: Verdict | None
+    runs: pd.DataFrame
     failed: list[str]
 
 
@@ -254,7 +266,7 @@ def do(console: Console, job: Job, place: AbstractContextManager | None, formats
     console.print(f"{len(runs)} of {len(job.runs)} runs; records, tables and figures: {job.folder.resolve()}")
     if verdict:
         console.print(f"report: {job.folder.resolve() / REPORT}", markup=False, highlight=False, soft_wrap=True)
-    return Done(verdict, failed)
+    return Done(verdict, runs, failed)
 
 
 def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> None:
@@ -262,18 +274,19 @@ def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> None
     table = Table(title="What was found", title_justify="left", box=None, show_header=False, padding=(0, 2, 1, 0))
     table.add_column("verdict", no_wrap=True)
     table.add_column("question", overflow="fold")
-    for job, (verdict, _) in zip(jobs, done, strict=True):
+    for job, (verdict, *_) in zip(jobs, done, strict=True):
         lines = [
             f"[bold]{job.experiment.question}[/bold]",
             *map(escape, filter(None, [_brief(verdict), _figures(job)])),
         ]
         table.add_row(verdict.outcome if verdict else "not run", "\n".join(lines))
     console.print(table)
-    asked = [(job, one.verdict) for job, one in zip(jobs, done, strict=True) if one.verdict]
-    figures = {job.name: [f"{job.folder.name}/{name}.png" for name in _drawn(job)] for job, _ in asked}
-    text = results_page([job for job, _ in asked], [verdict for _, verdict in asked], figures, PAGE_COMMAND)
+    asked = [(job, one.verdict, one.runs) for job, one in zip(jobs, done, strict=True) if one.verdict]
+    figures = {job.name: [f"{job.folder.name}/{name}.png" for name in _drawn(job)] for job, *_ in asked}
+    text = results_page(asked, figures, PAGE_COMMAND)
     index_path = out / "index.html"
-    results.write_atomically(index_path, index([job for job, _ in asked], [verdict for _, verdict in asked]).encode())
+    told = index([job for job, *_ in asked], [verdict for _, verdict, _ in asked])
+    results.write_atomically(index_path, told.encode())
     console.print(f"reports: {index_path.resolve()}", markup=False, highlight=False, soft_wrap=True)
     path = out / "README.md"
     if not is_ours(path):

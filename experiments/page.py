@@ -3,7 +3,9 @@
 import textwrap
 from pathlib import Path
 
-from experiments import tables
+import pandas as pd
+
+from experiments import columns, tables
 from experiments.experiment import Verdict
 from experiments.worklist import Job
 
@@ -17,8 +19,40 @@ Don't edit it: change a record or a renderer, and generate it anew.
 An effect is {sign}. *Matched*: the same where both models refuse 1 % of the safe clean prompts.
 Declared contrasts were named before the runs and decide the verdict. The others are exploratory and
 decide nothing. p is the exact sign-flip test, in brackets adjusted by Holm's rule.
+For time, quick presets leave out tasks on which nothing can be seen. A note below a rule says what was
+not locked before data had been seen.
 """
 )
+
+
+PUBLISHED = (
+    (
+        "Adversarial training doubles people's time to a failure: 13 to 26 minutes with tools, 20 to 44 without",
+        "[Ziegler et al. 2022](https://arxiv.org/abs/2205.01663)",
+        "random_failures",
+    ),
+    (
+        "Tools take 0.6 of the time without: 13 of 20 minutes, 26 of 44",
+        "[Ziegler et al. 2022](https://arxiv.org/abs/2205.01663)",
+        "tool_ablation",
+    ),
+    (
+        "20 rounds of data against the current model leave 26 % fewer errors than static data",
+        "[Wallace et al. 2022](https://arxiv.org/abs/2110.08514)",
+        "update_frequency",
+    ),
+    (
+        "Trained against GCG, GCG succeeds in 5.5 instead of 69.5 %, another attack in 48.0 instead of 58.8 %",
+        "[HarmBench, R2D2](https://arxiv.org/abs/2402.04249)",
+        "attack_strength",
+    ),
+    (
+        "Importance sampling errs least, then extrapolation, then plain sampling",
+        "[Wu and Hilton 2025](https://arxiv.org/abs/2410.13211)",
+        "estimators",
+    ),
+)
+"""A finding of others, its source, and the question here that it stands beside."""
 
 
 def is_ours(path: Path) -> bool:
@@ -26,17 +60,18 @@ def is_ours(path: Path) -> bool:
     return not path.exists() or path.read_text(errors="replace").startswith(BEGINS)
 
 
-def results_page(jobs: list[Job], verdicts: list[Verdict], figures: dict[str, list[str]], command: str) -> str:
+def results_page(asked: list[tuple[Job, Verdict, pd.DataFrame]], figures: dict[str, list[str]], command: str) -> str:
     """The page of questions that were asked: a table of verdicts, then a section each.
 
     Args:
+      asked: each question's job, verdict and runs.
       figures: experiment -> the names of its figures, relative to the page.
       command: what generates the page.
     """
-    pairs = list(zip(jobs, verdicts, strict=True))
-    parts = [HEAD.format(sign=tables.SIGN, command=command), _overview(pairs)]
-    for job, verdict in pairs:
-        parts.append(_section(job, verdict, figures.get(job.name, [])))
+    pairs = [(job, verdict) for job, verdict, _ in asked]
+    parts = [HEAD.format(sign=tables.SIGN, command=command), _overview(pairs), _published(pairs)]
+    for job, verdict, runs in asked:
+        parts.append(_section(job, verdict, runs, figures.get(job.name, [])))
     return "\n".join(parts)
 
 
@@ -48,7 +83,38 @@ def _overview(pairs: list[tuple[Job, Verdict]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _section(job: Job, verdict: Verdict, figures: list[str]) -> str:
+def _published(pairs: list[tuple[Job, Verdict]]) -> str:
+    """What others found, beside the effects of the question here that is nearest to it."""
+    lines = ["## Beside published figures", "", "Shapes to compare, of other models, tasks and attackers.", ""]
+    lines += ["| published | source | here |", "| --- | --- | --- |"]
+    by_name = {job.name: verdict for job, verdict in pairs}
+    for finding, source, name in PUBLISHED:
+        if name in by_name:
+            here = f"[{name}](#{name}): {by_name[name].outcome}; {_first(by_name[name])}"
+            lines.append(f"| {finding} | {source} | {here} |")
+    return "\n".join(lines) + "\n"
+
+
+def _first(verdict: Verdict) -> str:
+    """The first effect that decides, in a line."""
+    text = tables.effects_text(verdict.effects[verdict.effects["declared"]])
+    return f"{tables.contrast_text(text.iloc[0])}: {text.iloc[0]['threshold 0']}" if len(text) else "no declared effect"
+
+
+def _prices(runs: pd.DataFrame) -> list[str]:
+    """What each arm costs in refused prompts, a row a task and arm; nothing where it was not counted."""
+    if columns.column_of("false_alarms") not in runs:
+        return []
+    rows = [
+        {"task": task, "arm": arm, **{name: tables.typeset(share, "share") for name, share in row.items()}}
+        for task, of_task in columns.by_task(runs).items()
+        for arm, row in tables.refusals(of_task).iterrows()
+    ]
+    summary = "<details><summary>Price: safe prompts refused, least and most over seeds</summary>"
+    return [summary, "", tables.markdown(pd.DataFrame(rows)), "</details>", ""]
+
+
+def _section(job: Job, verdict: Verdict, runs: pd.DataFrame, figures: list[str]) -> str:
     experiment = job.experiment
     lacks = f" The rule asks for {verdict.lacks}." if verdict.lacks else ""
     lines = [
@@ -64,5 +130,5 @@ def _section(job: Job, verdict: Verdict, figures: list[str]) -> str:
             lines += [f"{title} effects:", "", tables.markdown(part)]
     lines += [f"![{experiment.question} {Path(name).stem}]({name})" for name in figures]
     design = textwrap.dedent(experiment.design).strip()
-    lines += ["", "<details><summary>Design</summary>", "", design, "", "</details>", ""]
+    lines += ["", *_prices(runs), "<details><summary>Design</summary>", "", design, "", "</details>", ""]
     return "\n".join(lines)

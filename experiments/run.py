@@ -21,6 +21,7 @@ named as module:name; the module may lie in the working directory.
 """
 
 import logging
+import math
 import os
 import re
 import sys
@@ -29,6 +30,7 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import app, flags
 from rich.console import Console
 from rich.table import Table
@@ -36,6 +38,7 @@ from rich.table import Table
 import experiments
 from experiments.ablate import ablation, axes_of
 from experiments.evaluate import evaluate_saved
+from experiments.experiment import Experiment
 from experiments.jobs import do, missing_of, pack_folders, page, recorded, show_status
 from experiments.rerun import rerun
 from experiments.task_check import check_named
@@ -47,6 +50,7 @@ from testbed.check import check_task
 from testbed.outside import nearest
 from testbed.runs import results
 from testbed.runs.launchers import LAUNCHERS, best_here
+from testbed.task import Task
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -141,17 +145,40 @@ def writable(folder: Path) -> None:
 
 
 def show_list(console: Console) -> None:
-    """Tasks, attacks and experiments with a line each."""
-    lines = {
-        "tasks": {name: make.__doc__.strip().splitlines()[0] for name, make in TASKS.items()},
-        "attacks": {name: make.__doc__.strip().splitlines()[0] for name, make in ATTACKS.items()},
-        "experiments": {name: experiment.question for name, experiment in experiments.EXPERIMENTS.items()},
+    """Tasks, attacks and experiments, a line each, with what they are worth in prompts, runs and minutes."""
+    asked = experiments.EXPERIMENTS
+    first_line = lambda make: make.__doc__.strip().splitlines()[0]
+    sections = {
+        "tasks, with the prompts of their default sizes": [
+            (name, f"{prompts_of(task_named(name)):,}", first_line(make)) for name, make in TASKS.items()
+        ],
+        "attacks": [(name, "", first_line(make)) for name, make in ATTACKS.items()],
+        "experiments, with runs and minutes on two cores": [
+            (name, "\n".join(_sizes(name, experiment)), experiment.question) for name, experiment in asked.items()
+        ],
     }
-    for title, entries in lines.items():
-        grid = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2))
-        for name, line in entries.items():
-            grid.add_row(name, line)
+    for title, rows in sections.items():
+        grid = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 1))
+        grid.add_column(no_wrap=True)
+        grid.add_column(no_wrap=True, justify="right")
+        grid.add_column()
+        for row in rows:
+            grid.add_row(*row)
         console.print(grid)
+
+
+def prompts_of(task: Task) -> int:
+    """How many prompts the task's input space holds."""
+    return math.prod(int(number) for number in np.asarray(task.allowed).sum(axis=1))
+
+
+def _sizes(name: str, experiment: Experiment) -> list[str]:
+    """`quick: 90 runs, 8 min`, for each preset."""
+    lines = []
+    for preset, size in experiment.presets.items():
+        runs = size.seeds * sum(len(experiment.arms(preset, task)) for task in size.tasks)
+        lines.append(f"{preset}: {runs} runs, {size.minutes:.0f} min")
+    return lines
 
 
 def tasks_named(text: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -30,7 +31,14 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
     *(f"{room}/README.md" for room in ("experiments", "tasks", "testbed", "tests", "experiments/records")),
+    ".github/CONTRIBUTING.md",
+    ".github/CHANGELOG.md",
 ]
+MOST_LINES = {
+    "README.md": 90, "experiments/README.md": 180, "tasks/README.md": 140, "testbed/README.md": 140,
+    "tests/README.md": 40,
+}  # fmt: skip
+NOTEBOOK = ROOT / "experiments/examples/first_ablation.ipynb"
 
 
 def block(name, page):
@@ -143,3 +151,35 @@ def test_links_lead_somewhere(page):
         assert target.is_file(), link
         titles = re.findall("^#+ (.+)$", target.read_text(), re.MULTILINE) if anchor else []
         assert not anchor or anchor in {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}, link
+
+
+@pytest.mark.parametrize("page", MOST_LINES)
+def test_a_guide_is_short_and_reads_easily(page):
+    text = (ROOT / page).read_text()
+    assert len(text.splitlines()) <= MOST_LINES[page]
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    prose = re.sub(r"^[|#!<].*$", "", prose, flags=re.MULTILINE)
+    prose = re.sub(r"\]\([^)]*\)|`[^`]*`", "", prose)
+    sentences = [len(sentence.split()) for sentence in re.split(r"[.:?]\s", prose) if len(sentence.split()) > 2]
+    assert np.median(sentences) <= 18
+    assert len(re.findall(r"\b\d[\d.,]*\b", prose)) <= 0.04 * len(prose.split())
+
+
+def test_the_notebook_was_run_from_top_to_bottom_without_an_error():
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert outputs and not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_again(tmp_path):
+    nbformat = pytest.importorskip("nbformat", reason="needs the extra `notebook`")
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(NOTEBOOK, 4)
+    outputs = lambda: [cell["outputs"] for cell in notebook.cells if cell["cell_type"] == "code"]
+    kinds = [[output["output_type"] for output in of_cell] for of_cell in outputs()]
+    NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert [[output["output_type"] for output in of_cell] for of_cell in outputs()] == kinds

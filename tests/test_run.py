@@ -205,12 +205,13 @@ def test_list_shows_every_task_attack_and_experiment_with_a_line(no_work):
     status, out, err = command("--list")
     assert status == 0
     assert err == ""
-    words = " ".join(out.split())
+    words, names = out.split(), [line.split()[0] for line in out.splitlines() if line.strip()]
     for entries in (TASKS, ATTACKS, EXPERIMENTS):
         for name, entry in entries.items():
-            line = " ".join((getattr(entry, "question", "") or entry.__doc__.strip().splitlines()[0]).split())
-            assert len(line) > 20
-            assert f"{name} {line}" in words
+            line = getattr(entry, "question", "") or entry.__doc__.strip().splitlines()[0]
+            assert len(line) > 20 and name in names and set(line.split()) <= set(words)
+    for size in ("2,097,152", "262,144", "quick: 30 runs, 4 min"):  # injury and modular, cipher_vault, diversity
+        assert size in out
 
 
 @pytest.fixture
@@ -319,7 +320,8 @@ def test_the_page_gives_question_verdict_effects_and_figures(tmp_path):
         table("injury", {"1 round": [99, 9], "16 rounds": [9, 0]}), [Contrast("1 round", "16 rounds")]
     )
     verdicts = [Verdict("undecided", effects, "two decades"), Verdict("supported", effects.iloc[:0])]
-    done = [jobs.Done(verdicts[0], []), jobs.Done(verdicts[1], []), jobs.Done(None, [])]
+    runs = pd.DataFrame()
+    done = [jobs.Done(verdicts[0], runs, []), jobs.Done(verdicts[1], runs, []), jobs.Done(None, runs, [])]
     jobs.page(console, [job, alone, job], done, tmp_path)
     out = " ".join(console.file.getvalue().split())
     for text in ("undecided How important", "1 round -> 16 rounds, failing prompts: 1.00 [1.00, 1.00]", "not run "):
@@ -491,7 +493,9 @@ def test_the_job_prints_table_and_verdict_and_leaves_records_tables_and_figures(
     assert (status, err) == (0, "")
     assert "8 runs (2 seeds), 8 to do" in out
     assert "8 of 8 runs" in out
-    assert "undecided: the rule asks for a decade on two tasks" in " ".join(out.split())
+    said = " ".join(out.split())
+    assert "injury, 2 seeds: injury: 1 round -> 16 rounds, failing prompts:" in said
+    assert "--experiment=update_frequency asks the whole question" in said
     assert "Effects, declared before the runs" in out and "16 rounds" in out
     assert pd.read_csv(job.folder / "effects.csv")["after"].iloc[0] == "16 rounds"
     for name in (*ARMS, "clean accuracy", "FAILING PROMPTS, median", "coordinate succeeds, 1000 calls"):

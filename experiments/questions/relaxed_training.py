@@ -212,4 +212,9 @@ RELAXED_TRAINING = Experiment(
     measure=measure,
     effects=effects,
     figure=figure,
+    note=(
+        "The filter by clean accuracy came after the correlation had been seen. Two hundred "
+        "latent steps stand against fifteen hundred plain ones, at equal compute, so the "
+        "refutation is of these arms."
+    ),
 )
