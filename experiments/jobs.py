@@ -50,8 +50,7 @@ def load(folder: str | Path, name: str | None = None, preset: str | None = None)
     if name == ABLATION:
         return runs.assign(presets="")
     experiment = experiment_named(name)
-    if preset is not None and preset not in experiment.presets:
-        raise ValueError(f"{name} has no preset {preset!r}; choose from {', '.join(experiment.presets)}")
+    refuse_unknown_preset(name, experiment, preset)
     ids = {one: _ids_of(name, experiment, one, runs) for one in experiment.presets}
     of = [",".join(one for one in ids if run in ids[one]) for run in runs["run"]]
     runs = runs.assign(presets=of)
@@ -61,6 +60,16 @@ def load(folder: str | Path, name: str | None = None, preset: str | None = None)
     if chosen.empty:
         raise ValueError(f"{folder} holds no record of {name}, preset {preset}")
     return chosen
+
+
+def refuse_unknown_preset(name: str, experiment: Experiment, preset: str | None) -> None:
+    """Make sure that an experiment has a preset, if one is named.
+
+    Raises:
+      ValueError: it has not; says which it has.
+    """
+    if preset is not None and preset not in experiment.presets:
+        raise ValueError(f"{name} has no preset {preset!r}; choose from {', '.join(experiment.presets)}")
 
 
 def _ids_of(name: str, experiment, preset: str, runs: pd.DataFrame) -> set[str]:
@@ -116,6 +125,7 @@ def recorded_runs(name: str, folder: str | Path | None, preset: str | None) -> t
     Raises:
       ValueError: there is no such experiment, or no record of it.
     """
+    refuse_unknown_preset(name, experiment_named(name), preset)
     folder = RECORDS / name if folder is None else Path(folder)
     job = recorded(name, folder, preset)
     runs = frame_of(job)

@@ -361,7 +361,7 @@ def run_jobs(console: Console, words: list[str]) -> int:
     if FLAGS.evaluate:
         [task, *_] = tasks_named(FLAGS.task) or [None]
         return evaluate_saved(FLAGS.evaluate, task, Path(FLAGS.out) / "evaluate", console, writable)
-    for form in FLAGS.format:
+    for form in FLAGS.format or [""]:
         one_of("format", form, plots.FORMATS)
     jobs, left_out = wanted(words)
     for line in left_out:
