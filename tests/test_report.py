@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from synthetic import table
 
-from experiments import Arm, Contrast, Experiment, Plain, Preset, columns, jobs, report
+from experiments import Arm, Contrast, Experiment, Plain, Preset, columns, forest, jobs, markup, report
 from experiments.experiment import judge
 from experiments.figures import draw_arms
 from testbed import plots
@@ -192,7 +192,7 @@ def test_a_point_outside_the_figure_or_unknown_takes_no_other_ones_name():
     ],
 )
 def test_a_column_is_sorted_by_the_numbers_that_it_shows_and_a_missing_one_is_none(cells, keys):
-    assert report.sort_keys(cells) == keys
+    assert markup.sort_keys(cells) == keys
 
 
 def test_zero_has_a_key_and_what_is_missing_has_none(tmp_path):
@@ -243,7 +243,7 @@ def test_an_effect_of_one_seed_has_a_mark_and_no_interval(tmp_path):
 
 def test_ticks_are_even_cover_what_is_drawn_and_are_few():
     for low, high in ((0, 0), (0, 4.1), (-0.28, 0.59), (-1e-3, 2e-4), (0, 1), (-7, 123456)):
-        ticks = report._ticks(low, high)
+        ticks = forest.even_ticks(low, high)
         assert ticks[0] <= low and ticks[-1] >= high and len(ticks) <= 6
         np.testing.assert_allclose(np.diff(ticks), ticks[1] - ticks[0])
 
