@@ -300,8 +300,8 @@ def _for_a_page(root: ElementTree.Element, name: str) -> str:
                 element.set(key, f"#{name}-{value[1:]}")
             elif "url(#" in value:
                 element.set(key, value.replace("url(#", f"url(#{name}-"))
-    for size in ("width", "height"):
-        root.attrib.pop(size)
+    del root.attrib["height"]
+    root.set("style", f"max-width: {root.attrib.pop('width')}")  # not larger than it was drawn
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", LINK[1:].partition("}")[0])
     drawn = ElementTree.tostring(root, encoding="unicode")

@@ -1,6 +1,7 @@
 """The report: one whole HTML file, the same from the same records, that asks nobody for anything."""
 
 import html
+import io
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from synthetic import table
 
 from experiments import Arm, Contrast, Experiment, Plain, Preset, columns, forest, jobs, markup, report
@@ -257,6 +259,15 @@ def test_the_index_leads_to_each_report(tmp_path):
     assert all(job.experiment.question in page.text for job in listed)
 
 
+def test_several_questions_get_an_index_beside_the_results_page(tmp_path):
+    job = jobs.recorded("tool_ablation", RECORDS / "tool_ablation")
+    console = Console(file=io.StringIO(), width=200)
+    done = jobs.Done(judge(job.experiment, jobs.frame_of(job)), [])
+    jobs.page(console, [job], [done], tmp_path)
+    assert "tool_ablation/report.html" in (tmp_path / "index.html").read_text() and (tmp_path / "README.md").exists()
+    assert f"reports: {tmp_path / 'index.html'}" in console.file.getvalue()
+
+
 # What a reader does: sort by a column up and down, point somewhere, go there by keyboard.
 SCRIPT = """
 const order = [], body = () => [...document.querySelectorAll("section table tbody")][0];
@@ -264,7 +275,8 @@ const names = () => [...body().rows].map(row => row.cells[0].textContent);
 const button = [...document.querySelectorAll("section table")][0].querySelectorAll("th button");
 const last = button[button.length - 1];
 order.push(names()); last.click(); order.push(names()); last.click(); order.push(names());
-document.querySelector("svg.strip").focus();
+const strip = document.querySelector("svg.strip[tabindex='0']");
+strip.dispatchEvent(new FocusEvent("focusin", {bubbles: true}));  // `focus()` needs a window in front
 const focused = tip.textContent, shown = !tip.hidden;
 document.querySelector("use[data-tip]").dispatchEvent(new PointerEvent("pointerover", {bubbles: true}));
 const seen = {order, focused, shown, pointed: tip.textContent, sorted: last.closest("th").getAttribute("aria-sort"),
