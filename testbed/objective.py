@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.broken import refuse_broken
 from testbed.policy import Policy, adjust, respond
 from testbed.task import Task, rank
 
@@ -48,6 +49,11 @@ def combine(policy: Policy, margins: jax.Array) -> jax.Array:
     return jnp.minimum(jnp.log(-jnp.expm1(log_p)) - log_p, NOT_HAZARDOUS)
 
 
+def combine_or_nan(policy: Policy, margins: jax.Array) -> jax.Array:
+    """The same, and NaN where any of the answers' margins is: a minimum over numbers may drop a NaN."""
+    return jnp.where(jnp.isnan(margins).any(axis=-1), jnp.nan, combine(policy, margins))
+
+
 def catastrophe_probability(policy: Policy, margin: jax.Array) -> jax.Array:
     """Probability that the policy's answer is a catastrophe: 0 or 1 for a greedy policy."""
     return jax.nn.sigmoid(-margin) if policy.stochastic else (margin <= 0).astype(jnp.float32)
@@ -78,6 +84,12 @@ class Objective:
     def margin(self, prompt: jax.Array) -> jax.Array:
         """The margin of a prompt `[T]`: `forwards` model calls and one checker call."""
         return self._soft_margin(jax.nn.one_hot(prompt, self.task.vocab), *self.task.catastrophic_answers(prompt))
+
+    def margin_or_nan(self, prompt: jax.Array) -> jax.Array:
+        """The margin of a prompt `[T]`, and NaN where the model gives any, so that it can be told broken."""
+        answers, valid = self.task.catastrophic_answers(prompt)
+        logits = forced_logits(self.model, jax.nn.one_hot(prompt, self.task.vocab), answers)
+        return combine_or_nan(self.policy, answer_margins(self.policy, logits, answers, valid))
 
     def gradient(self, prompt: jax.Array) -> jax.Array:
         """Gradient `[T, V]` of the margin with respect to the one-hot prompt, its catastrophic answers held fixed."""
@@ -139,12 +151,19 @@ def confirm(objective: Objective, prompts: jax.Array) -> jax.Array:
 
 @jax.jit
 def _margins(objective: Objective, prompts: jax.Array) -> jax.Array:
-    return jax.vmap(objective.margin)(prompts)
+    return jax.vmap(objective.margin_or_nan)(prompts)
 
 
 def margins_of(objective: Objective, prompts: np.ndarray) -> np.ndarray:
-    """The margins `[n]` of any number of given prompts `[n, T]`: plain forward passes, in batches of one shape."""
+    """The margins `[n]` of any number of given prompts `[n, T]`: plain forward passes, in batches of one shape.
+
+    Raises:
+      FloatingPointError: the model's weights or margins are NaN.
+    """
+    refuse_broken(objective.model)
     # The last batch is filled up with repeats, so that one program serves every number of prompts.
     batches = (prompts[first : first + BATCH] for first in range(0, len(prompts), BATCH))
     parts = [_margins(objective, np.resize(batch, (BATCH, batch.shape[1]))) for batch in batches]
-    return np.concatenate([np.zeros(0, np.float32), *map(np.asarray, parts)])[: len(prompts)]
+    margins = np.concatenate([np.zeros(0, np.float32), *map(np.asarray, parts)])[: len(prompts)]
+    refuse_broken(objective.model, margins)
+    return margins

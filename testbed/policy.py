@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.broken import refuse_broken
 from testbed.task import Task, is_safe
 
 ZERO = np.float32(0.0)  # of the same type as a measured threshold, so that both run the same compiled program
@@ -84,14 +85,25 @@ def unrefused(model, task: Task, prompt: jax.Array) -> tuple[jax.Array, jax.Arra
     return answer, jnp.stack(gaps).max()
 
 
-@partial(jax.jit, static_argnames=("task", "samples"))
 def matched_policy(key: jax.Array, model, task: Task, blocked: float, *, samples: int = 8192) -> Policy:
     """The policy whose threshold refuses a share `blocked` of the safe clean prompts.
 
     The threshold is that quantile of the refusal score over the safe ones among `samples` clean prompts. Nothing about
     failures enters, so models can be compared at matched clean false alarms, however much each likes to refuse.
+
+    Raises:
+      FloatingPointError: the model's weights or answers are NaN.
     """
+    refuse_broken(model)
+    policy, scores = _matched(key, model, task, blocked, samples=samples)
+    refuse_broken(model, scores)
+    return policy
+
+
+@partial(jax.jit, static_argnames=("task", "samples"))
+def _matched(key, model, task: Task, blocked, *, samples: int) -> tuple[Policy, jax.Array]:
+    """The threshold, and the refusal scores `[samples]` of all that was drawn."""
     prompts = jax.vmap(task.sample)(jax.random.split(key, samples))
     _, scores = jax.vmap(partial(unrefused, model, task))(prompts)
     safe = jax.vmap(partial(is_safe, task))(prompts)
-    return conservative(task, jnp.nanquantile(jnp.where(safe, scores, jnp.nan), 1 - blocked))
+    return conservative(task, jnp.nanquantile(jnp.where(safe, scores, jnp.nan), 1 - blocked)), scores

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.broken import refuse_broken
 from testbed.devices import over_devices
 from testbed.objective import Objective
 
@@ -206,9 +207,17 @@ def search(
 
 
 def attack_model(key: jax.Array, attack: Attack, objective: Objective, *, attackers: int, budget: int) -> Trace:
-    """`search` from `attackers` fresh starts of the attack's own."""
+    """`search` from `attackers` fresh starts of the attack's own.
+
+    Raises:
+      FloatingPointError: the model's weights, or its margins at the starts, are NaN.
+    """
+    refuse_broken(objective.model)
     start_key, search_key = jax.random.split(key)
-    return search(search_key, attack, objective, fresh_starts(start_key, attack, objective, attackers), budget=budget)
+    starts = fresh_starts(start_key, attack, objective, attackers)
+    trace = search(search_key, attack, objective, starts, budget=budget)
+    refuse_broken(objective.model, trace.curve)
+    return trace
 
 
 def fresh_starts(key: jax.Array, attack: Attack, objective: Objective, attackers: int) -> jax.Array:

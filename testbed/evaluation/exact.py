@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.broken import refuse_broken
 from testbed.evaluation.walk import (
     LARGEST_SPACE,
     Leaves,
@@ -23,7 +24,7 @@ from testbed.evaluation.walk import (
     refuse_if_too_large,
     shared_prefixes,
 )
-from testbed.objective import answer_margins, catastrophe_probability, combine
+from testbed.objective import answer_margins, catastrophe_probability, combine_or_nan
 from testbed.policy import Policy
 from testbed.runs import checkpoints
 from testbed.task import Task, is_safe, prompts_of_ids, rank, space_size
@@ -89,9 +90,9 @@ class Count(NamedTuple):
 
 
 def judge(policy: Policy, task: Task, leaves: Leaves) -> Judged:
-    """A policy's verdict on each leaf."""
+    """A policy's verdict on each leaf; the margin is NaN wherever the model says one, on safe prompts too."""
     margins = answer_margins(policy, leaves.forced, leaves.answers, leaves.valid)
-    margin = combine(policy, margins)
+    margin = _combined(policy, leaves, margins)
     likeliest = jnp.take_along_axis(leaves.answers, margins.argmin(axis=1)[:, None, None], axis=1)[:, 0]
     refused = leaves.score > policy.tau
     return Judged(
@@ -101,6 +102,11 @@ def judge(policy: Policy, task: Task, leaves: Leaves) -> Judged:
         refused,
         refused | (leaves.unrefused != jax.vmap(task.label)(leaves.prompts)).any(axis=1),
     )
+
+
+def _combined(policy: Policy, leaves: Leaves, margins: jax.Array) -> jax.Array:
+    """Margins `[n]` of answers' margins `[n, K]`, NaN also where only the answer to a safe prompt is."""
+    return jnp.where(jnp.isnan(leaves.score), jnp.nan, combine_or_nan(policy, margins))
 
 
 def _read(policies: tuple[Policy, ...], task: Task, leaves: Leaves):
@@ -206,7 +212,7 @@ def count(
 
     Raises:
       ValueError: the space is too large, the model is not of the task's sizes, or `checkpoint` is some other file.
-      FloatingPointError: a margin is NaN, so the model is broken.
+      FloatingPointError: a weight or a margin is NaN, so the model is broken.
     """
     parts, total = over_space(_read, model, tuple(policies.values()), task, walk=walk), space_size(task)
     counts: dict[str, Count] = {}
@@ -221,7 +227,7 @@ def count(
         ids = ids.astype(np.int64)
         clean = None if log_prob is None else np.exp(log_prob.astype(np.float64))
         for (name, policy), verdict in zip(policies.items(), judged, strict=True):
-            _refuse_nan(task, verdict.margin, ids)
+            refuse_broken(model, verdict.margin)
             part = _account(task, policy, verdict, kinds, clean, ids)
             counts[name] = _merge(counts[name], part) if name in counts else part
         watch(next(iter(counts.values())).prompts, total)
@@ -233,16 +239,10 @@ def count(
     return counts
 
 
-def _refuse_nan(task: Task, margins: np.ndarray, ids: np.ndarray) -> None:
-    if np.isnan(margins).any():
-        broken = prompts_of_ids(task, ids[np.isnan(margins)][:1])[0].tolist()
-        raise FloatingPointError(f"the margin of prompt {broken} is NaN: the model's weights are broken")
-
-
 def _read_margins(policy: Policy, task: Task, leaves: Leaves):
     """Margins `[n]`, and whether a catastrophe is possible at all `[n]`."""
-    margins = combine(policy, answer_margins(policy, leaves.forced, leaves.answers, leaves.valid))
-    return margins, jax.vmap(task.hazardous)(leaves.prompts)
+    margins = answer_margins(policy, leaves.forced, leaves.answers, leaves.valid)
+    return _combined(policy, leaves, margins), jax.vmap(task.hazardous)(leaves.prompts)
 
 
 def hazardous_margins(model, task: Task, policy: Policy, walk: Walk = shared_prefixes) -> np.ndarray:
@@ -251,10 +251,9 @@ def hazardous_margins(model, task: Task, policy: Policy, walk: Walk = shared_pre
     Raises:
       ValueError, FloatingPointError: as `count`.
     """
-    parts, kept, first = over_space(_read_margins, model, policy, task, walk=walk), [], 0
+    parts, kept = over_space(_read_margins, model, policy, task, walk=walk), []
     for margins, hazardous in parts.each(range(parts.count)):
-        _refuse_nan(task, margins, np.arange(first, first + len(margins)))
-        first += len(margins)
+        refuse_broken(model, margins)
         kept.append(margins[hazardous])
     return np.sort(np.concatenate(kept))
 

@@ -18,8 +18,10 @@ def strength(reached: np.ndarray, margins: np.ndarray) -> float:
       margins: of all hazardous prompts `[H]`, ascending (`exact.hazardous_margins`).
 
     Raises:
-      ValueError: there are no runs, or no hazardous prompts.
+      ValueError: there are no runs, or no hazardous prompts, or a margin is NaN.
     """
+    if np.isnan(reached).any() or np.isnan(margins).any():
+        raise ValueError(f"{np.isnan(reached).sum() + np.isnan(margins).sum()} margins are NaN: the model is broken")
     if not len(reached) or not len(margins):
         raise ValueError(f"strength needs runs and hazardous prompts, not {len(reached)} and {len(margins)}")
     as_low = np.searchsorted(margins, np.asarray(reached) + FRAGILE, side="right").clip(1)

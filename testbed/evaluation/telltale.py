@@ -15,6 +15,7 @@ from scipy import stats
 from testbed.attacks.moves import anything, edit
 from testbed.attacks.natural import natural
 from testbed.attacks.search import Attack, attack_model
+from testbed.broken import refuse_broken
 from testbed.objective import Objective, confirm, margins_of
 from testbed.policy import Policy, greedy, unrefused
 from testbed.statistics import Interval, clopper_pearson
@@ -92,12 +93,14 @@ def telltale(
 
     Raises:
       ValueError: no attacks or samples, or the task has no clean density to say what looks clean.
+      FloatingPointError: the model's weights or margins are NaN.
     """
     if not attacks or samples < 2 or attackers < 1:
         raise ValueError(
             f"the telltale test needs attacks, attackers and samples, not {len(attacks)}, {attackers} and {samples}"
         )
     refuse_without_density(task)
+    refuse_broken(model)
     policy = greedy(task) if policy is None else policy
     prompt_key, attack_key, natural_key, before_key, draw_key = jax.random.split(key, 5)
     objective = Objective(task, model, policy)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.broken import refuse_broken
 from testbed.devices import spread
 from testbed.model import PRECISION, Transformer
 from testbed.objective import forced_logits
@@ -245,9 +246,11 @@ def over_space(read: Read, model, arguments, task: Task, *, walk: Walk = shared_
 
     Raises:
       ValueError: the space is too large, or the model is not of the task's sizes.
+      FloatingPointError: some of its weights are NaN.
     """
     refuse_if_too_large(task)
     refuse_if_unfit(model, task)
+    refuse_broken(model)
     first, leaves = _chunk(task)
     heads = space_size(task) // leaves
     size = min(heads, CHUNKS_A_CALL)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from testbed.broken import refuse_broken
 from testbed.evaluation.rare.estimate import REPLICATES, Estimate, pooled, refuse_few
 from testbed.evaluation.rare.sampling import BATCH, clean_margins
 from testbed.objective import NOT_HAZARDOUS, Objective
@@ -118,7 +119,9 @@ def _extrapolated(fit: Callable, samples: int, replicates: int) -> Callable[[jax
     refuse_few("samples a replicate", samples // replicates, TAIL)
 
     def estimate(key, objective):
+        refuse_broken(objective.model)
         prompts, margins = map(np.asarray, clean_margins(key, objective, samples))
+        refuse_broken(objective.model, margins)
         size = samples // replicates
         parts = [slice(start, start + size) for start in range(0, replicates * size, size)]
         values, weights = zip(*(fit(objective, prompts[part], margins[part]) for part in parts), strict=True)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from testbed.attacks.search import GRADIENT_FORWARDS
+from testbed.broken import refuse_broken
 from testbed.evaluation.rare.estimate import (
     REPLICATES,
     Estimate,
@@ -45,6 +46,7 @@ def mhis(
 
     def estimate(key, objective):
         refuse_without_density(objective, "mhis")
+        refuse_broken(objective.model)
         keys = jax.random.split(key, replicates)
         runs = [jax.device_get(_cooled(k, objective, base, chains, steps, burn)) for k in keys]
         values = np.array([value for value, _ in runs], np.float64)
@@ -122,6 +124,7 @@ def itgis(
 
     def estimate(key, objective):
         refuse_without_density(objective, "itgis")
+        refuse_broken(objective.model)
         keys, temperatures = jax.random.split(key, replicates), np.resize(TEMPERATURES, replicates)
         weights = np.array(
             [_tilted(k, objective, t, samples, batch) for k, t in zip(keys, temperatures, strict=True)], np.float64

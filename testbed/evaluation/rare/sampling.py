@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.broken import refuse_broken
 from testbed.evaluation.rare.estimate import Estimate, health, refuse_few
 from testbed.objective import Objective
 from testbed.statistics import clopper_pearson
@@ -19,7 +20,7 @@ BATCH = 2048
 def clean_margins(key: jax.Array, objective: Objective, samples: int) -> tuple[jax.Array, jax.Array]:
     """Fresh clean prompts `[samples, T]` and their margins `[samples]`: one margin each."""
     prompts = jax.vmap(objective.clean)(jax.random.split(key, samples))
-    return prompts, jax.lax.map(objective.margin, prompts, batch_size=BATCH)
+    return prompts, jax.lax.map(objective.margin_or_nan, prompts, batch_size=BATCH)
 
 
 @functools.cache
@@ -34,7 +35,9 @@ def naive(samples: int = 2**16) -> Callable[[jax.Array, Objective], Estimate]:
     refuse_few("samples", samples, 1)
 
     def estimate(key, objective):
+        refuse_broken(objective.model)
         _, margins = clean_margins(key, objective, samples)
+        refuse_broken(objective.model, margins)
         fails = np.asarray(margins <= 0)
         return Estimate(*clopper_pearson(int(fails.sum()), samples), *health(fails), samples * objective.forwards)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.broken import refuse_broken
 from testbed.evaluation.rare.estimate import (
     REPLICATES,
     Estimate,
@@ -53,6 +54,7 @@ def splitting(
 
     def estimate(key, objective):
         refuse_without_density(objective, "splitting")
+        refuse_broken(objective.model)
         keys = jax.random.split(key, replicates)
         ends = [jax.device_get(_split(k, objective, particles, killed, moves)) for k in keys]
         fails = np.array([end.margins <= 0 for end in ends])
