@@ -1,8 +1,9 @@
 """Jobs: from a worklist to its tables, figures and verdict."""
 
+import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -181,21 +182,41 @@ def drawn_of(experiment: Experiment, rows: pd.DataFrame) -> plots.Figure:
     return plots.not_counted(figure, note) if note else figure
 
 
-def show(console: Console, job: Job, runs: pd.DataFrame, formats: Sequence[str] = ("png",)) -> Verdict:
-    """Print tables, effects and verdict; write runs, effects, figures and the report beside the records."""
-    experiment, folder, figures = job.experiment, job.folder, {}
+@contextlib.contextmanager
+def or_told(unwritten: list[str], path: Path) -> Iterator[Path]:
+    """Let the block write `path`; where that fails, the disk being full, a line in `unwritten` says so."""
+    try:
+        yield path
+    except OSError as error:
+        unwritten.append(f"{path} could not be written: {error.strerror or error}")
+
+
+def write_beside(job: Job, runs: pd.DataFrame, verdict: Verdict, formats: Sequence[str]) -> list[str]:
+    """Write figures, runs, effects and the report beside the records; a line for each that cannot be written."""
+    folder, figures, unwritten = job.folder, {}, []
+    for task, rows in columns.by_task(runs).items():
+        figures[task] = drawn_of(job.experiment, rows)
+        for form in formats:
+            with or_told(unwritten, folder / f"{file_name(task)}.{form}") as path:
+                plots.save(figures[task], path)
+    with or_told(unwritten, folder / "runs.csv") as path:
+        results.write_atomically(path, tables.runs_csv(runs))
+    with or_told(unwritten, folder / "effects.csv") as path:
+        results.write_atomically(path, tables.csv(verdict.effects))
+    with or_told(unwritten, folder / REPORT) as path:
+        results.write_atomically(path, report(job, runs, verdict, figures).encode())
+    return unwritten
+
+
+def show(console: Console, job: Job, runs: pd.DataFrame) -> Verdict:
+    """Print the tables, the effects and the verdict."""
+    experiment = job.experiment
     for task, rows in columns.by_task(runs).items():
         text, note = experiment.table(rows), columns.sampled_note(rows)
         title = ", ".join(filter(None, (job.name, f"task {task}", note)))
         fits = experiment.table is not tables.of_arms or len(tables.blocks(text, console.width)) == 1
         tables.show_text(console, text if fits else tables.by_row(rows), title)
-        figures[task] = drawn_of(experiment, rows)
-        for form in formats:
-            plots.save(figures[task], folder / f"{file_name(task)}.{form}")
     verdict = judge(experiment, runs)
-    results.write_atomically(folder / "runs.csv", tables.runs_csv(runs))
-    results.write_atomically(folder / "effects.csv", tables.csv(verdict.effects))
-    results.write_atomically(folder / REPORT, report(job, runs, verdict, figures).encode())
     tables.show_effects(console, verdict.effects)
     if experiment.decides:
         console.print(_conclusion(job, verdict), highlight=False)
@@ -246,11 +267,12 @@ def missing_of(job: Job) -> int:
 
 
 class Done(NamedTuple):
-    """What came of a job: its verdict, if it has records, its runs, and a line for each that failed."""
+    """What came of a job: its verdict, if it has records, its runs, and lines of what failed or was not written."""
 
     verdict: Verdict | None
     runs: pd.DataFrame
     failed: list[str]
+    unwritten: Sequence[str] = ()
 
 
 def run_missing(console: Console, job: Job, place: AbstractContextManager | None) -> list[str]:
@@ -272,19 +294,27 @@ def do(console: Console, job: Job, place: AbstractContextManager | None, formats
     runs = frame_of(job)
     if not len(runs) and not failed:
         raise ValueError(f"{job.folder} holds no record of these runs; leave out --plot_only to make them")
-    verdict = show(console, job, runs, formats) if len(runs) else None
+    verdict, unwritten = None, []
+    if len(runs):
+        verdict = show(console, job, runs)
+        unwritten = write_beside(job, runs, verdict, formats)
+    for line in unwritten:
+        console.print(line, style="red", markup=False, highlight=False)
     console.print(f"{len(runs)} of {len(job.runs)} runs; records, tables and figures: {job.folder.resolve()}")
-    if verdict:
+    if (job.folder / REPORT).exists():
         console.print(f"report: {job.folder.resolve() / REPORT}", markup=False, highlight=False, soft_wrap=True)
-    return Done(verdict, runs, failed)
+    return Done(verdict, runs, failed, unwritten)
 
 
-def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> None:
-    """Print every question with its verdict and figures, and write the results page into `out`."""
+def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> list[str]:
+    """Print every question with its verdict and figures, and write the results page into `out`.
+
+    Returns a line if the page could not be written.
+    """
     table = Table(title="What was found", title_justify="left", box=None, show_header=False, padding=(0, 2, 1, 0))
     table.add_column("verdict", no_wrap=True)
     table.add_column("question", overflow="fold")
-    for job, (verdict, *_) in zip(jobs, done, strict=True):
+    for job, verdict in zip(jobs, (one.verdict for one in done), strict=True):
         lines = [
             f"[bold]{job.experiment.question}[/bold]",
             *map(escape, filter(None, [_brief(verdict), _figures(job)])),
@@ -294,16 +324,20 @@ def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> None
     asked = [(job, one.verdict, one.runs) for job, one in zip(jobs, done, strict=True) if one.verdict]
     figures = {job.name: [f"{job.folder.name}/{name}.png" for name in _drawn(job)] for job, *_ in asked}
     text = results_page(asked, figures, PAGE_COMMAND)
-    index_path = out / "index.html"
-    told = index([job for job, *_ in asked], [verdict for _, verdict, _ in asked])
-    results.write_atomically(index_path, told.encode())
-    console.print(f"reports: {index_path.resolve()}", markup=False, highlight=False, soft_wrap=True)
-    path = out / "README.md"
-    if not is_ours(path):
-        console.print(f"{path} is no results page and stays as it is; give another --out", style="yellow")
-        return
-    results.write_atomically(path, text.encode())
-    console.print(f"results page: {path.resolve()}")
+    linked = index([job for job, *_ in asked], [verdict for _, verdict, _ in asked])
+    unwritten: list[str] = []
+    with or_told(unwritten, out / "index.html") as path:
+        results.write_atomically(path, linked.encode())
+        console.print(f"reports: {path.resolve()}", markup=False, highlight=False, soft_wrap=True)
+    if is_ours(out / "README.md"):
+        with or_told(unwritten, out / "README.md") as path:
+            results.write_atomically(path, text.encode())
+            console.print(f"results page: {path.resolve()}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        console.print(f"{out / 'README.md'} is no results page and stays as it is; give another --out", style="yellow")
+    for line in unwritten:
+        console.print(line, style="red", markup=False, highlight=False)
+    return unwritten
 
 
 def _brief(verdict: Verdict | None) -> str:

@@ -369,9 +369,9 @@ def run_jobs(console: Console, words: list[str]) -> int:
     if FLAGS.status:
         return max(show_status(console, job) for job in jobs)
     places = [place_of(job.folder) for job in jobs]
-    for job in jobs:
-        writable(job.folder)
     if not FLAGS.plot_only:
+        for job in jobs:
+            writable(job.folder)
         if len(jobs) > 1:
             minutes = sum(job.minutes(missing_of(job)) for job in jobs)
             console.print(f"{len(jobs)} experiments, about {minutes:.0f} minutes on two cores in all")
@@ -379,9 +379,8 @@ def run_jobs(console: Console, words: list[str]) -> int:
             check_task(jax.random.key(0), task_named(task))
     pairs = zip(jobs, places, strict=True)
     done = [do(console, job, None if FLAGS.plot_only else place, FLAGS.format) for job, place in pairs]
-    if len(jobs) > 1:
-        page(console, jobs, done, Path(FLAGS.out))
-    return 1 if any(one.failed for one in done) else 0
+    unwritten = page(console, jobs, done, Path(FLAGS.out)) if len(jobs) > 1 else []
+    return 1 if unwritten or any(one.failed or one.unwritten for one in done) else 0
 
 
 def main(argv: list[str]) -> None:
@@ -396,6 +395,9 @@ def main(argv: list[str]) -> None:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    except OSError as error:  # a full disk, for one
+        print(f"error: {error}; the same command goes on from what is recorded", file=sys.stderr)
+        status = 1
     except KeyboardInterrupt:
         print("stopped; what was finished is recorded, and the same command goes on from there", file=sys.stderr)
         status = 130

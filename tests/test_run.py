@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import io
 import json
@@ -31,6 +32,7 @@ from experiments.rerun import leaves
 from experiments.tables import by_arm
 from tasks import TASKS
 from tasks.injury import injury
+from testbed import plots
 from testbed.attacks import ATTACKS
 from testbed.runs import results
 from testbed.runs.models import load
@@ -307,7 +309,7 @@ def test_all_asks_every_question_and_ends_with_a_page(tmp_path, asked):
     assert words.count("not run") == len(EXPERIMENTS)
 
 
-def test_the_page_gives_question_verdict_effects_and_figures(tmp_path):
+def test_the_page_gives_question_verdict_effects_and_figures(tmp_path, monkeypatch):
     console = Console(width=120, file=io.StringIO())
     job = jobs.Job(
         "update_frequency", EXPERIMENTS["update_frequency"], "quick", ("injury", "password"), range(3), tmp_path
@@ -332,6 +334,10 @@ def test_the_page_gives_question_verdict_effects_and_figures(tmp_path):
     assert "Undecided. The rule asks for two decades." in page
     row = "| injury | 1 round | 16 rounds | failing prompts | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | 2 | 0.5 (0.5) |"
     assert row in page and "![" in page
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write_atomically", lambda *_: os.open(tmp_path / "no" / "such", os.O_RDONLY))
+        said = jobs.page(console, [job, alone, job], done, tmp_path)
+    assert said == [f"{tmp_path}/README.md could not be written: No such file or directory"]
     (tmp_path / "README.md").write_text("# Mine")
     jobs.page(console, [job, alone, job], done, tmp_path)
     assert (tmp_path / "README.md").read_text() == "# Mine", "somebody's page is not overwritten"
@@ -700,6 +706,34 @@ def test_a_run_that_fails_is_told_under_the_table_of_the_others(job, monkeypatch
     finally:
         record.write_bytes(kept)
         error.unlink()
+
+
+def test_on_a_full_disk_failed_runs_and_tables_are_told_all_the_same(job, monkeypatch):
+    gone, write = job.run_of("control", 1), results.write_atomically
+    record, error = job.folder / f"{gone}.json", job.folder / f"{gone}.error"
+    kept = record.read_bytes()
+    record.unlink()
+    fail(monkeypatch)
+
+    def full(path, *rest, **named):
+        if path.suffix in (".csv", ".png"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, *rest, **named)
+
+    monkeypatch.setattr(results, "write_atomically", full)
+    monkeypatch.setattr(plots, "write_atomically", full)
+    try:
+        status, out, err = job.again()
+    finally:
+        record.write_bytes(kept)
+        error.unlink()
+    assert (status, err) == (1, "")
+    words = "".join(out.split())  # wherever a line is folded
+    assert f"failed:{gone}" in words and out.index("failed: ") < out.index("update_frequency, task injury")
+    for name in ("injury.csv", "injury.png", "effects.csv"):
+        assert f"{name}couldnotbewritten:Nospaceleftondevice" in words
+    monkeypatch.undo()
+    assert job.again("--plot_only")[0] == 0, "the next start writes them"
 
 
 def test_a_damaged_record_is_told_in_one_line(job):
