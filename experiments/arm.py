@@ -84,6 +84,9 @@ class Arm:
       learning_rate, batch, weight_decay: of the defence's steps. The rate is half the plain peak:
         fine-tuning, not training anew.
       options: parameters of the attack, as pairs of name and value, sorted.
+
+    Raises:
+      ValueError: attackers are negative.
     """
 
     plain: Plain = Plain()
@@ -100,6 +103,10 @@ class Arm:
     batch: int = added(256)
     weight_decay: float = added(1e-2)
     options: tuple[tuple[str, Any], ...] = added(())
+
+    def __post_init__(self):
+        if self.attackers < 0:
+            raise ValueError(f"attackers must not be negative, not {self.attackers}")
 
     @property
     def name(self) -> str:

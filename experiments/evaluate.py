@@ -43,7 +43,7 @@ def evaluation_of(path: str, task: str | None) -> Evaluation:
       ValueError: there is no such model, it names no task of the table, or it does not fit it.
     """
     model, name = load(path), task or notes(path).get("task")
-    if not name:
+    if not isinstance(name, str) or not name:
         raise ValueError(f"{path} says task {name!r}; give --task, one of {', '.join(TASKS)}")
     refuse_if_unfit(model, task_named(name))
     weights = Path(path).with_name(Path(path).name + ".safetensors").read_bytes()

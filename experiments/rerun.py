@@ -47,7 +47,10 @@ def run_of(record: dict[str, Any]) -> Run:
     if name != ABLATION:
         experiment = experiment_named(name)
         like = runs_of(name, experiment, "quick", experiment.presets["quick"].tasks[0], 0)[0].config
-    config = rebuilt(like, record["config"])
+    try:
+        config = rebuilt(like, record["config"])
+    except TypeError as error:
+        raise ValueError(f"the record's config holds what {type(like).__name__} cannot: {error}") from error
     run = Run(name, config, record["seed"], record.get("arm") or record["measurements"].get("arm", ""), task)
     changed = differences(record.get("sources", {}), sources([name, record["config"]]))
     if changed:

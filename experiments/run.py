@@ -20,6 +20,7 @@ Installed, the same command is called `worst-case`. Tasks, attacks and experimen
 named as module:name; the module may lie in the working directory.
 """
 
+import itertools
 import logging
 import math
 import os
@@ -105,6 +106,8 @@ PURPOSES = {
 }
 NEVER_EMPTY = ("experiment", "task", "preset", "out", "launcher", "rerun", "check")
 MAIN_JOB, MAIN_PRESET = "update_frequency", "small"
+MOST_SEEDS = 10_000  # a worklist is made as a whole, before its first run
+MOST_WORKERS = 4096
 LARGEST_SEED = 2**32  # the generator knows no more: a larger seed would be a smaller one again
 
 
@@ -191,14 +194,25 @@ def tasks_named(text: str | None) -> list[str]:
     return [word if word == "all" else spelled(word) for word in words]
 
 
+def refuse_outside(name: str, most: int) -> None:
+    """Make sure that a number, if it is given, lies from 1 to `most`.
+
+    Raises:
+      ValueError: it does not.
+    """
+    value = FLAGS[name].value
+    if value is not None and not 1 <= value <= most:
+        bound = "at least 1" if value < 1 else f"at most {most:,}"
+        raise ValueError(f"--{name} must be {bound}, not {value}")
+
+
 def wanted(words: list[str]) -> tuple[list[Job], list[str]]:
     """What the flags ask for, and a line for each task that `all` named and a question cannot be asked on.
 
     Raises:
       ValueError: a flag names what there is not, or a number that makes no sense.
     """
-    if FLAGS.seeds is not None and FLAGS.seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, not {FLAGS.seeds}")
+    refuse_outside("seeds", MOST_SEEDS)
     if FLAGS.first_seed < 0 or FLAGS.first_seed + (FLAGS.seeds or 1) > LARGEST_SEED:
         raise ValueError(f"--first_seed and all after it must lie from 0 to {LARGEST_SEED - 1}, not {FLAGS.first_seed}")
     if FLAGS.ablate:
@@ -210,7 +224,10 @@ def wanted(words: list[str]) -> tuple[list[Job], list[str]]:
     existing = [name for name in names if folder_of(name).is_dir()]
     if (FLAGS.plot_only or FLAGS.status) and not existing:
         what = f"{out} holds no records" if asked == "all" else f"{folder_of(asked)} does not exist"
-        raise ValueError(f"{what}; give the --out of a sweep, or leave out --plot_only and --status")
+        mend = "give the --out of a sweep, or leave out --plot_only and --status"
+        if out.name in (*names, *experiments.EXPERIMENTS):
+            mend = f"--out is the folder above: --out={out.parent}"
+        raise ValueError(f"{what}; {mend}")
     found = [job_of(name) for name in (existing if FLAGS.plot_only else names)]
     jobs, left_out = [job for job, _ in found], [line for _, lines in found for line in lines]
     if asked == "all":
@@ -308,14 +325,13 @@ def place_of(folder: Path):
     """
     launcher = LAUNCHERS[one_of("launcher", FLAGS.launcher or best_here(), LAUNCHERS)]
     for name in ("workers", "cores"):
-        if (value := FLAGS[name].value) is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, not {value}")
+        refuse_outside(name, MOST_WORKERS)
     if FLAGS.slurm and FLAGS.launcher != "slurm":
         raise ValueError(f"--slurm={','.join(FLAGS.slurm)} needs --launcher=slurm")
     more = {}
     for setting in FLAGS.slurm:
         name, equals, value = setting.partition("=")
-        if not equals:
+        if not (name and equals and value):
             raise ValueError(f"--slurm={setting} must be NAME=VALUE")
         more[name] = int(value) if value.isdigit() else value
     return launcher(FLAGS.workers, FLAGS.cores, folder / "slurm", **more)
@@ -328,7 +344,7 @@ def refuse_contradictions(words: list[str]) -> None:
       ValueError: they do not; names the flags.
     """
     for name in NEVER_EMPTY:
-        if FLAGS[name].present and not str(FLAGS[name].value or "").strip():
+        if FLAGS[name].present and not str(FLAGS[name].value or "").strip(" ,"):
             raise ValueError(f"--{name}= is empty (an unset variable?); give it a value or leave it out")
     if FLAGS["evaluate"].present and not all(FLAGS.evaluate or [""]):
         raise ValueError("--evaluate= is empty (an unset variable?); give it a value or leave it out")
@@ -410,8 +426,14 @@ def parse(argv):
         print(usage())
         sys.exit(0)
     try:
+        if "--flagfile=" in argv or ("--flagfile", "") in itertools.pairwise(argv):
+            raise flags.Error("--flagfile= is empty (an unset variable?); give it a value or leave it out")
         return FLAGS(argv, known_only=False)
-    except (flags.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        files = ", ".join(word for word in argv if word.startswith("--flagfile"))
+        print(f"error: {files} is no text: {error}", file=sys.stderr)
+        sys.exit(2)
+    except flags.Error as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -45,6 +45,8 @@ TEST_SIZES: dict[str, dict[str, int]] = {
 }
 KINDS = {int: "a whole number", float: "a number", str: "a word"}
 NUMBER = {int: r"-?\d+", float: r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", str: r"[^\s]+"}
+# The largest sizes of these tasks: what is larger takes an hour to compile, or all memory.
+LARGEST, LARGEST_OF = 1024, {"length": 32}
 WRITTEN = "write each size once, as argument=value"
 
 
@@ -105,9 +107,19 @@ def _parsed(text: str) -> tuple[str, Callable[..., Task], dict[str, int | float 
     try:
         if len(given) < len(sizes) or not all(given.values()):
             raise ValueError(WRITTEN)
-        return name, factory, {argument: _value(argument, value, known) for argument, value in given.items()}
+        values = {argument: _value(argument, value, known) for argument, value in given.items()}
+        _refuse_absurd(values if name in TASKS else {})
+        return name, factory, values
     except ValueError as error:
         raise ValueError(f"task {text!r}: {error}; {_arguments(known)}") from error
+
+
+def _refuse_absurd(values: Mapping[str, int | float | str]) -> None:
+    """Refuse sizes that no task can be built of, before one is."""
+    for argument, value in values.items():
+        most = LARGEST_OF.get(argument, LARGEST)
+        if not isinstance(value, str) and value > most:
+            raise ValueError(f"{argument} must be at most {most:,}, not {value:.3g}")
 
 
 def _arguments(known: Mapping[str, inspect.Parameter]) -> str:

@@ -49,14 +49,17 @@ def uniform_over(length: int, follow: np.ndarray, start: int, accepted: np.ndarr
     Each token is drawn in proportion to the number of ways to finish, counted backwards, so nothing is rejected.
 
     Raises:
-      ValueError: no string is accepted.
+      ValueError: no string is accepted, or more than a float64 can count.
     """
     ways = accepted.astype(np.float64)
     rows = []
-    for _ in range(length):
-        finish = ways[follow]
-        ways = finish.sum(axis=1)
-        rows.append(np.divide(finish, ways[:, None], out=np.zeros_like(finish), where=ways[:, None] > 0))
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        for _ in range(length):
+            finish = ways[follow]
+            ways = finish.sum(axis=1)
+            rows.append(np.divide(finish, ways[:, None], out=np.zeros_like(finish), where=ways[:, None] > 0))
+    if not np.isfinite(ways[start]):
+        raise ValueError(f"the strings of length {length} are too many to count; make it shorter")
     if not ways[start]:
         raise ValueError(f"no string of length {length} is accepted")
     return Chain(np.stack(rows[::-1]), follow, start)

@@ -8,6 +8,9 @@ from flax import nnx
 
 from testbed.task import Task
 
+MOST_LAYERS = 256  # the network is built layer by layer before it can be compared with a file
+MOST_SIZE = 2**20  # of anything else
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -26,6 +29,9 @@ class ModelConfig:
             value = getattr(self, field.name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"model {field.name} must be a whole number of at least 1, not {value!r}")
+            most = MOST_LAYERS if field.name == "layers" else MOST_SIZE
+            if value > most:
+                raise ValueError(f"model {field.name} must be at most {most:,}, not {value:.3g}")
         if self.width % self.heads:
             raise ValueError(f"model width {self.width} must be a multiple of its {self.heads} heads")
 

@@ -59,6 +59,16 @@ def lively():
     return make
 
 
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """The command keeps what it compiles in the user's cache folder; a test must not."""
+    before = jax.config.jax_compilation_cache_dir
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
 class Table(NamedTuple):
     """A model whose logits are looked up: `logits[t]` is `[V ** T, A ** t, A]`, by prompt and by the answer so far."""
 

@@ -1,6 +1,5 @@
 """The command: one line for a user's mistake, a whole miniature job, and the same again from its records."""
 
-import contextlib
 import dataclasses
 import errno
 import functools
@@ -17,7 +16,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from absl.testing import flagsaver
+from command_line import command
 from rich.console import Console
 from synthetic import table
 
@@ -42,24 +41,7 @@ ROOT = Path(__file__).parents[1]
 OWN_FLAGS = run.FLAGS.flags_by_module_dict()["experiments.run"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    """The command keeps what it compiles in the user's cache folder; a test must not."""
-    before = jax.config.jax_compilation_cache_dir
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
-def command(*flags) -> tuple[int, str, str]:
-    """What `python -m experiments.run FLAGS` does, in this process: exit status, stdout and stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
-    with flagsaver.flagsaver(), streams[0], streams[1], pytest.raises(SystemExit) as stop:
-        rest = run.parse(["experiments.run", *map(str, flags)])
-        run.main(rest)
-    return stop.value.code, out.getvalue(), err.getvalue()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -70,70 +52,6 @@ def no_work(monkeypatch):
         raise AssertionError("long work began in spite of a mistake")
 
     monkeypatch.setattr(jobs, "sweep", sweep)
-
-
-MISTAKES = {
-    "task": (["--task=no_such"], ["task", "'no_such'", *TASKS]),
-    "second task": (["--task=injury,no_such"], ["task", "'no_such'", *TASKS]),
-    "size": (["--task=injury:length=1"], ["'injury:length=1'", "at least 2", "length: int = 7"]),
-    "no such size": (
-        ["--task=injury,injury:size=9"],
-        ["'injury:size=9'", "'size'", "length: int = 7"],
-    ),
-    "half a size": (["--task=injury:length=7.5"], ["length", "whole number", "'7.5'"]),
-    "experiment": (["--experiment=no_such"], ["experiment", "'no_such'", *EXPERIMENTS]),
-    "preset": (["--preset=no_such"], ["preset", "'no_such'", "quick", "full"]),
-    "no seeds": (["--seeds=0"], ["--seeds", "at least 1", "not 0"]),
-    "negative first seed": (["--first_seed=-1"], ["--first_seed", "from 0 to 4294967295", "not -1"]),
-    "a seed that is another again": (["--first_seed=4294967296"], ["--first_seed", "from 0 to 4294967295"]),
-    "the last seed too many": (["--first_seed=4294967295", "--seeds=2"], ["--first_seed", "from 0 to 4294967295"]),
-    "negative seeds": (["--seeds=-1"], ["--seeds", "at least 1", "not -1"]),
-    "words for seeds": (["--seeds=abc"], ["--seeds", "abc", "int"]),
-    "half a seed": (["--seeds=1.5"], ["--seeds", "1.5", "int"]),
-    "launcher": (["--launcher=no_such"], ["launcher", "'no_such'", "threads", "processes", "ray", "slurm"]),
-    "no workers": (["--workers=0"], ["--workers", "at least 1", "not 0"]),
-    "no cores": (["--launcher=processes", "--cores=0"], ["--cores", "at least 1", "not 0"]),
-    "a setting for no launcher": (["--slurm=mem_gb=8"], ["--slurm=mem_gb=8", "--launcher=slurm"]),
-    "a setting without a value": (["--launcher=slurm", "--slurm=mem_gb"], ["--slurm=mem_gb", "NAME=VALUE"]),
-    "a record that is not there": (["--rerun=no_such.json"], ["no_such.json does not exist"]),
-    "a format that is none": (["--format=bmp"], ["unknown format 'bmp'", "png, svg, pdf"]),
-    "nothing to pack": (["--pack"], ["holds no records", "--out"]),
-    "a record that is none": ([f"--rerun={ROOT / 'pyproject.toml'}"], ["pyproject.toml", "not readable as JSON"]),
-    "the status of nothing": (["--status"], ["does not exist", "--out"]),
-    "figures of nothing": (["--plot_only"], ["does not exist", "--out"]),
-    "unknown flag": (["--sedes=3"], ["'sedes'", "Did you mean: seeds"]),
-    "a flag without its dashes": (["seeds=5"], ["seeds=5"]),
-    "a task without its flag": (["cipher_vault"], ["cipher_vault"]),
-    **{
-        f"an empty {flag}": ([f"--{flag}="], [f"--{flag}=", "is empty"])
-        for flag in (*run.NEVER_EMPTY[:3], "launcher", "rerun", "check")
-    },
-    "an empty model": (["--evaluate="], ["--evaluate=", "is empty"]),
-    "two things at once": (["--list", "--rerun=x.json"], ["--list and --rerun"]),
-    "measure or look": (["--evaluate=x", "--status"], ["--status and --evaluate"]),
-    "a field without ablation": (["rounds=1,4"], ["rounds=1,4", "--ablate"]),
-    "a contrast without ablation": (["--contrast=rounds=1:rounds=4"], ["--contrast belongs to --ablate"]),
-    "an ablation of nothing": (["--ablate"], ["--ablate needs fields to vary"]),
-    "an ablation of a question": (["--ablate", "--experiment=diversity", "rounds=1"], ["leave out --experiment"]),
-    "an ablation of no field": (["--ablate", "round=1,4"], ["unknown field 'round'", "did you mean 'rounds'"]),
-    "rounds that don't fit": (["--ablate", "rounds=3,4"], ["3 rounds must divide", "16 units"]),
-    "heads that don't fit": (["--ablate", "heads=5"], ["width 32 must be a multiple of its 5 heads"]),
-    "a module that is not there": (["--task=no_module:mine"], ["module 'no_module' cannot be imported"]),
-    "a near miss": (["--experiment=diversty"], ["did you mean 'diversity'"]),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line_that_names_the_value_and_the_mend(tmp_path, no_work, name):
-    flags, words = MISTAKES[name]
-    status, _, err = command(f"--out={tmp_path / 'results'}", *flags)
-    assert status == 2
-    assert err.startswith("error: ")
-    assert err.endswith("\n")
-    assert err.count("\n") == 1
-    for word in words:
-        assert word in err
-    assert not (tmp_path / "results").exists(), "a mistake leaves no folder behind"
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path, no_work):

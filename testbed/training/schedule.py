@@ -45,7 +45,7 @@ class Schedule:
       weight_decay: of AdamW, times the learning rate.
 
     Raises:
-      ValueError: a number is not positive, or does not divide as stated.
+      ValueError: a number is not positive or not finite, or does not divide as stated.
     """
 
     steps: int = 1536
@@ -64,6 +64,10 @@ class Schedule:
         for name in ("rounds", "finds", "budget"):
             if getattr(self, name) < 0:
                 raise ValueError(f"schedule {name} must not be negative, not {getattr(self, name)}")
+        for name, least in (("learning_rate", "above 0"), ("weight_decay", "at least 0")):
+            value = getattr(self, name)
+            if not (0 <= value < float("inf")) or (least == "above 0" and not value):
+                raise ValueError(f"schedule {name} must be {least} and finite, not {value}")
         if self.rounds and not (self.finds and self.budget):
             raise ValueError(f"{self.rounds} rounds need finds and a budget, not {self.finds} and {self.budget}")
         if self.rounds and self.units % self.rounds:

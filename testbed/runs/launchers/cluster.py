@@ -5,6 +5,7 @@ import importlib
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +22,9 @@ def _imported(package: str, extra: str) -> ModuleType:
         raise ValueError(f"{package} is not installed; python -m pip install -e '.[{extra}]' brings it") from error
 
 
-@contextlib.contextmanager
-def on_ray(workers: int | None = None, cores: int | None = None, logs: Path | None = None) -> Iterator[Place]:
+def on_ray(
+    workers: int | None = None, cores: int | None = None, logs: Path | None = None
+) -> AbstractContextManager[Place]:
     """The Ray cluster that this machine belongs to, or that the variable RAY_ADDRESS names.
 
     Args:
@@ -30,15 +32,19 @@ def on_ray(workers: int | None = None, cores: int | None = None, logs: Path | No
       cores: cores that Ray keeps for a run: 1 by default.
 
     Raises:
-      ValueError: Ray is not installed, or no cluster is running.
+      ValueError: Ray is not installed; or, once it is opened, no cluster is running.
     """
-    ray = _imported("ray", "cluster")
+    return _on_ray(_imported("ray", "cluster"), workers, cores or 1)
+
+
+@contextlib.contextmanager
+def _on_ray(ray: ModuleType, workers: int | None, cores: int) -> Iterator[Place]:
     joined = not ray.is_initialized()
     try:
         ray.init(address="auto", ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
     except ConnectionError as error:
         raise ValueError("no Ray cluster is running; start one with `ray start --head`, or set RAY_ADDRESS") from error
-    remote = ray.remote(num_cpus=cores or 1, max_retries=RETRIES)(elsewhere)
+    remote = ray.remote(num_cpus=cores, max_retries=RETRIES)(elsewhere)
 
     def do(work, watch):
         promise = remote.remote(work, settings())
@@ -54,16 +60,15 @@ def on_ray(workers: int | None = None, cores: int | None = None, logs: Path | No
             raise RuntimeError(f"on the cluster: {str(error).strip().splitlines()[-1]}") from error
 
     try:
-        yield Place(workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // (cores or 1)), do)
+        yield Place(workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // cores), do)
     finally:
         if joined:
             ray.shutdown()
 
 
-@contextlib.contextmanager
 def on_slurm(
     workers: int | None = None, cores: int | None = None, logs: Path | None = None, **parameters
-) -> Iterator[Place]:
+) -> AbstractContextManager[Place]:
     """The queue of a Slurm cluster, through submitit; on a machine without Slurm, processes of submitit's own.
 
     Args:
@@ -73,12 +78,17 @@ def on_slurm(
       parameters: what else submitit is told: `timeout_min`, `mem_gb`, `slurm_partition`, ...
 
     Raises:
-      ValueError: submitit is not installed, or does not know a parameter.
+      ValueError: submitit is not installed; or, once it is opened, does not know a parameter.
     """
-    submitit = _imported("submitit", "slurm")
-    executor = submitit.AutoExecutor(folder=(logs or Path("slurm")).resolve())
+    more = {"cpus_per_task": cores or 1, "timeout_min": 24 * 60} | parameters
+    return _on_slurm(_imported("submitit", "slurm"), workers or 64, logs or Path("slurm"), more)
+
+
+@contextlib.contextmanager
+def _on_slurm(submitit: ModuleType, workers: int, logs: Path, parameters: dict) -> Iterator[Place]:
+    executor = submitit.AutoExecutor(folder=logs.resolve())
     try:
-        executor.update_parameters(**{"cpus_per_task": cores or 1, "timeout_min": 24 * 60} | parameters)
+        executor.update_parameters(**parameters)
     except (NameError, ValueError, TypeError) as error:
         raise ValueError(f"submitit: {' '.join(str(error).split())}") from error
     one_at_a_time = threading.Lock()
@@ -95,4 +105,4 @@ def on_slurm(
             raise
         return job.result()
 
-    yield Place(workers or 64, do)
+    yield Place(workers, do)

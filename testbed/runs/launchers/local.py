@@ -8,14 +8,16 @@ import queue
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from testbed.runs.launchers.place import LOOK, Place, available_cores, elsewhere, settings
 
 
-@contextlib.contextmanager
-def threads(workers: int | None = None, cores: int | None = None, logs: Path | None = None) -> Iterator[Place]:
+def threads(
+    workers: int | None = None, cores: int | None = None, logs: Path | None = None
+) -> AbstractContextManager[Place]:
     """Threads of this process, one a core by default: they share all cores, and what has been compiled.
 
     Raises:
@@ -23,7 +25,8 @@ def threads(workers: int | None = None, cores: int | None = None, logs: Path | N
     """
     if cores:
         raise ValueError(f"--cores={cores} is for processes, ray and slurm; threads share all cores")
-    yield Place(workers or len(available_cores()), lambda work, watch: work(watch))
+    place = Place(workers or len(available_cores()), lambda work, watch: work(watch))
+    return contextlib.nullcontext(place)
 
 
 class _Child(NamedTuple):
