@@ -293,6 +293,15 @@ def _remove_free_locks(paths: Iterable[Path]) -> None:
                 pass
 
 
+def _last_line(error: Path) -> str:
+    """The last line of a traceback that a run left, or why it cannot be read: another may lie there."""
+    try:
+        lines = results.read_regular(error).decode(errors="replace").splitlines()
+    except OSError as why:
+        return f"its traceback cannot be read ({why})"
+    return " ".join(lines[-1:])
+
+
 def status(runs: Sequence[Run], folder: Path) -> dict[str, list[str]]:
     """What a folder holds of a worklist (done, running, failed, missing), and what else lies there; a line each."""
     records, problems = results.read(folder)
@@ -304,7 +313,7 @@ def status(runs: Sequence[Run], folder: Path) -> dict[str, list[str]]:
         elif held(folder / run):
             told["running"].append(run)
         elif error.exists():
-            told["failed"].append(f"{run}: {' '.join(error.read_text().splitlines()[-1:])}")
+            told["failed"].append(f"{run}: {_last_line(error)}")
         else:
             told["missing"].append(run)
     return told | {"of other worklists": [run for run in records if run not in told["done"]], "foreign": problems}
