@@ -323,11 +323,14 @@ def test_a_terminal_shows_a_live_bar_with_the_phase_a_rate_and_the_time_left(tmp
         for tick in range(40):
             watch("phase of ticks", tick, 80)
             time.sleep(0.01)
+        watch("phase of ticks", 80, 80)
+        time.sleep(0.3)
 
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     sweep(worklist(1), perform, tmp_path, quiet())
     sweep(worklist(2), Counting(ticking), tmp_path, console, place=threads(1))
     shown = console.file.getvalue()
+    assert re.search(r"80/80.*compiling what follows", shown), "a phase that is done has no time left"
     assert "\x1b[" in shown
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
     phase = [line for line in lines if line.startswith("phase of ticks")]

@@ -21,6 +21,14 @@ class _Rate(ProgressColumn):
         return Text("" if not task.speed else f"{task.speed:,.2g}/s" if task.speed < 10 else f"{task.speed:,.0f}/s")
 
 
+class _Left(TimeRemainingColumn):
+    """The time left. A phase that is done has none: until the next one speaks, its programs are compiled."""
+
+    def render(self, task):
+        left = "compiling what follows" if task.finished else f"left {super().render(task).plain}"
+        return Text(left, style="progress.remaining")
+
+
 def live_board(console: Console) -> Progress:
     """An empty board; where there is no terminal it shows nothing."""
     return Progress(
@@ -29,8 +37,7 @@ def live_board(console: Console) -> Progress:
         MofNCompleteColumn(),
         _Rate(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        _Left(),
         console=console,
         disable=not console.is_terminal,
         speed_estimate_period=A_DAY,  # a run takes minutes: the time left follows from all runs, not the last seconds
