@@ -25,6 +25,8 @@ TEXT = "no text: 'utf-8' codec can't decode byte"
 # A command line, as in a shell, and what its answer must hold. FILES is the folder of the fixture below.
 LINES = """
 --task=no_such                     | unknown task 'no_such'; choose from injury, injury_two, password
+--format=bmp                       | unknown format 'bmp'
+--pack                             | holds no records
 --task=injry                       | did you mean 'injury'?
 --task=Injury                      | did you mean 'injury'?
 --task=injury,no_such              | unknown task 'no_such'

@@ -422,6 +422,11 @@ def test_hazards_are_drawn_uniformly_where_the_text_says_so(name, small):
     assert chi_square(prompt_ids(task, drawn), len(drawn) * hazardous / hazardous.sum()) > 1e-3
 
 
+def test_tables_that_overflow_are_refused():
+    with pytest.raises(ValueError, match="^the strings of length 1000 are too many to count; make it shorter$"):
+        TASKS["injury"](length=1000)
+
+
 @pytest.mark.parametrize(("name", "sizes", "message"), BAD_SIZES)
 def test_bad_sizes_are_refused(name, sizes, message):
     with pytest.raises(ValueError, match=f"{name} {message}"):
