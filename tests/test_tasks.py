@@ -423,7 +423,7 @@ def test_hazards_are_drawn_uniformly_where_the_text_says_so(name, small):
 
 
 def test_tables_that_overflow_are_refused():
-    with pytest.raises(ValueError, match="^the strings of length 1000 are too many to count; make it shorter$"):
+    with pytest.raises(ValueError, match=r"^the strings of length 1000 are too many to count; make it shorter$"):
         TASKS["injury"](length=1000)
 
 
