@@ -27,6 +27,7 @@ from experiments.tables import by_row
 from tasks import spelled
 from testbed import plots
 from testbed.attacks import attack_named
+from testbed.kinds import KINDS
 from testbed.outside import nearest
 from testbed.training.defence import LOSSES
 from testbed.training.selection import ORDERS, REPLAYS
@@ -34,7 +35,7 @@ from testbed.training.selection import ORDERS, REPLAYS
 BASE = Arm(rounds=16)  # what the fields that are not named hold: sixteen rounds of gcg on 512 finds
 PARTS: dict[str, type] = {"": Arm, "recipe": Recipe, "plain": Plain}
 HIDDEN = {"plain", "recipe", "options", "label", "task"}  # set by other words, or by --task
-CHOICES = {"order": ORDERS, "replay": REPLAYS, "loss": LOSSES}
+CHOICES = {"order": ORDERS, "replay": REPLAYS, "loss": LOSSES, "model": KINDS}
 SIDES = "one side of a contrast names values of axes, as in rounds=1:rounds=16"
 MINUTES = 0.6  # of one run of the base arm on two cores, about
 

@@ -6,7 +6,9 @@ from typing import Any
 from tasks import task_named
 from testbed.attacks import attack_named
 from testbed.attacks.search import Attack
-from testbed.model import ModelConfig, model_config
+from testbed.kinds import Config
+from testbed.machine import machine_config
+from testbed.model import model_config
 from testbed.training.defence import LOSSES, Defence, Lesson, Selection
 from testbed.training.latent import USUAL_ASCENT, Ascent, Layers
 from testbed.training.rounds import Schedule
@@ -22,7 +24,11 @@ def added(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Plain:
-    """What a plain model depends on, besides its seed: its task, its sizes and how it is trained."""
+    """What a plain model depends on, besides its seed: its task, its sizes and how it is trained.
+
+    `model` is a kind of `testbed.kinds.KINDS`. A transformer has a width, layers and heads, a machine
+    has bits, a hidden width, and tables by position if it is `positional`.
+    """
 
     task: str = "injury"
     width: int = 32
@@ -32,6 +38,13 @@ class Plain:
     learning_rate: float = added(2e-3)
     batch: int = added(256)
     weight_decay: float = added(1e-2)
+    model: str = added("transformer")
+    bits: int = added(16)
+    hidden: int = added(64)
+    positional: bool = added(False)
+
+
+SIZES = {"transformer": ("width", "layers", "heads"), "machine": ("bits", "hidden", "positional")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,13 +158,20 @@ def schedule_of(arm: Arm) -> Schedule:
     )  # fmt: skip
 
 
-def sizes_of(plain: Plain) -> ModelConfig:
+def sizes_of(plain: Plain) -> Config:
     """The sizes of a plain model.
 
     Raises:
-      ValueError: they don't fit each other.
+      ValueError: they don't fit each other, there is no such kind of model, or it has no such size.
     """
-    return model_config(task_named(plain.task), width=plain.width, layers=plain.layers, heads=plain.heads)
+    if plain.model not in SIZES:
+        raise ValueError(f"plain.model must be one of {', '.join(SIZES)}, not {plain.model!r}")
+    for kind, names in SIZES.items():
+        moved = [name for name in names if getattr(plain, name) != getattr(Plain, name)]
+        if kind != plain.model and moved:
+            raise ValueError(f"a {plain.model} has no {moved[0]}; it has {', '.join(SIZES[plain.model])}")
+    config = machine_config if plain.model == "machine" else model_config
+    return config(task_named(plain.task), **{name: getattr(plain, name) for name in SIZES[plain.model]})
 
 
 def plain_to_trained(task: str) -> dict[str, Arm]:

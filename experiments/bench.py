@@ -15,7 +15,7 @@ from tasks import task_named
 from testbed.attacks import attack_named
 from testbed.attacks.search import Cost
 from testbed.evaluation.account import report
-from testbed.model import ModelConfig, Transformer
+from testbed.kinds import Config, Model, build
 from testbed.objective import Objective, confirm
 from testbed.policy import greedy
 from testbed.runs.models import digest_of, load_or_make
@@ -84,7 +84,7 @@ def bench(seed: int, folder: Path, watch: Watch = silent) -> Bench:
 class Made(NamedTuple):
     """A model, the notes of its making, and the digest of its tensors."""
 
-    model: Transformer
+    model: Model
     notes: dict[str, Any]
     digest: str
 
@@ -103,13 +103,13 @@ def _named(*parts: str) -> str:
 
 
 @functools.cache
-def _init_program(config: ModelConfig) -> str:
+def _init_program(config: Config) -> str:
     """The program that makes a blank model, as text."""
-    return jax.jit(lambda key: Transformer(config, key)).lower(jax.random.key(0)).as_text()
+    return jax.jit(lambda key: build(key, config)).lower(jax.random.key(0)).as_text()
 
 
-def _blank_like(config: ModelConfig) -> Any:
-    return jax.eval_shape(lambda: Transformer(config, jax.random.key(0)))
+def _blank_like(config: Config) -> Any:
+    return jax.eval_shape(lambda: build(jax.random.key(0), config))
 
 
 def plain_parts(plain: Plain):
@@ -130,13 +130,13 @@ def plain_name(plain: Plain, seed: int) -> str:
     return f"{run_id('plain', plain, seed)}-{_named(_init_program(sizes), programs)}"
 
 
-def plain_model(bench: Bench, plain: Plain) -> Transformer:
+def plain_model(bench: Bench, plain: Plain) -> Model:
     """The plain model of a seed: trained once, then loaded."""
     task, sizes, schedule = plain_parts(plain)
     name = plain_name(plain, bench.seed)
 
     def make():
-        blank = Transformer(sizes, bench.key("plain init"))
+        blank = build(bench.key("plain init"), sizes)
         show = functools.partial(bench.watch, "training the plain model")
         state, key = state_file(bench.folder, name), bench.key("plain training")
         model, _ = train(key, blank, task.poison or task, schedule, watch=show, checkpoint=state)
@@ -154,7 +154,7 @@ class Defended(NamedTuple):
       fit: the share of all finds, as they are in the pool, on which the model no longer fails; None without finds.
     """
 
-    model: Transformer
+    model: Model
     compute: dict[str, int]
     found: list[float]
     fit: float | None

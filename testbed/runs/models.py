@@ -14,16 +14,17 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from testbed.model import ModelConfig, Transformer
+from testbed.kinds import KINDS, Config, Model, build, kind_of
 from testbed.runs.locks import hold
 from testbed.runs.results import read_regular, write_atomically
 
+USUAL = "transformer"  # what a file is of that says no kind
 LARGEST_JSON = 2**20  # bytes
 UNREADABLE = (OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
 UNREADABLE += (safetensors.SafetensorError,)
 
 
-def _tensors(model: Transformer) -> dict[str, Any]:
+def _tensors(model: Model) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(model)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
@@ -35,19 +36,24 @@ def _digest(tensors: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _config_digest(config: ModelConfig) -> str:
-    """A digest of sizes: the number of heads shows in no tensor's shape."""
-    text = json.dumps(dataclasses.asdict(config), sort_keys=True)
+def _kind(config: Config) -> dict[str, str]:
+    kind = kind_of(config)
+    return {} if kind == USUAL else {"kind": kind}
+
+
+def _config_digest(config: Config) -> str:
+    """A digest of kind and sizes: the number of heads shows in no tensor's shape."""
+    text = json.dumps(_kind(config) | dataclasses.asdict(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def digest_of(model: Transformer) -> str:
+def digest_of(model: Model) -> str:
     """A digest of a model's tensors: their names, types, shapes and bytes."""
     return _digest(jax.device_get(_tensors(model)))
 
 
-def save(path: str | Path, model: Transformer, **notes) -> None:
-    """Write `path.safetensors` (the tensors) and `path.json` (config, digests and `notes`).
+def save(path: str | Path, model: Model, **notes) -> None:
+    """Write `path.safetensors` (the tensors) and `path.json` (config, digests and `notes`, and the kind of a machine).
 
     Notes are what JSON can hold. The JSON is written last, so a model whose JSON exists is whole.
     """
@@ -56,13 +62,13 @@ def save(path: str | Path, model: Transformer, **notes) -> None:
     write_atomically(path.with_name(path.name + ".safetensors"), safetensors.numpy.save(tensors))
     config = dataclasses.asdict(model.config)
     digests = {"digest": _digest(tensors), "config_digest": _config_digest(model.config)}
-    text = json.dumps({"config": config} | digests | {"notes": notes}, indent=1)
+    text = json.dumps(_kind(model.config) | {"config": config} | digests | {"notes": notes}, indent=1)
     write_atomically(path.with_name(path.name + ".json"), text.encode())
 
 
 def load_or_make(
-    path: str | Path, make: Callable[[], tuple[Transformer, dict]], waiting: Callable[[], None] = lambda: None
-) -> tuple[Transformer, dict]:
+    path: str | Path, make: Callable[[], tuple[Model, dict]], waiting: Callable[[], None] = lambda: None
+) -> tuple[Model, dict]:
     """The model saved at `path` with its notes; if there is none, what `make` returns, saved for the next caller.
 
     Of callers that want the same model at once, in any threads and processes, one makes it; the others wait, and call
@@ -98,7 +104,7 @@ def _document(path: Path) -> dict[str, Any]:
     return json.loads(read_regular(path.with_name(path.name + ".json"), LARGEST_JSON))
 
 
-def load(path: str | Path) -> Transformer:
+def load(path: str | Path) -> Model:
     """The model that `save(path, model)` wrote.
 
     Raises:
@@ -108,13 +114,13 @@ def load(path: str | Path) -> Transformer:
     path = Path(path)
     try:
         document = _document(path)
-        config = ModelConfig(**document["config"])
+        config = _config_of(document)
         content = read_regular(path.with_name(path.name + ".safetensors"), most=2**63)
         tensors = safetensors.numpy.load(content)
     except UNREADABLE as error:
         expected = f"expected {path.name}.json and .safetensors"
         raise ValueError(f"{path} is not a saved model ({expected}): {error}") from error
-    blank = jax.eval_shape(lambda: Transformer(config, jax.random.key(0)))
+    blank = jax.eval_shape(lambda: build(jax.random.key(0), config))
     shapes = {name: leaf.shape for name, leaf in _tensors(blank).items()}
     if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
         raise ValueError(f"{path}.safetensors does not fit its config {config}; save the model again")
@@ -123,6 +129,13 @@ def load(path: str | Path) -> Transformer:
         raise ValueError(f"{path}.json: the config was altered since it was saved; {_anew(path)}")
     leaves = [jnp.asarray(tensors[name]) for name in shapes]
     return jax.tree.unflatten(jax.tree.structure(blank), leaves)
+
+
+def _config_of(document: dict[str, Any]) -> Config:
+    kind = document.get("kind", USUAL)
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}; there are {', '.join(KINDS)}")
+    return KINDS[kind].config(**document["config"])
 
 
 def _refuse_unsound(path: Path, tensors: dict[str, np.ndarray], digest: str | None) -> None:
