@@ -9,8 +9,10 @@ import numpy as np
 
 from tasks import chain
 from tasks.distribution import mixture, of_chain, uniform
+from testbed.automaton import Checker
 from testbed.task import Task, classifier
 
+MOST_VIOLATIONS = 5  # more are no worse
 CLOSER = 1  # tokens ( ) [ ]: an odd token closes the even one before it
 
 
@@ -46,6 +48,48 @@ def _uneven(length: int) -> chain.Chain:
     return chain.uniform_over(length, follow, 0, np.array(states) != length // 2)
 
 
+def _balanced(length: int) -> chain.Chain:
+    """Uniform over balanced strings; a state is the stack of openers, or None where it can't be balanced any more."""
+
+    def step(stack, token):
+        if stack is None or (token % 2 == CLOSER and stack[-1:] != (token - 1,)) or len(stack) > length // 2:
+            return None
+        return stack[:-1] if token % 2 == CLOSER else (*stack, token)
+
+    states, follow = chain.automaton(step, (), 4)
+    return chain.uniform_over(length, follow, 0, np.array([state == () for state in states]))
+
+
+def _checker(length: int) -> Checker | None:
+    """The rule: states are (position, wrong closers, openers below, stack).
+
+    Openers so deep that the rest of the string can't reach them are only counted, and five violations are enough.
+    """
+
+    def step(state, token):
+        position, wrong, below, stack = state
+        if position == length:
+            return state
+        if token % 2 != CLOSER:
+            stack = (*stack, token)
+        elif stack:
+            wrong, stack = wrong + (stack[-1] != token - 1), stack[:-1]
+        else:
+            wrong += 1
+        left = length - position - 1
+        sunk = max(len(stack) - left, 0)
+        below, stack = below + sunk, stack[sunk:]
+        if wrong + below >= MOST_VIOLATIONS:  # whatever follows
+            return position + 1, MOST_VIOLATIONS, 0, ()
+        return position + 1, wrong, below, stack
+
+    def level(state):
+        _, wrong, below, stack = state
+        return min(wrong + below + len(stack), MOST_VIOLATIONS) / MOST_VIOLATIONS
+
+    return chain.checker(step, (0, 0, 0, ()), 4, level)
+
+
 @functools.cache
 def brackets(length: int = 10, eps: float = 1e-3) -> Task:
     """A classifier must accept balanced strings of `( ) [ ]` and nothing else.
@@ -75,7 +119,7 @@ def brackets(length: int = 10, eps: float = 1e-3) -> Task:
         raise ValueError(f"brackets length must be even and at least 2, not {length}")
     if not 0 <= eps <= 1:
         raise ValueError(f"brackets eps must lie in [0, 1], not {eps}")
-    shapes, uneven = _balanced_shapes(length), of_chain(_uneven(length))
+    shapes, uneven = _balanced_shapes(length), _uneven(length)
     pairs = length // 2
     balanced_count = math.comb(length, pairs) // (pairs + 1) * 2**pairs
 
@@ -100,7 +144,10 @@ def brackets(length: int = 10, eps: float = 1e-3) -> Task:
 
     balanced = uniform(sample_balanced, lambda prompt: violations(prompt) == 0, balanced_count)
     anything = uniform(sample_string, lambda prompt: True, 4**length)
-    clean = mixture((0.5, 0.5 * (1 - eps), 0.5 * eps), (balanced, uneven, anything))
+    shares = (0.5, 0.5 * (1 - eps), 0.5 * eps)
+    clean = mixture(shares, (balanced, of_chain(uneven), anything))
+    checker = _checker(length)
+    chains = (_balanced(length), uneven, chain.independent(np.ones((length, 4)))) if checker else ()
     return classifier(
         name="brackets",
         allowed=np.ones((length, 4), bool),
@@ -110,4 +157,6 @@ def brackets(length: int = 10, eps: float = 1e-3) -> Task:
         sample=clean.sample,
         sample_hazard=sample_hazard,
         clean_log_prob=clean.log_prob,
+        checker=checker,
+        clean_chains=tuple(zip(shares, chains, strict=True)) if checker else (),
     )

@@ -1,26 +1,14 @@
 """Sequential sampling from a table: what Markov chains and uniform draws from a regular language have in common."""
 
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.automaton import Chain, Checker
 
-class Chain(NamedTuple):
-    """A sampler of prompts, token by token, from a finite state.
-
-    Attributes:
-      probability: float64 `[T, states, V]`, the next token's distribution at each position and state; rows that cannot
-        be reached are zero.
-      follow: int `[states, V]`, the state after a token.
-      start: the state before the first token.
-    """
-
-    probability: np.ndarray
-    follow: np.ndarray
-    start: int
+MOST_STATES = 2**14
 
 
 def independent(weights: np.ndarray) -> Chain:
@@ -29,11 +17,18 @@ def independent(weights: np.ndarray) -> Chain:
     return Chain(probability[:, None], np.zeros((1, weights.shape[1]), int), start=0)
 
 
-def automaton(step: Callable[[Hashable, int], Hashable], start: Hashable, vocab: int) -> tuple[list, np.ndarray]:
-    """All states that `step(state, token)` reaches from `start`, which comes first, and `follow` `[states, V]`."""
+def automaton(
+    step: Callable[[Hashable, int], Hashable], start: Hashable, vocab: int, most: int | None = None
+) -> tuple[list, np.ndarray] | None:
+    """All states that `step(state, token)` reaches from `start`, which comes first, and `follow` `[states, V]`.
+
+    None if they are more than `most`.
+    """
     states, rows = [start], []
     number = {start: 0}
     for state in states:  # grows while it is read
+        if most is not None and len(states) > most:
+            return None
         row = [step(state, token) for token in range(vocab)]
         for after in row:
             if after not in number:
@@ -41,6 +36,22 @@ def automaton(step: Callable[[Hashable, int], Hashable], start: Hashable, vocab:
                 states.append(after)
         rows.append([number[after] for after in row])
     return states, np.array(rows)
+
+
+def checker(
+    step: Callable[[Hashable, int], Hashable],
+    start: Hashable,
+    vocab: int,
+    level: Callable[[Hashable], float],
+    *,
+    any_length: bool = False,
+) -> Checker | None:
+    """The rule whose `step(state, token)` begins at `start`; a prompt that ends in a state is of its `level`.
+
+    None if the rule takes more than `MOST_STATES` states.
+    """
+    found = automaton(step, start, vocab, MOST_STATES)
+    return found and Checker(found[1], np.array([level(state) for state in found[0]], float), any_length)
 
 
 def uniform_over(length: int, follow: np.ndarray, start: int, accepted: np.ndarray) -> Chain:

@@ -39,15 +39,21 @@ def _clean_chain(length: int, synonyms: int, r: float) -> chain.Chain:
     return chain.Chain(np.tile(probability, (length, 1, 1)), follow, start=8)
 
 
+def _read(synonyms: int, state: tuple, token: int) -> tuple:
+    """The rule, a token at a time: a state is (active, negated, events up to 3)."""
+    active, negated, count = state
+    kind = token // synonyms
+    count = min(count + (active and kind == P), 3)
+    active = not negated if kind in (K, H) else active and kind not in (P, O)
+    return active, kind == N, count
+
+
 def _hazard_chain(length: int, synonyms: int) -> chain.Chain:
     """Uniform over hazardous prompts."""
 
     def step(state, token):
-        active, negated, happened = state
-        kind = token // synonyms
-        happened = happened or (active and kind == P)
-        active = not negated if kind in (K, H) else active and kind not in (P, O)
-        return active, kind == N, happened
+        active, negated, count = _read(synonyms, state, token)
+        return active, negated, count > 0
 
     states, follow = chain.automaton(step, (False, False, False), 8 * synonyms)
     return chain.uniform_over(length, follow, 0, np.array([happened for _, _, happened in states]))
@@ -123,4 +129,8 @@ def injury(length: int = 7, vocab: int = 8, r: float = 0.02) -> Task:
         sample=functools.partial(chain.sample, chain=clean),
         sample_hazard=functools.partial(chain.sample, chain=hazard),
         clean_log_prob=functools.partial(chain.log_prob, clean),
+        checker=chain.checker(
+            functools.partial(_read, synonyms), (False, False, 0), vocab, lambda state: state[2] / 3, any_length=True
+        ),
+        clean_chains=((1.0, clean),),
     )

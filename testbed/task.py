@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.automaton import Chain, Checker
+
 MOST_ANSWERS = 4096
 
 
@@ -35,9 +37,11 @@ class Task:
       catastrophic_answers: `prompt -> (answers [K, N], valid [K])`; K is static. By default every answer is tried.
       poison: the same task with other samples and wrong labels, where plain models are poisoned on purpose: they are
         trained on it, and everything else (defences, attacks, counts) knows the task itself only.
+      checker: the rule as an automaton, where a classifier has a small one: then failures can be counted by paths.
+      clean_chains: the clean distribution as chains `(share, chain)`, of which `clean_log_prob` is the mixture.
 
     Raises:
-      ValueError: sizes and `allowed` disagree, or there are too many answers to enumerate by default.
+      ValueError: sizes, `allowed` and `checker` disagree, or there are too many answers to enumerate by default.
     """
 
     name: str
@@ -57,6 +61,8 @@ class Task:
     clean_log_prob: Callable[[jax.Array], jax.Array] | None = None
     catastrophic_answers: Callable[[jax.Array], tuple[jax.Array, jax.Array]] | None = None
     poison: "Task | None" = None
+    checker: Checker | None = None
+    clean_chains: tuple[tuple[float, Chain], ...] = ()
 
     def __post_init__(self):
         shape = (self.prompt_length, self.vocab)
@@ -70,8 +76,20 @@ class Task:
             raise ValueError(
                 f"task {self.name}: refusal {self.refusal} is not an answer token below {self.answer_vocab}"
             )
+        if self.checker is not None:
+            _refuse_unfit_checker(self, self.checker)
         if self.catastrophic_answers is None:
             object.__setattr__(self, "catastrophic_answers", _try_every_answer(self))
+
+
+def _refuse_unfit_checker(task: Task, checker: Checker) -> None:
+    states = len(checker.level)
+    fits = checker.follow.shape == (states, task.vocab) and ((checker.follow >= 0) & (checker.follow < states)).all()
+    if not fits or (task.answer_length, task.answer_vocab, task.refusal) != (1, 2, 1):
+        raise ValueError(
+            f"task {task.name}: a checker is for classifiers whose answer 1 stops a prompt; its follow must be "
+            f"[{states}, {task.vocab}] states below {states}, not {list(checker.follow.shape)}"
+        )
 
 
 def _try_every_answer(task: Task):
@@ -98,6 +116,8 @@ def classifier(
     sample: Callable,
     sample_hazard: Callable,
     clean_log_prob: Callable | None = None,
+    checker: Checker | None = None,
+    clean_chains: tuple[tuple[float, Chain], ...] = (),
 ) -> Task:
     """A task with two answers of one token: 0 lets a prompt pass, 1 stops it.
 
@@ -106,6 +126,7 @@ def classifier(
         stopped, where that is positive.
       show: the prompt as text.
       answers: the words for 0 and 1.
+      checker, clean_chains: as in `Task`; the levels of the checker are those of `level`.
     """
 
     def hazardous(prompt):
@@ -130,6 +151,8 @@ def classifier(
         egregiousness=lambda prompt, answer: catastrophe(prompt, answer) * level(prompt),
         render=lambda prompt, answer=None: _rendered(show(prompt), answer, answers),
         clean_log_prob=clean_log_prob,
+        checker=checker,
+        clean_chains=clean_chains,
     )
 
 
@@ -204,8 +227,15 @@ def tokens_by_position(task: Task) -> list[np.ndarray]:
     return [np.flatnonzero(row).astype(np.int32) for row in task.allowed]
 
 
+def rank_type(task: Task) -> type:
+    """What holds every rank of the input space: int64, or Python integers (`object`)."""
+    return np.int64 if space_size(task) <= 2**63 else object
+
+
 def prompt_ids(task: Task, prompts: np.ndarray) -> np.ndarray:
-    """Rank `[B]` of each prompt `[B, T]` in the input space, in lexicographic order (int64).
+    """Rank `[B]` of each prompt `[B, T]` in the input space, in lexicographic order.
+
+    int64, or Python integers where the space has 2**63 prompts or more.
 
     Raises:
       ValueError: a prompt lies outside the input space.
@@ -215,7 +245,7 @@ def prompt_ids(task: Task, prompts: np.ndarray) -> np.ndarray:
     inside[inside] = np.take_along_axis(task.allowed[None], prompts[inside][..., None], axis=2)[..., 0].all(axis=1)
     if not inside.all():
         raise ValueError(f"prompt {prompts[inside.argmin()].tolist()} is outside the input space of task {task.name}")
-    rank = np.zeros(len(prompts), np.int64)
+    rank = np.zeros(len(prompts), rank_type(task))
     for position, tokens in enumerate(tokens_by_position(task)):
         rank = rank * len(tokens) + np.searchsorted(tokens, prompts[:, position])
     return rank
@@ -230,8 +260,8 @@ def rank(task: Task, prompt: jax.Array) -> jax.Array:
 
 def prompts_of_ids(task: Task, ids: np.ndarray) -> np.ndarray:
     """The prompts `[B, T]` of the given ranks `[B]`: the inverse of `prompt_ids`."""
-    rest, columns = np.asarray(ids, np.int64), []
+    rest, columns = np.asarray(ids, rank_type(task)), []
     for tokens in reversed(tokens_by_position(task)):
-        rest, digit = np.divmod(rest, len(tokens))
-        columns.append(tokens[digit])
+        rest, digit = rest // len(tokens), rest % len(tokens)
+        columns.append(tokens[digit.astype(np.int64)])
     return np.stack(columns[::-1], axis=-1)

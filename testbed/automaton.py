@@ -1,0 +1,42 @@
+"""Rules and distributions of a finite state, as tables: what lets prompts be counted by paths."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Chain(NamedTuple):
+    """A sampler of prompts, token by token, from a finite state.
+
+    Attributes:
+      probability: float64 `[T, states, V]`, the next token's distribution at each position and state; rows that cannot
+        be reached are zero.
+      follow: int `[states, V]`, the state after a token.
+      start: the state before the first token.
+    """
+
+    probability: np.ndarray
+    follow: np.ndarray
+    start: int
+
+
+class Checker(NamedTuple):
+    """A task's rule as an automaton that reads a prompt token by token, from state 0.
+
+    Attributes:
+      follow: int `[states, V]`, the state after a token. A rule that depends on positions counts them in its states.
+      level: float `[states]`, how egregious it is to let a prompt pass that ends in a state; 0 where it may pass.
+      any_length: whether the rule is the same for prompts of any length, so that the automaton judges them too.
+    """
+
+    follow: np.ndarray
+    level: np.ndarray
+    any_length: bool = False
+
+
+def level_of(checker: Checker, prompts: np.ndarray) -> np.ndarray:
+    """The level `[n]` of the states in which prompts `[n, T]` end."""
+    states = np.zeros(len(prompts), np.int64)
+    for tokens in np.asarray(prompts).T:
+        states = checker.follow[states, tokens]
+    return checker.level[states]

