@@ -63,7 +63,7 @@ def worst_case(
     Either `exact`, the Count of the whole input space, or, where that is too large, `sampled`: counts over `samples`
     random prompts (`testbed.evaluation.samples.Sampled`).
     """
-    if exact.countable(task):
+    if exact.countable(task, model):
         counts = exact.count(model, task, policies, watch=partial(watch, "counting"))
         return {name: {"exact": exact.summary(counted)} for name, counted in counts.items()}
     watch("sampling", 0, 1)

@@ -88,7 +88,7 @@ def evaluate(
     clean_key, threshold_key, attack_key, rare_key, tell_key = jax.random.split(key, 5)
     policies = {"greedy": greedy(task), "matched": matched_policy(threshold_key, model, task, MATCHED)}
     counts = {}
-    if exact.countable(task):
+    if exact.countable(task, model):
         asked = policies | {"sampled": stochastic(task)}
         counts = exact.count(model, task, asked, watch=partial(watch, "counting"), checkpoint=checkpoint)
     goals = {name: Objective(task, model, policy) for name, policy in policies.items()}

@@ -17,6 +17,8 @@ import numpy as np
 
 from testbed.broken import refuse_broken
 from testbed.devices import spread
+from testbed.evaluation.paths import walkable
+from testbed.machine import Machine
 from testbed.model import PRECISION, Transformer
 from testbed.objective import forced_logits
 from testbed.policy import best_unrefused, refusal_gap, unrefused
@@ -111,8 +113,11 @@ def shared_prefixes(
 ) -> Leaves:
     """Judge every prompt that begins with `prefix`, computing each node of the tree once.
 
-    `bias`: `prompt [T] -> [N, A]`, what is added to the logits at that prompt, whatever was said before.
+    `bias`: `prompt [T] -> [N, A]`, what is added to the logits at that prompt, whatever was said before. A machine has
+    no keys and values to share, so its prompts are judged one by one.
     """
+    if isinstance(model, Machine):
+        return plain_forward(model if bias is None else _biased(model, bias), task, prefix)
     nodes, cache, length = 1, ((),) * len(model.blocks), task.prompt_length
     for position, tokens in enumerate(tokens_by_position(task)):
         tokens = prefix[position, None] if position < len(prefix) else tokens
@@ -151,9 +156,17 @@ def shared_prefixes(
     )
 
 
+def _biased(model: Machine, bias: Callable[[jax.Array], jax.Array]) -> Callable:
+    return lambda soft_prompt, answer: model(soft_prompt, answer) + bias(soft_prompt.argmax(axis=1))
+
+
 def plain_forward(model, task: Task, prefix: jax.Array) -> Leaves:
     """The same by a plain batched forward pass over whole prompts: slower, and right for any callable model."""
-    prompts = _complete(task, prefix)
+    return leaves_of(model, task, _complete(task, prefix))
+
+
+def leaves_of(model, task: Task, prompts: jax.Array) -> Leaves:
+    """What any callable model says about given prompts `[n, T]`."""
 
     def one(prompt):
         answers, valid = task.catastrophic_answers(prompt)
@@ -163,9 +176,9 @@ def plain_forward(model, task: Task, prefix: jax.Array) -> Leaves:
     return jax.vmap(one)(prompts)
 
 
-def countable(task: Task) -> bool:
-    """Whether the input space is small enough to be counted: at most `LARGEST_SPACE` prompts."""
-    return space_size(task) <= LARGEST_SPACE
+def countable(task: Task, model=None) -> bool:
+    """Whether failures can be counted: of at most `LARGEST_SPACE` prompts, or of a machine on a task with a checker."""
+    return space_size(task) <= LARGEST_SPACE or walkable(model, task)
 
 
 def refuse_if_too_large(task: Task) -> None:
@@ -177,7 +190,8 @@ def refuse_if_too_large(task: Task) -> None:
     if not countable(task):
         raise ValueError(
             f"task {task.name} has {space_size(task):,} prompts, more than the {LARGEST_SPACE:,} that can be counted; "
-            "make it smaller (length, vocab) or estimate instead (testbed.evaluation.samples)"
+            "make it smaller (length, vocab), estimate instead (testbed.evaluation.samples), or count a machine "
+            "by paths on a task with an automaton (testbed.evaluation.paths)"
         )
 
 

@@ -1,0 +1,292 @@
+"""Prompts as paths: what a machine makes of every prompt, without visiting prompts.
+
+A machine has finitely many states, and so has the checker of its task. Prompts that lead both to the same states are
+alike: they get the same answer, and it is as bad. So nodes are pairs of states, a prompt is a path, and how many paths
+reach a node is a sum over its edges. All counts are Python integers, exact at any size.
+
+Reference: the transfer-matrix method (Stanley, Enumerative Combinatorics 1, section 4.7).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from testbed.machine import Cell, Machine, refuse_inexact, sign
+from testbed.task import Task, prompt_ids, tokens_by_position
+
+MOST_NODES = 2**19  # at one position
+BATCH = 4096
+
+
+class TooManyNodesError(ValueError):
+    """A machine and a checker have more pairs of states than can be held."""
+
+
+class Graph(NamedTuple):
+    """All prompts of a task as paths through the states of a machine and of the checker.
+
+    Attributes:
+      children: a table a position: int32 `[nodes, tokens]`, the node of the next position that a token leads to. The
+        tokens are the allowed ones, ascending.
+      first: for each position after the first, the parent and the token of one edge to each node.
+      machine, checker: the states `[ends]` of the nodes after the last token; a machine's bits as an integer.
+    """
+
+    children: tuple[np.ndarray, ...]
+    first: tuple[tuple[np.ndarray, np.ndarray], ...]
+    machine: np.ndarray
+    checker: np.ndarray
+
+
+def walkable(model, task: Task) -> bool:
+    """Whether failures can be counted by paths: a machine, and a task with a checker."""
+    return isinstance(model, Machine) and task.checker is not None
+
+
+def refuse_unwalkable(model, task: Task) -> None:
+    """Say in one line what keeps a count by paths from being exact, or from being at all.
+
+    Raises:
+      ValueError: the model is no machine or not exact, or the task has no automaton.
+    """
+    if not isinstance(model, Machine):
+        raise ValueError(f"only a machine is counted by paths, not a {type(model).__name__}; train one: model=machine")
+    if task.checker is None:
+        raise ValueError(f"task {task.name} at these sizes has no automaton (Task.checker): no paths to count")
+    refuse_inexact(model)
+
+
+def bits_of(packed: np.ndarray | jax.Array, bits: int) -> jax.Array:
+    """States `[..., bits]` of signs, of integers `[...]` that hold them."""
+    return 2.0 * ((jnp.asarray(packed)[..., None] >> jnp.arange(bits)) & 1) - 1.0
+
+
+def packed(states: jax.Array) -> jax.Array:
+    """The inverse of `bits_of`, int32."""
+    return ((states > 0) << jnp.arange(states.shape[-1])).sum(axis=-1)
+
+
+@jax.jit
+def _step(cell: Cell, position: jax.Array, states: jax.Array) -> jax.Array:
+    """The states `[BATCH, V]` that the tokens lead to at a position, from packed states `[BATCH]`."""
+    embed = cell.embed[position] if cell.embed.ndim == 3 else cell.embed
+    return packed(sign(cell.sums(bits_of(states, len(cell.carry))[:, None], embed)))
+
+
+def _stepper(model: Machine) -> Callable[[int, np.ndarray], np.ndarray]:
+    """`(position, packed [n]) -> packed [n, V]`; each state is stepped from once, where positions don't matter."""
+    known: dict[int, np.ndarray] = {}
+    cell = model.cell()
+
+    def step(position: int, states: np.ndarray) -> np.ndarray:
+        place = position if model.config.positional else 0
+        if place not in known:
+            known.clear()
+            known[place] = np.full((2**model.config.bits, model.config.vocab), -1, np.int32)
+        table = known[place]
+        new = np.unique(states[table[states, 0] < 0])
+        for rows in np.array_split(new, -(-len(new) // BATCH)) if len(new) else ():
+            table[rows] = _step(cell, position, np.resize(rows, BATCH))[: len(rows)]
+        return table[states]
+
+    return step
+
+
+def _start(model: Machine) -> np.ndarray:
+    return np.asarray(packed(sign(model.cell().start)))[None]
+
+
+def graph_of(model: Machine, task: Task) -> Graph:
+    """The graph of a machine on a task.
+
+    Raises:
+      ValueError: as `refuse_unwalkable`; `TooManyNodesError` where the nodes are more than `MOST_NODES`.
+    """
+    refuse_unwalkable(model, task)
+    step, follow = _stepper(model), task.checker.follow
+    machine, checker, children, first = _start(model), np.zeros(1, np.int64), [], []
+    for position, tokens in enumerate(tokens_by_position(task)):
+        pairs = step(position, machine)[:, tokens].astype(np.int64) * len(follow) + follow[checker][:, tokens]
+        nodes, edges, back = np.unique(pairs, return_index=True, return_inverse=True)
+        _refuse_too_many(len(nodes), position + 1)
+        children.append(back.reshape(pairs.shape).astype(np.int32))
+        first.append((edges // len(tokens), tokens[edges % len(tokens)]))
+        machine, checker = np.divmod(nodes, len(follow))
+    return Graph(tuple(children), tuple(first), machine, checker)
+
+
+def _refuse_too_many(nodes: int, length: int | str) -> None:
+    if nodes > MOST_NODES:
+        raise TooManyNodesError(
+            f"{nodes:,} pairs of states after {length} tokens are more than the {MOST_NODES:,} that can be counted; "
+            "train a machine of fewer bits, or longer: training makes them few"
+        )
+
+
+class Closure(NamedTuple):
+    """Whether a machine is right on prompts of every length.
+
+    Attributes:
+      nodes: the pairs of states that prompts of any length lead to.
+      failing: the shortest prompt on which letting pass is a catastrophe, and happens; None if there is none.
+      refused: the shortest safe prompt that is stopped; None if there is none.
+    """
+
+    nodes: int
+    failing: list[int] | None
+    refused: list[int] | None
+
+    @property
+    def right(self) -> bool:
+        """Whether every prompt of every length is answered rightly."""
+        return self.failing is None and self.refused is None
+
+
+def closure(model: Machine, task: Task, tau: float = 0.0) -> Closure:
+    """Follow all prompts, of whatever length from one token, until no new pair of states turns up.
+
+    `tau`: a prompt is stopped where the alarm's logit is above the other by more than that.
+
+    Raises:
+      ValueError: as `graph_of`; or the machine or the rule depends on positions, so that other lengths mean nothing.
+    """
+    refuse_unwalkable(model, task)
+    if model.config.positional or not task.checker.any_length or not task.allowed.all():
+        raise ValueError(f"task {task.name} or its machine depends on positions: there are no other lengths to judge")
+    step, follow, vocab = _stepper(model), task.checker.follow, task.vocab
+    # For each node reached so far its parent and token, in order of length. The empty prompt is no node.
+    reached, parents, tokens = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    front, of_front = _start(model).astype(np.int64) * len(follow), np.array([-1])
+    while len(front):
+        machine, checker = np.divmod(front, len(follow))
+        pairs = step(0, machine).astype(np.int64) * len(follow) + follow[checker]
+        nodes, edges = np.unique(pairs, return_index=True)
+        new = ~np.isin(nodes, reached)
+        front, edges = nodes[new], edges[new]
+        parents = np.concatenate([parents, of_front[edges // vocab]])
+        tokens = np.concatenate([tokens, edges % vocab])
+        of_front = np.arange(len(reached), len(reached) + len(front))
+        reached = np.concatenate([reached, front])
+        _refuse_too_many(len(reached), "any number of")
+
+    logits = np.asarray(model.cell().logits(bits_of(reached // len(follow), model.config.bits)))
+    passes = logits[:, task.refusal] - np.float32(tau) <= logits[:, 1 - task.refusal]
+    hazardous = task.checker.level[reached % len(follow)] > 0
+
+    def shortest(wanted):
+        if not wanted.any():
+            return None
+        node, prompt = int(wanted.argmax()), []
+        while node >= 0:
+            prompt.append(int(tokens[node]))
+            node = int(parents[node])
+        return prompt[::-1]
+
+    return Closure(len(reached), shortest(passes & hazardous), shortest(~passes & ~hazardous))
+
+
+def representatives(graph: Graph) -> np.ndarray:
+    """One prompt `[ends, T]` for each end."""
+    nodes, columns = np.arange(len(graph.machine)), []
+    for parents, tokens in reversed(graph.first):
+        columns.append(tokens[nodes])
+        nodes = parents[nodes]
+    return np.stack(columns[::-1], axis=1).astype(np.int32)
+
+
+def _merged(children: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums `[next nodes, ...]` over the edges that lead to each node; values `[nodes, tokens, ...]`, any numbers."""
+    flat = children.ravel()
+    order = np.argsort(flat, kind="stable")
+    begins = np.flatnonzero(np.diff(flat[order], prepend=-1))
+    return np.add.reduceat(values.reshape(len(flat), *values.shape[2:])[order], begins)
+
+
+def ways_to(graph: Graph) -> np.ndarray:
+    """How many prompts lead to each end: Python integers `[ends]`."""
+    ways = np.ones(1, object)
+    for children in graph.children:
+        ways = _merged(children, np.repeat(ways[:, None], children.shape[1], axis=1))
+    return ways
+
+
+def checksum(graph: Graph) -> int:
+    """The sum of rank squared over all prompts, modulo 2**64: each is there once (`testbed.evaluation.exact.Count`)."""
+    moments = np.array([[1, 0, 0]], np.uint64)  # of ranks: how many, sum, sum of squares; each wraps
+    for children in graph.children:
+        base, digit = np.uint64(children.shape[1]), np.arange(children.shape[1], dtype=np.uint64)
+        count, total, squares = (column[:, None] for column in moments.T)
+        longer = base * base * squares + np.uint64(2) * base * digit * total + digit * digit * count
+        columns = np.broadcast_arrays(count, base * total + digit * count, longer)
+        moments = _merged(children, np.stack(columns, axis=2))
+    return int(moments[:, 2].sum())
+
+
+def clean_mass(graph: Graph, task: Task) -> np.ndarray:
+    """The probability `[ends]`, float64, that a clean prompt leads to each end, by the task's `clean_chains`."""
+    mass_of = np.zeros(len(graph.machine))
+    for share, chain in task.clean_chains:
+        node, state, mass = np.zeros(1, np.int64), np.full(1, chain.start), np.full(1, share)
+        states = len(chain.follow)
+        for position, (children, tokens) in enumerate(zip(graph.children, tokens_by_position(task), strict=True)):
+            moved = mass[:, None] * chain.probability[position][state][:, tokens]
+            pairs = children[node].astype(np.int64) * states + chain.follow[state][:, tokens]
+            pairs, back = np.unique(pairs[moved > 0], return_inverse=True)
+            mass = np.bincount(back, moved[moved > 0], len(pairs))
+            node, state = np.divmod(pairs, states)
+        mass_of += np.bincount(node, mass, len(mass_of))
+    return mass_of
+
+
+def _finishing(graph: Graph, wanted: np.ndarray) -> list[np.ndarray]:
+    """For each position, how many ways lead from each node to a `wanted` end (bool `[ends]`)."""
+    ways = [wanted.astype(object)]
+    for children in reversed(graph.children):
+        ways.append(ways[-1][children].sum(axis=1))
+    return ways[::-1]
+
+
+def _nth(graph: Graph, task: Task, ways: list[np.ndarray], numbers: np.ndarray) -> np.ndarray:
+    """The prompts `[n, T]` that are the `numbers`-th `[n]`, in lexicographic order, of those that finish."""
+    kind = np.int64 if ways[0][0] < 2**62 else object  # machine integers are quicker
+    left, node, columns = numbers.astype(kind), np.zeros(len(numbers), np.int64), []
+    for children, after, tokens in zip(graph.children, ways[1:], tokens_by_position(task), strict=True):
+        upto = after[children[node]].astype(kind).cumsum(axis=1)
+        pick = (upto <= left[:, None]).sum(axis=1)
+        rows = np.arange(len(node))
+        left = left - np.where(pick > 0, upto[rows, pick - 1], 0)
+        node, columns = children[node, pick], [*columns, tokens[pick]]
+    return np.stack(columns, axis=1).astype(np.int32)
+
+
+def draw(key: jax.Array, graph: Graph, task: Task, *, wanted: np.ndarray, number: int) -> np.ndarray:
+    """Prompts `[number, T]`, uniform and independent among all that lead to a `wanted` end (bool `[ends]`).
+
+    Raises:
+      ValueError: no prompt leads to one.
+    """
+    ways = _finishing(graph, wanted)
+    total = int(ways[0][0])
+    if not total:
+        raise ValueError(f"no prompt of task {task.name} is of the kind to be drawn")
+    words = total.bit_length() // 32 + 3  # 64 bits and more to spare: the remainder is as good as uniform
+    bits = np.asarray(jax.random.bits(key, (number, words), jnp.uint32)).astype("<u4")
+    numbers = [int.from_bytes(row.tobytes(), "little") % total for row in bits]
+    return _nth(graph, task, ways, np.array(numbers, object))
+
+
+def ids_of(graph: Graph, task: Task, wanted: np.ndarray, *, most: int, drawn: int) -> np.ndarray:
+    """Ranks of the prompts that lead to a `wanted` end (bool `[ends]`), ascending; of more than `most`, a sample.
+
+    The sample is uniform, the same each time, and of at most `drawn` prompts.
+    """
+    ways = _finishing(graph, wanted)
+    total = int(ways[0][0])
+    if total <= most:
+        prompts = _nth(graph, task, ways, np.arange(total).astype(object))
+    else:
+        prompts = draw(jax.random.key(0), graph, task, wanted=wanted, number=drawn)
+    return np.unique(prompt_ids(task, prompts))
