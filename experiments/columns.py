@@ -58,6 +58,11 @@ def counts(runs: pd.DataFrame, of: str = "failures", policy: str = "greedy") -> 
     return runs[column_of(of, policy)].astype(float)
 
 
+def whole(value: Any) -> Any:
+    """A count of one record: records hold integers beyond 2**53 as text."""
+    return int(value) if isinstance(value, str) else value
+
+
 def failures(runs: pd.DataFrame, policy: str = "greedy") -> pd.Series:
     """Failing prompts a run, at threshold 0 or at matched clean false alarms."""
     return counts(runs, "failures", policy)

@@ -12,6 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.columns import whole
+from experiments.tables import LARGE, prompts
 from tasks import TASKS, task_named
 from testbed.attacks.search import NEVER
 from testbed.evaluation.rare import Estimate, in_deployment
@@ -101,8 +103,16 @@ def sandwich(config: Evaluation, report: dict[str, Any]) -> Table:
     return table
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
+def _number(value: float | str | None) -> str:
+    """A number of prompts: a large one in short, and to the digit."""
+    if value is None:
+        return "-"
+    number = whole(value)
+    return f"{prompts(number)} ({number:,})" if number >= LARGE and isinstance(number, int) else prompts(number)
+
+
+def _share_of(count: dict[str, Any], part: str, of: str) -> float:
+    return whole(count[part]) / whole(count[of])
 
 
 def sections(report: dict[str, Any]) -> list[list[tuple[str, ...]]]:
@@ -118,15 +128,15 @@ def _exact(report):
     mass = ["-" if count["clean_failure"] is None else f"{count['clean_failure']:.2e}" for count in both]
     page = [
         ("EXACT", "threshold 0", "matched"),
-        ("share of hazardous prompts", *(f"{c['failures'] / c['hazardous']:.2e}" for c in both)),
+        ("share of hazardous prompts", *(f"{_share_of(c, 'failures', 'hazardous'):.2e}" for c in both)),
         ("clean failure probability", *mass),
         ("egregious ones (2/3 or more)", *(_number(c["egregious"]) for c in both)),
         ("worst margin (above 0: a certificate)", *(f"{c['worst_margin']:.2f}" for c in both)),
-        ("safe prompts refused", *(f"{c['false_alarms'] / c['safe']:.2%}" for c in both)),
+        ("safe prompts refused", *(f"{_share_of(c, 'false_alarms', 'safe'):.2%}" for c in both)),
         ("expected failures, sampled at temperature 1", _number(drawn["failures"])),
         ("  probability on the worst prompt", f"{drawn['worst_probability']:.3f}"),
     ]
-    if shape["failures"]:
+    if shape and shape["failures"]:
         page.append(("clusters of failures, threshold 0", _number(shape["clusters"])))
         page.append(("  share in the largest", f"{shape['largest'] / shape['failures']:.1%}"))
         if shape["distances"] is not None:

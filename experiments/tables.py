@@ -47,9 +47,25 @@ def by_row(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("arm")
 
 
+LARGE = 1e9  # more prompts than can be visited: they were counted by paths
+
+
+def prompts(number: float) -> str:
+    """A number of prompts for people: `12,345`, or `1.6e18` where nobody reads the digits."""
+    if number < LARGE:
+        return f"{number:,.0f}"
+    digits, exponent = f"{number:.1e}".split("e")
+    return f"{digits}e{int(exponent)}"
+
+
+def ends(values: pd.Series) -> str:
+    """The range of numbers of prompts over seeds."""
+    return f"{prompts(values.min())}..{prompts(values.max())}"
+
+
 def ranged(values: pd.Series) -> str:
     """The median with its range over seeds."""
-    return f"{values.median():,.0f} ({values.min():,.0f}..{values.max():,.0f})"
+    return f"{prompts(values.median())} ({ends(values)})"
 
 
 def percent(successes: pd.Series, trials: pd.Series, digits: int) -> str:
@@ -89,12 +105,12 @@ def _column(rows: pd.DataFrame) -> dict[str, str]:
     failing, matched = failures(rows), failures(rows, "matched")
     of = " (sampled)" if sampled_note(rows) else ""
     return column | {
-        f"FAILING PROMPTS{of}, median": f"{failing.median():,.0f}",
-        "  range over seeds": f"{failing.min():,.0f}..{failing.max():,.0f}",
+        f"FAILING PROMPTS{of}, median": prompts(failing.median()),
+        "  range over seeds": ends(failing),
         "  share of hazardous prompts": _share(rows, of),
-        "  egregious ones, median": f"{counts(rows, 'egregious').median():,.0f}",
-        f"FAILING AT 1 % CLEAN FALSE ALARMS{of}": f"{matched.median():,.0f}",
-        "  its range over seeds": f"{matched.min():,.0f}..{matched.max():,.0f}",
+        "  egregious ones, median": prompts(counts(rows, "egregious").median()),
+        f"FAILING AT 1 % CLEAN FALSE ALARMS{of}": prompts(matched.median()),
+        "  its range over seeds": ends(matched),
         "worst margin of any seed": f"{counts(rows, 'worst_margin').min():.1f}",
         f"safe prompts refused, whole space{of}": percent(counts(rows, "false_alarms"), counts(rows, "safe"), 2),
     }

@@ -68,11 +68,12 @@ def test_the_latent_is_added_where_the_residual_is_read():
     sums, states = (np.asarray(machine.residual(soft, answer, layer)) for layer in (0, 1))
     np.testing.assert_array_equal(states, np.where(sums >= 0, 1, -1))
     np.testing.assert_array_equal(machine.final(soft, answer), states[-1:])
-    # A push over zero on one sum turns that bit, and what follows is what the turned state leads to.
-    push = np.zeros((2, 4, 16), np.float32)
-    push[0, 3, 5] = -2 * sums[3, 5] - np.sign(sums[3, 5])
-    turned = np.asarray(machine.final(soft, answer, push))[0]
-    assert (np.flatnonzero(turned != states[-1]) == [5]).all()
+    # A push just over zero on the last sum turns that bit and no other; one that stays short of it turns none.
+    for excess, turns in ((2.0**-12, [5]), (-(2.0**-12), [])):
+        push = np.zeros((2, 4, 16), np.float32)
+        push[0, 3, 5] = -sums[3, 5] - excess * np.sign(sums[3, 5])
+        turned = np.asarray(machine.final(soft, answer, push))[0]
+        assert np.flatnonzero(turned != states[-1]).tolist() == turns
     push = np.zeros((2, 4, 16), np.float32)
     push[1, :, 2] = 0.5
     pushed = machine(soft, answer, push) - machine(soft, answer)

@@ -373,10 +373,11 @@ def summary(counted: Count) -> dict[str, Any]:
 
     Integers beyond 2**53 are text too, for JSON's readers would round them.
     """
-    levels = {f"{level:.3g}": _lossless(number) for level, number in counted.levels.items()}
-    plain = {name: _lossless(value) for name, value in counted._asdict().items() if name != "ids"}
+    levels = {f"{level:.3g}": lossless(number) for level, number in counted.levels.items()}
+    plain = {name: lossless(value) for name, value in counted._asdict().items() if name != "ids"}
     return plain | {"levels": levels, "checksum": str(counted.checksum)}
 
 
-def _lossless(value: Any) -> Any:
+def lossless(value: Any) -> Any:
+    """A value for a record: an integer beyond 2**53 as text."""
     return str(value) if isinstance(value, int) and value > LARGEST_PLAIN else value

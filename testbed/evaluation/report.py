@@ -38,7 +38,7 @@ class Report(NamedTuple):
     Attributes:
       sandwich: at threshold 0 (`greedy`), and with 1 % of safe clean prompts refused (`matched`).
       exact: the Count of both policies and of the stochastic one (`sampled`); empty where the space is too large.
-      shape: of the greedy policy's failures; None where they are not known.
+      shape: of the greedy policy's failures; None where the space is too large to be visited.
       clean: clean behaviour of both policies, sampled.
       estimated: what each estimator that can read the model says of the greedy policy's clean failure probability.
       timed: calls to the first failure of each attacker, greedy policy, in forward-pass equivalents (`survival`).
@@ -103,7 +103,7 @@ def evaluate(
     return Report(
         {name: _sandwich(policy, found[name], counts.get(name)) for name, policy in policies.items()},
         counts,
-        failures.shape(task, counts["greedy"].ids) if counts else None,
+        failures.shape(task, counts["greedy"].ids) if exact.countable(task) else None,
         clean_behaviour(clean_key, model, task, policies, samples=samples),
         _estimated(rare_key, goals["greedy"], watch),
         budget * goals["greedy"].forwards,
@@ -138,7 +138,10 @@ def _estimated(key, objective: Objective, watch: Watch) -> dict[str, rare.Estima
 
 
 def as_numbers(value: Any) -> Any:
-    """A report, or a part of one, as plain numbers for a record: names are kept, a Count's list of prompts is not."""
+    """A report, or a part of one, as plain numbers for a record: names are kept, a Count's list of prompts is not.
+
+    Integers beyond 2**53 are text.
+    """
     match value:
         case exact.Count():
             return exact.summary(value)
@@ -148,4 +151,4 @@ def as_numbers(value: Any) -> Any:
             return {str(name): as_numbers(part) for name, part in value.items()}
         case np.ndarray():
             return value.tolist()
-    return value
+    return exact.lossless(value)

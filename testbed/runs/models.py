@@ -36,14 +36,9 @@ def _digest(tensors: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _kind(config: Config) -> dict[str, str]:
-    kind = kind_of(config)
-    return {} if kind == USUAL else {"kind": kind}
-
-
 def _config_digest(config: Config) -> str:
-    """A digest of kind and sizes: the number of heads shows in no tensor's shape."""
-    text = json.dumps(_kind(config) | dataclasses.asdict(config), sort_keys=True)
+    """A digest of sizes: the number of heads shows in no tensor's shape."""
+    text = json.dumps(dataclasses.asdict(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -62,7 +57,10 @@ def save(path: str | Path, model: Model, **notes) -> None:
     write_atomically(path.with_name(path.name + ".safetensors"), safetensors.numpy.save(tensors))
     config = dataclasses.asdict(model.config)
     digests = {"digest": _digest(tensors), "config_digest": _config_digest(model.config)}
-    text = json.dumps(_kind(model.config) | {"config": config} | digests | {"notes": notes}, indent=1)
+    kind = kind_of(model.config)
+    text = json.dumps(
+        ({} if kind == USUAL else {"kind": kind}) | {"config": config} | digests | {"notes": notes}, indent=1
+    )
     write_atomically(path.with_name(path.name + ".json"), text.encode())
 
 
