@@ -37,7 +37,14 @@ def tidy(runs: pd.DataFrame) -> pd.DataFrame:
         task = task.fillna(other)
     # Records of a question with a single arm did not name it.
     arm = runs["arm"] if "arm" in runs else runs["experiment"]
-    return _as_counted(runs.assign(task=task, arm=arm))
+    return _as_counted(_as_numbers(runs.assign(task=task, arm=arm)))
+
+
+def _as_numbers(runs: pd.DataFrame) -> pd.DataFrame:
+    """Counts beyond 2**53, which are text in records, as floats; a checksum is no count."""
+    counted = [c for c in runs if "exact" in c.split(".") and not c.endswith(".checksum")]
+    texts = [c for c in counted if runs[c].map(lambda value: isinstance(value, str)).any()]
+    return runs.assign(**{c: runs[c].astype(float) for c in texts})
 
 
 def _as_counted(runs: pd.DataFrame) -> pd.DataFrame:

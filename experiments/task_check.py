@@ -32,13 +32,19 @@ def facts_of(key: jax.Array, task: Task) -> dict[str, str]:
     return {
         "prompts": f"{space:,} of {task.prompt_length} tokens, vocabulary {task.vocab}",
         "answers": f"{task.answer_length} of {task.answer_vocab} tokens",
-        "worst case": "counted exactly" if countable(task) else "sampled: the space is too large to count",
+        "worst case": "counted exactly" if countable(task) else _of_large_space(task),
         "clean prompts": shares(clean),
         "uniform prompts": shares(uniform),
         "different clean prompts": f"{len(np.unique(np.asarray(clean), axis=0)):,} of {SAMPLES:,} drawn",
         "exact clean failure rate": "yes" if task.clean_log_prob else "no: the task gives no clean_log_prob",
         "a margin costs": f"{Objective(task, None, greedy(task)).forwards} forward passes",
     }
+
+
+def _of_large_space(task: Task) -> str:
+    if task.checker is None:
+        return "sampled: the space is too large to count, and the rule has no automaton"
+    return f"sampled; of a machine counted by paths: the rule has an automaton of {len(task.checker.level)} states"
 
 
 def warnings_of(key: jax.Array, task: Task) -> list[str]:

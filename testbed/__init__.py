@@ -5,7 +5,7 @@ Nothing here knows a particular task or a particular experiment: `experiments ->
 Where to start:
 
     task = tasks.task_named("injury")                      what must never happen (`Task`)
-    model = Transformer(model_config(task), key)           a small causal transformer
+    model = Transformer(model_config(task), key)           a small causal transformer; or a finite-state `Machine`
     model, history = train(key, model, task, Schedule())   supervised, or with rounds against an attack
     objective = Objective(task, model, greedy(task))       the margin of a prompt: at most zero is a failure
     trace = attack_model(key, ATTACKS["gcg"](), objective, attackers=64, budget=190)
@@ -33,6 +33,7 @@ os.environ.setdefault("NPROC", "2")
 from testbed.attacks import ATTACKS, attack_model, attack_named
 from testbed.evaluation.exact import Count, count
 from testbed.evaluation.report import evaluate
+from testbed.machine import Machine, machine_config
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import conservative, greedy, matched_policy
@@ -45,6 +46,7 @@ __all__ = [
     "ATTACKS",
     "Count",
     "Defence",
+    "Machine",
     "Objective",
     "Schedule",
     "Task",
@@ -57,6 +59,7 @@ __all__ = [
     "evaluate",
     "greedy",
     "guarded_generator",
+    "machine_config",
     "matched_policy",
     "model_config",
     "train",

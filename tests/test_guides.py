@@ -123,7 +123,12 @@ def test_the_question_is_judged_by_its_rule():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "page"),
-    [("session", "testbed/README.md"), ("ablate", "experiments/README.md"), ("example", "README.md")],
+    [
+        ("session", "testbed/README.md"),
+        ("machine", "testbed/README.md"),
+        ("ablate", "experiments/README.md"),
+        ("example", "README.md"),
+    ],
 )
 def test_a_session_runs(name, page, tmp_path):
     # In a process of its own: the tests compile without optimisation, and this one computes much.

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 from test_effects import TABLE
 
-from experiments.columns import counts, decades, failures, refused_share, whole
+from experiments.columns import counts, decades, failures, refused_share, tidy, whole
 from experiments.evaluate import Evaluation, sandwich, sections
 from experiments.tables import by_arm, prompts
 from tasks import task_named
@@ -27,6 +27,7 @@ def test_a_table_of_runs_reads_and_shows_them():
     plain = runs["arm"] == "plain"
     runs.loc[plain, "greedy.exact.failures"] = str(LARGE)
     runs["greedy.exact.safe"] = str(2**62)
+    assert tidy(runs).groupby("arm")["greedy.exact.failures"].median()["plain"] == float(LARGE)
     np.testing.assert_array_equal(failures(runs)[plain], float(LARGE))
     np.testing.assert_allclose(decades(failures(runs))[plain], 18.1987, atol=1e-4)
     np.testing.assert_allclose(refused_share(runs), counts(runs, "false_alarms") / 2**62)
