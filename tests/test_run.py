@@ -255,7 +255,8 @@ def test_the_page_gives_question_verdict_effects_and_figures(tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(results, "write_atomically", lambda *_: os.open(tmp_path / "no" / "such", os.O_RDONLY))
         said = jobs.page(console, [job, alone, job], done, tmp_path)
-    assert said == [f"{tmp_path}/README.md could not be written: No such file or directory"]
+    why = "could not be written: No such file or directory"
+    assert said == [f"{tmp_path}/{name} {why}" for name in ("index.html", "README.md")]
     (tmp_path / "README.md").write_text("# Mine")
     jobs.page(console, [job, alone, job], done, tmp_path)
     assert (tmp_path / "README.md").read_text() == "# Mine", "somebody's page is not overwritten"
