@@ -108,7 +108,8 @@ def test_a_nan_on_safe_prompts_alone_is_refused_by_the_count(lively):
     assert f"{(~hazardous(PROMPTS)).sum():,} of {len(PROMPTS):,} margins" in str(raised.value)
 
 
-def test_infinite_margins_are_sound(lively):
+@pytest.mark.parametrize("reader", ANSWERS)
+def test_infinite_margins_are_sound(reader, lively):
     """A model that rules every catastrophe out: its margins are infinite, and its count is zero."""
 
     @jax.tree_util.register_dataclass
@@ -118,10 +119,9 @@ def test_infinite_margins_are_sound(lively):
             return self.inner(soft_prompt, answer).at[..., 0].set(-jnp.inf)
 
     model = Never(lively(TASK, layers=1))
-    counted = exact.count(model, TASK, POLICIES, walk=exact.plain_forward)["greedy"]
-    assert counted.failures == 0 and counted.false_alarms == counted.safe
-    for read in ANSWERS.values():
-        read(model)
+    found = ANSWERS[reader](model)
+    if reader == "exact count":
+        assert found["greedy"].failures == 0 and found["greedy"].false_alarms == found["greedy"].safe
 
 
 def test_the_strength_of_margins_that_are_nan_is_refused():

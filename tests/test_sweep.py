@@ -540,7 +540,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 gc.callbacks.append(callback)
 with t.hold(folder / runs[1].id):  # as another sweep is at it, this one waits, and sleeps
-    threading.Timer(20, os._exit, [7]).start()
+    threading.Timer(200, os._exit, [7]).start()
     try:
         module.sweep(runs, t.perform, folder, t.quiet())
     except KeyboardInterrupt:
@@ -553,7 +553,7 @@ os._exit(0)
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_that_falls_into_a_callback_is_not_lost(tmp_path, name):
     names = {"tests": str(ROOT / "tests"), "root": str(ROOT), "folder": str(tmp_path / "out"), "name": name}
-    child = subprocess.run([sys.executable, "-c", LOST.format(**names)], capture_output=True, text=True, timeout=60)
+    child = subprocess.run([sys.executable, "-c", LOST.format(**names)], capture_output=True, text=True, timeout=300)
     assert child.returncode == 42, child.stderr
     assert list(facts(tmp_path / "out")) == [worklist(2, 1)[0].id], "what was finished is recorded"
     assert "KeyboardInterrupt" not in child.stderr
@@ -568,7 +568,7 @@ def deaf(run, folder, watch):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(1.0)
     os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(20.0)
+    time.sleep(600.0)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 t.sweep(t.worklist(1, 1), deaf, Path({folder!r}), t.quiet(), place=t.threads(1))
@@ -580,10 +580,8 @@ def test_a_second_ctrl_c_kills(tmp_path):
     script = f"import sys; sys.path[:0] = [{str(ROOT / 'tests')!r}, {str(ROOT)!r}]\n" + DEAF.format(
         folder=str(tmp_path)
     )
-    started = time.monotonic()
-    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert child.returncode == -signal.SIGINT, child.stderr
-    assert time.monotonic() - started < 20
 
 
 def test_in_another_thread_and_for_a_signal_that_is_ignored_no_handler_is_set(tmp_path):
