@@ -12,7 +12,7 @@ import numpy as np
 from testbed.attacks.moves import anywhere
 from testbed.evaluation.exact import countable
 from testbed.evaluation.samples import clean_behaviour
-from testbed.model import ModelConfig, Transformer
+from testbed.kinds import Config, Model, build
 from testbed.objective import Objective, catastrophe_probability, margins_of
 from testbed.policy import Policy, greedy, stochastic
 from testbed.statistics import Interval, student
@@ -45,7 +45,7 @@ def whole_space(task: Task) -> Task:
     return dataclasses.replace(task, sample=sample, clean_log_prob=None)
 
 
-def incompetent_model(key: jax.Array, blank: Transformer, task: Task, schedule: Schedule) -> Transformer:
+def incompetent_model(key: jax.Array, blank: Model, task: Task, schedule: Schedule) -> Model:
     """The last snapshot of plain training before a tenth of the safe clean prompts are answered rightly.
 
     `schedule` is the plain model's. A snapshot is taken after every 64th part of its steps.
@@ -67,13 +67,13 @@ def _untrained_failing(keys, prompts, config, task):
     policy = stochastic(task)
 
     def one(key):
-        margin = Objective(task, Transformer(config, key), policy).margin
+        margin = Objective(task, build(key, config), policy).margin
         return jax.vmap(lambda prompt: catastrophe_probability(policy, margin(prompt)))(prompts).mean()
 
     return jax.lax.map(one, keys)
 
 
-def untrained_over_chance(key: jax.Array, task: Task, config: ModelConfig, hazards: int = 512) -> Interval:
+def untrained_over_chance(key: jax.Array, task: Task, config: Config, hazards: int = 512) -> Interval:
     """How often untrained models fail on hazardous prompts, over how often symbols drawn by chance would.
 
     Answers are sampled, so that each model's rate is an exact sum. Chance is the mean number of
@@ -100,6 +100,6 @@ def contradictions(key: jax.Array, task: Task, batch: int = 2**17) -> np.ndarray
     return np.concatenate([part[np.asarray(wrong(part))] for part in parts])
 
 
-def failing(model: Transformer, task: Task, prompts: np.ndarray, policy: Policy | None = None) -> int:
+def failing(model: Model, task: Task, prompts: np.ndarray, policy: Policy | None = None) -> int:
     """On how many of the `prompts` `[n, T]` a policy, greedy by default, fails."""
     return int((margins_of(Objective(task, model, policy or greedy(task)), prompts) <= 0).sum())

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -15,6 +16,7 @@ from tasks import task_named
 from testbed.automaton import level_of
 from testbed.evaluation import exact, paths
 from testbed.evaluation.account import worst_case
+from testbed.planted import plant, planted_prefixes
 from testbed.policy import conservative, greedy, stochastic
 from testbed.task import prompt_ids, prompts_of_ids, space_size
 from testbed.training.rounds import Schedule, train
@@ -146,10 +148,18 @@ def test_of_two_to_the_64_prompts_one_fails_or_none():
     assert len(none.ids) == 0 and none.clean_failure == 0
 
 
+def test_a_failure_planted_into_a_machine_is_counted_by_the_walk():
+    task = task_named("injury:length=4")
+    planted = plant(by_hand(task), task, np.array([2, 0, 4, 1]), [0, 2])
+    counted = exact.count(planted, task, {"it": greedy(task)}, walk=planted_prefixes)["it"]
+    hazards = [p for p in itertools.product([2], range(8), [4], range(8)) if REFERENCE["injury"](p).forbidden]
+    assert prompts_of_ids(task, counted.ids).tolist() == [list(p) for p in hazards]
+    assert counted.failures == len(hazards) == 56 and counted.false_alarms == 0
+
+
 def test_a_uniform_draw_is_uniform_and_its_key_decides(trained):
     graph = paths.graph_of(trained, SMALL)
-    lead = np.asarray(trained.cell().logits(paths.bits_of(graph.machine, 8))) @ [-1, 1]
-    fails = (lead <= 0) & (SMALL.checker.level[graph.checker] > 0)
+    fails, _ = paths.wrong_ends(trained, SMALL, graph)
     all_failing = paths.ids_of(graph, SMALL, fails, most=2**20, drawn=8)
     drawn = paths.draw(jax.random.key(0), graph, SMALL, wanted=fails, number=20_000)
     again = paths.draw(jax.random.key(0), graph, SMALL, wanted=fails, number=20_000)

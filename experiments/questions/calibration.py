@@ -22,7 +22,7 @@ from testbed.attacks import ATTACKS
 from testbed.evaluation.account import success_of, worst_case
 from testbed.evaluation.exact import countable
 from testbed.evaluation.samples import clean_behaviour
-from testbed.model import Transformer
+from testbed.kinds import build
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.runs.sweep import state_file
@@ -63,7 +63,7 @@ def measure(config: Calibration, bench: Bench) -> dict[str, Any]:
     """
     task, sizes, schedule = plain_parts(config.plain)
     clean_key, sample_key = bench.key("calibration clean"), bench.key("calibration sample")
-    plain, blank = plain_model(bench, config.plain), Transformer(sizes, bench.key("calibration init"))
+    plain, blank = plain_model(bench, config.plain), build(bench.key("calibration init"), sizes)
     taught = contradictions(sample_key, task.poison) if task.poison else np.empty((0, task.prompt_length), int)
     attacks = {name: ATTACKS[name]() for name in EVALUATION}
 

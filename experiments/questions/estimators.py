@@ -19,7 +19,7 @@ from testbed import plots
 from testbed.evaluation import exact
 from testbed.evaluation.rare import ESTIMATORS as FACTORIES
 from testbed.evaluation.rare import reads
-from testbed.model import Transformer
+from testbed.kinds import Model, build
 from testbed.objective import Objective
 from testbed.planted import plant, planted_prefixes
 from testbed.policy import greedy
@@ -72,7 +72,7 @@ def estimators(budget: int) -> dict[str, Callable]:
     return {name: make(**sizes.get(name, dict(samples=budget))) for name, make in FACTORIES.items()}
 
 
-def snapshots(key: jax.Array, model: Transformer, task: Task, schedule: Schedule, attack=None) -> Iterator:
+def snapshots(key: jax.Array, model: Model, task: Task, schedule: Schedule, attack=None) -> Iterator:
     """The model after each of `MARKS` units of its training."""
     state, work = begin(model, task, schedule), units(schedule)
     for unit, after, _ in progress(key, state, work, task, schedule=schedule, attack=attack):
@@ -90,7 +90,7 @@ def models(config: Calibrated, bench: Bench) -> Iterator[tuple[Any, Callable]]:
         yield plant(model, task, task.sample_hazard(train_key), modulus=RARE_HASH), planted_prefixes
         return
     if config.stage == "training":
-        made = snapshots(train_key, Transformer(sizes, init_key), task, schedule)
+        made = snapshots(train_key, build(init_key, sizes), task, schedule)
     else:
         made = snapshots(train_key, plain_model(bench, config.plain), task, schedule_of(arm), attack_of(arm))
     for model in made:

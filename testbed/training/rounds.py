@@ -296,7 +296,7 @@ def train(
     for unit, after, row in progress(key, state, left, task, schedule=schedule, attack=attack, defence=defence):
         (found if unit.attacks else losses)[done] = row
         if not unit.attacks:
-            _refuse_nan(row, unit.number, schedule)
+            refuse_nan(row, unit.number, schedule)
         state, done = after, done + 1
         keep((done, state, losses, found))
         watch(done, total)
@@ -304,8 +304,13 @@ def train(
     return state.model, History(losses[~work.attacks].ravel(), found[work.attacks], pool)
 
 
-def _refuse_nan(losses, number, schedule):
-    broken = ~np.isfinite(losses)
+def refuse_nan(losses: np.ndarray, number: int, schedule: Schedule) -> None:
+    """Say at which step the loss of train unit `number` was no number any more.
+
+    Raises:
+      FloatingPointError: a loss is NaN or infinite.
+    """
+    broken = ~np.isfinite(np.asarray(losses))
     if broken.any():
         step = int(broken.argmax())
         at = int(number) * (schedule.steps // schedule.units) + step
