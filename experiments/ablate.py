@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import itertools
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,9 @@ import pandas as pd
 from rich.console import Console
 
 from experiments.arm import Arm, Plain, Recipe, attack_of, defence_of, schedule_of, sizes_of
-from experiments.columns import by_task, column_of
+from experiments.columns import column_of
 from experiments.effects import Contrast
-from experiments.experiment import Experiment, Preset, effects_of
+from experiments.experiment import Experiment, Preset, judge
 from experiments.figures import caption_of
 from experiments.tables import by_row
 from tasks import spelled
@@ -347,7 +348,7 @@ def draw(runs: pd.DataFrame, axes: Sequence[Axis], layout: Layout) -> plots.Figu
 
 
 class Ablation(NamedTuple):
-    """What came of an ablation: a row a run, a row an effect, a figure a task, and where the records lie."""
+    """What came of an ablation: a row a run, a row an effect, a figure a task; the folder of records and report."""
 
     runs: pd.DataFrame
     effects: pd.DataFrame
@@ -383,16 +384,21 @@ def ablate(
       ValueError: a field, a value, a task or a contrast is not there.
       RuntimeError: a run failed; the others are recorded.
     """
-    from experiments.jobs import frame_of, run_missing
+    from experiments.jobs import figures_of, frame_of, run_missing, write_beside
     from experiments.worklist import ABLATION, Job
 
     tasks = tuple(map(spelled, (task,) if isinstance(task, str) else task))
     axes = axes_of({**(fields or {}), **more})
     experiment = ablation(axes, contrasts)
-    job = Job(ABLATION, experiment, "grid", tasks, range(first_seed, first_seed + seeds), Path(out) / ABLATION)
+    words = [f"--contrast={contrast}" for contrast in contrasts]
+    words += [f"{axis.name}={','.join(map(shown, axis.values))}" for axis in axes]
+    paired = range(first_seed, first_seed + seeds)
+    job = Job(ABLATION, experiment, "grid", tasks, paired, Path(out) / ABLATION, tuple(words))
     failed = run_missing(Console(quiet=quiet), job, place)
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed; the first: {failed[0]}")
     runs = frame_of(job)
-    figures = {name: experiment.figure(rows) for name, rows in by_task(runs).items()}
-    return Ablation(runs, effects_of(experiment, runs), figures, job.folder)
+    verdict, figures = judge(experiment, runs), figures_of(experiment, runs)
+    for line in write_beside(job, runs, verdict, figures):
+        warnings.warn(line, stacklevel=2)
+    return Ablation(runs, verdict.effects, figures, job.folder)

@@ -182,6 +182,11 @@ def drawn_of(experiment: Experiment, rows: pd.DataFrame) -> plots.Figure:
     return plots.not_counted(figure, note) if note else figure
 
 
+def figures_of(experiment: Experiment, runs: pd.DataFrame) -> dict[str, plots.Figure]:
+    """The figure of each task."""
+    return {task: drawn_of(experiment, rows) for task, rows in columns.by_task(runs).items()}
+
+
 @contextlib.contextmanager
 def or_told(unwritten: list[str], path: Path) -> Iterator[Path]:
     """Let the block write `path`; where that fails, the disk being full, a line in `unwritten` says so."""
@@ -191,14 +196,20 @@ def or_told(unwritten: list[str], path: Path) -> Iterator[Path]:
         unwritten.append(f"{path} could not be written: {error.strerror or error}")
 
 
-def write_beside(job: Job, runs: pd.DataFrame, verdict: Verdict, formats: Sequence[str]) -> list[str]:
+def write_beside(
+    job: Job,
+    runs: pd.DataFrame,
+    verdict: Verdict,
+    figures: dict[str, plots.Figure],
+    *,
+    formats: Sequence[str] = ("png",),
+) -> list[str]:
     """Write figures, runs, effects and the report beside the records; a line for each that cannot be written."""
-    folder, figures, unwritten = job.folder, {}, []
-    for task, rows in columns.by_task(runs).items():
-        figures[task] = drawn_of(job.experiment, rows)
+    folder, unwritten = job.folder, []
+    for task, figure in figures.items():
         for form in formats:
             with or_told(unwritten, folder / f"{file_name(task)}.{form}") as path:
-                plots.save(figures[task], path)
+                plots.save(figure, path)
     with or_told(unwritten, folder / "runs.csv") as path:
         results.write_atomically(path, tables.runs_csv(runs))
     with or_told(unwritten, folder / "effects.csv") as path:
@@ -297,7 +308,8 @@ def do(console: Console, job: Job, place: AbstractContextManager | None, formats
     verdict, unwritten = None, []
     if len(runs):
         verdict = show(console, job, runs)
-        unwritten = write_beside(job, runs, verdict, formats)
+        figures = figures_of(job.experiment, runs)
+        unwritten = write_beside(job, runs, verdict, figures, formats=formats)
     for line in unwritten:
         console.print(line, style="red", markup=False, highlight=False)
     console.print(f"{len(runs)} of {len(job.runs)} runs; records, tables and figures: {job.folder.resolve()}")

@@ -88,7 +88,7 @@ def record_named(name: str, out: Path) -> tuple[dict[str, Any], Path]:
     """
     path = Path(name)
     run = path.name.removesuffix(".json")
-    if path.is_file():
+    if path.exists():  # a folder or a device is refused as such
         return results.read_record(path), path.parent
     for folder in (path.parent, out / path.parent, SHIPPED / path.parent):
         if (record := results.find(folder, run)) is not None:

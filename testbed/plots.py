@@ -83,6 +83,11 @@ def seeds_along(
     ax.xaxis.set_major_formatter("{x:g}")
 
 
+def legend_below(ax: Axes, columns: int = 2) -> None:
+    """The legend of a panel, below its axis: inside, it would lie across the data."""
+    ax.legend(loc="upper left", bbox_to_anchor=(-0.08, -0.13), ncols=columns, frameon=False, fontsize=8)
+
+
 def reference_line(ax: Axes, value: float, label: str) -> None:
     """A dashed line across, within the axes; none where the value is NaN."""
     if np.isfinite(value):
@@ -215,7 +220,7 @@ def costs(ax: Axes, table: pd.DataFrame, base: int) -> None:
     ax.minorticks_off()
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.legend(frameon=False, fontsize=8)
+    legend_below(ax)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -286,7 +286,7 @@ def files(tmp_path_factory):
         if name.startswith(("no", "list")):
             record["run"] = "x"
         else:  # it is told by nothing but what it asks for
-            record["run"] = results._run_id(record["experiment"], record["config"], record["omitted"], 0)
+            record["run"] = results._run_id(record["experiment"], record["config"], record["omitted"], 0, {})
         (folder / name).mkdir()
         text = json.dumps(record | {"digest": results._digest(record)})
         (folder / name / f"{record['run']}.json").write_text(text)

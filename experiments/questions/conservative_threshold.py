@@ -99,7 +99,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
         ax.set_xlim(left=-5e-4)
         ax.set_xlabel("share refused")
         ax.set_ylabel("prompts (log above 1)")
-        ax.legend(frameon=False, fontsize=8)
+        plots.legend_below(ax)
     return drawn
 
 

@@ -189,7 +189,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     ends = [FLOOR, table["truth"].max() * 3]
     scatter.plot(ends, ends, color="grey", lw=0.8)
     scatter.set(xscale="log", yscale="log", xlabel="exact clean failure probability", ylabel="estimate")
-    scatter.legend(frameon=False, fontsize=7)
+    plots.legend_below(scatter, columns=3)
     return drawn
 
 

@@ -176,7 +176,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     top = runs[[TWINS, CLEAN]].to_numpy(float).max()
     right.set_xlim(-0.03 * top, 1.1 * max(top, LEAST))
     for ax in (left, right):
-        ax.legend(frameon=False, fontsize=8)
+        plots.legend_below(ax)
     return drawn
 
 

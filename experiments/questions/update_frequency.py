@@ -62,6 +62,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
         titles if several else titles[:2],
         caption_of(runs, "thick lines the mean; counted exactly.\nSame finds, attack calls and gradient steps along a "
                          "line on the left. Dashed: the same steps without attacks."),
+        columns=2,
     )  # fmt: skip
     rounds, left, refused = "config.rounds", column_of("failures"), column_of("false_alarms")
     for attack, color in zip(ATTACKS, ("C3", "C1", "C0"), strict=True):
@@ -78,7 +79,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
         ax.set_ylabel("prompts (log above 1)")
     for ax in axes[::2]:
         plots.reference_line(ax, control, "no attacks")
-        ax.legend(frameon=False, fontsize=8)
+        plots.legend_below(ax)
     return drawn
 
 
