@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from rich.table import Table
 from experiments.columns import whole
 from experiments.tables import LARGE, prompts
 from tasks import TASKS, task_named
+from testbed import certificate
 from testbed.attacks.search import NEVER
+from testbed.evaluation.certify import certify
 from testbed.evaluation.rare import Estimate, in_deployment
 from testbed.evaluation.report import as_numbers, evaluate
 from testbed.evaluation.survival import log_rank, median_calls
@@ -50,6 +53,21 @@ def evaluation_of(path: str, task: str | None) -> Evaluation:
     refuse_if_unfit(model, task_named(name))
     weights = Path(path).with_name(Path(path).name + ".safetensors").read_bytes()
     return Evaluation(str(Path(path).resolve()), name, hashlib.sha256(weights).hexdigest()[:12])
+
+
+def certify_saved(path: str, task: str | None, console: Console) -> int:
+    """Write the certificate of a saved machine beside it; returns 0.
+
+    Raises:
+      ValueError: as `evaluation_of`, or the model cannot be counted by paths.
+    """
+    name = evaluation_of(path, task).task
+    file = certify(path, task_named(name), name)
+    told = json.loads(file.read_text())
+    console.print(f"{int(told['failures']):,} of {int(told['prompts']):,} prompts fail", highlight=False)
+    check = f"python {Path(certificate.__file__).resolve()} {file} {path}.safetensors"
+    console.print(f"certificate: {file}\ncheck it:    {check}", markup=False, highlight=False, soft_wrap=True)
+    return 0
 
 
 def perform(run: Run, folder: Path, watch: Watch) -> dict[str, Any]:

@@ -11,6 +11,7 @@ three seeds, a few minutes. Runs that are already recorded are skipped, so a sto
   python -m experiments.run --ablate --task=password rounds=1,4,16 budget=39,190    your own ablation
   python -m experiments.run --check=my_module:my_task         is a task of your own fit for use?
   python -m experiments.run --evaluate=PATH                   everything that can be measured about a saved model
+  python -m experiments.run --certify=PATH                    a count by paths as a file that a stranger can check
   python -m experiments.run --plot_only                       tables and figures again, from the records alone
   python -m experiments.run --status                          what the folder holds: done, running, failed, missing
   python -m experiments.run --rerun=QUESTION/ID               one run anew, compared number by number
@@ -38,7 +39,7 @@ from rich.table import Table
 
 import experiments
 from experiments.ablate import ablation, axes_of
-from experiments.evaluate import evaluate_saved
+from experiments.evaluate import certify_saved, evaluate_saved
 from experiments.experiment import Experiment
 from experiments.jobs import do, missing_of, pack_folders, page, recorded, show_status
 from experiments.rerun import rerun
@@ -88,6 +89,9 @@ flags.DEFINE_bool("status", False, "Say what --out holds of the runs that the ot
 flags.DEFINE_string(
     "rerun", None, "Do the run of this record (a file, or QUESTION/ID) again, compare its numbers, and stop."
 )
+flags.DEFINE_string(
+    "certify", None, "Count by paths where a saved machine fails, write it as a certificate beside it, and stop."
+)
 flags.DEFINE_bool("pack", False, "Fold the finished records of --out into one records.jsonl a question, and stop.")
 flags.DEFINE_string(
     "launcher", None, "Where runs are done: threads, processes, ray, slurm. Default: threads; processes on many cores."
@@ -102,9 +106,19 @@ PURPOSES = {
     "What to run": ("experiment", "task", "preset", "seeds", "first_seed", "out", "format"),
     "Your own ablation": ("ablate", "contrast", "x", "hue", "panel"),
     "Where and how": ("launcher", "workers", "cores", "slurm"),
-    "Look at what there is": ("list", "status", "plot_only", "rerun", "pack", "evaluate", "check", "version"),
+    "Look at what there is": (
+        "list",
+        "status",
+        "plot_only",
+        "rerun",
+        "pack",
+        "evaluate",
+        "certify",
+        "check",
+        "version",
+    ),
 }
-NEVER_EMPTY = ("experiment", "task", "preset", "out", "launcher", "rerun", "check")
+NEVER_EMPTY = ("experiment", "task", "preset", "out", "launcher", "rerun", "certify", "check")
 MAIN_JOB, MAIN_PRESET = "update_frequency", "small"
 MOST_SEEDS = 10_000  # a worklist is made as a whole, before its first run
 MOST_WORKERS = 4096
@@ -377,6 +391,9 @@ def run_jobs(console: Console, words: list[str]) -> int:
     if FLAGS.evaluate:
         [task, *_] = tasks_named(FLAGS.task) or [None]
         return evaluate_saved(FLAGS.evaluate, task, Path(FLAGS.out) / "evaluate", console, writable)
+    if FLAGS.certify:
+        [task, *_] = tasks_named(FLAGS.task) or [None]
+        return certify_saved(FLAGS.certify, task, console)
     for form in FLAGS.format or [""]:
         one_of("format", form, plots.FORMATS)
     jobs, left_out = wanted(words)

@@ -27,6 +27,9 @@ LINES = """
 --task=no_such                     | unknown task 'no_such'; choose from injury, injury_two, password
 --format=bmp                       | unknown format 'bmp'
 --pack                             | holds no records
+--certify=                         | --certify= {EMPTY}
+--certify=no_such                  | no_such is not a saved model
+--certify=FILES/model --task=injury:length=4 | only a machine is counted by paths
 --task=injry                       | did you mean 'injury'?
 --task=Injury                      | did you mean 'injury'?
 --task=injury,no_such              | unknown task 'no_such'
