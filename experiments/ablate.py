@@ -323,13 +323,18 @@ def draw(runs: pd.DataFrame, axes: Sequence[Axis], layout: Layout) -> plots.Figu
     for name in by_name:
         rows = rows.assign(**{name: [of_arm[arm][name] for arm in rows["arm"]]})
     values = {part: by_name[name].values if name else (None,) for part, name in layout._asdict().items()}
-    measures = {"Failing prompts": column_of("failures"), "Safe prompts refused": column_of("false_alarms")}
+    price = "Safe prompts refused"
+    measures = {"Failing prompts": column_of("failures"), price: column_of("false_alarms")}
+    said = ""
+    if not rows[measures[price]].any():  # a panel of zeros alone says less than a line
+        measures.pop(price)
+        said = " No safe prompt is refused."
     titles = [
         title + (f", {layout.panel}={shown(value)}" if layout.panel else "")
         for title in measures
         for value in values["panel"]
     ]
-    caption = caption_of(rows, "thick lines: means. Threshold 0, counted over the whole space.")
+    caption = caption_of(rows, "thick lines: means. Threshold 0, counted over the whole space." + said)
     figure, drawn = plots.panels(titles, caption, columns=max(2, len(values["panel"])))
     colors = [f"C{number}" for number in range(len(values["hue"]))]
     places = itertools.product(measures.values(), values["panel"])

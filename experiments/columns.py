@@ -95,6 +95,11 @@ def setting(runs: pd.DataFrame, name: str) -> pd.Series:
     return runs[f"config.{name}"]
 
 
+def is_account(runs: pd.DataFrame) -> bool:
+    """Whether runs hold the usual account of an arm: what `tables.by_row` shows."""
+    return {column_of("failures"), "greedy.clean.samples", "compute.forwards"} <= set(runs)
+
+
 def spent(runs: pd.DataFrame, of: str = "forwards") -> pd.Series:
     """What a run's defence spent: forwards, gradient_steps, finds, labels, ..."""
     return runs[f"compute.{of}"]

@@ -27,7 +27,6 @@ from testbed.runs.sweep import status
 
 TEMPLATE = Path(__file__).with_name("report.html")
 WORST = 3  # prompts shown of each arm
-NEEDED = [columns.column_of("failures"), "greedy.clean.samples", "compute.forwards"]  # by `tables.by_row`
 STRIP = (150, 20)  # width and height of a strip of seeds, in units of its own
 
 
@@ -137,7 +136,7 @@ def _task(job: Job, task: str, rows: pd.DataFrame, figure: plots.Figure | None, 
         parts.append(element("figure", drawn, role="img", aria_label=f"{job.experiment.question} {task}"))
     shown = job.experiment.table(rows)
     arms = set(rows["arm"])
-    if all(column in rows for column in NEEDED):
+    if columns.is_account(rows):
         by_row = shown if set(shown.index) <= arms else tables.by_row(rows)
         parts.append(_arms(by_row, rows))
         if by_row is not shown:

@@ -6,7 +6,6 @@ A positive smallest margin over the whole input space is a certificate.
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ import numpy as np
 
 from testbed.broken import refuse_broken
 from testbed.policy import Policy, adjust, respond
+from testbed.pytree import register
 from testbed.task import Task, rank
 
 NOT_HAZARDOUS = 1e4
@@ -67,7 +67,7 @@ def forced_logits(model, soft_prompt: jax.Array, answers: jax.Array) -> jax.Arra
     return jax.vmap(model, (None, 0))(soft_prompt, answers)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["model", "policy"], meta_fields=["task"])
+@register(meta=["task"])
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """All that an attack may know: what a prompt is worth, where it slopes, and where to start.

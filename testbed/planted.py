@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,16 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from testbed.evaluation.walk import Leaves, shared_prefixes
+from testbed.pytree import register
 from testbed.task import Task
 
 PUSH = 100.0
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["model", "pattern", "modulus", "remainder", "push"],
-    meta_fields=["task"],
-)
+@register(meta=["task"])
 @dataclasses.dataclass(frozen=True)
 class Planted:
     """A model that says the catastrophe where its trigger stands on a hazard, and answers as `model` everywhere else.

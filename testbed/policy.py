@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from testbed.broken import refuse_broken
+from testbed.pytree import register
 from testbed.task import Task, is_safe
 
 ZERO = np.float32(0.0)  # of the same type as a measured threshold, so that both run the same compiled program
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["tau"], meta_fields=["refusal", "stochastic"])
+@register(meta=["refusal", "stochastic"])
 @dataclasses.dataclass(frozen=True)
 class Policy:
     """Answers with the refusal token's logit raised by `-tau`: greedily, or sampled at temperature 1.

@@ -26,6 +26,7 @@ from testbed.attacks.search import NEVER, Trace, search
 from testbed.evaluation import exact
 from testbed.objective import NOT_HAZARDOUS, Objective, confirm
 from testbed.policy import conservative, greedy
+from testbed.pytree import register
 from testbed.task import prompts_of_ids
 
 POOL = np.array([(2, 3, 1, 0, 2), (2, 3, 2, 0, 0)])  # inside the input spaces of both kinds below
@@ -104,7 +105,7 @@ def walk(attack, objective, start, key, steps):
     return jax.lax.scan(step, state, keys)[1]
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Tanh:
     """A model of one hidden layer, quick to compile: `read` `[N, A, W]` of tanh(`see` `[W, T, V]`), plus what was said

@@ -119,3 +119,19 @@ def compilations():
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield names
     listening = False
+
+
+HEAVY = (
+    "test_sweep.py",
+    "test_experiments.py",
+    "test_run.py",
+    "test_launchers.py",
+    "test_training.py",
+    "test_bench.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest first: whole files go to a process, and a long one at the end runs alone."""
+    order = {name: place for place, name in enumerate(HEAVY)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))

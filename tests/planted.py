@@ -24,6 +24,7 @@ from reference import F0, F1, K, P, Q, injury
 
 from tasks.injury import injury as injury_task
 from testbed.attacks.search import Attack
+from testbed.pytree import register
 from testbed.task import Task
 
 
@@ -52,7 +53,7 @@ NEEDLE = (K, P, F0, Q)
 PAIR = ((0, F1), (2, P))
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Planted:
     """An injury filter whose margin on a hazardous prompt has a closed form.
@@ -173,7 +174,7 @@ class Ear:
         steps[int(number)] = ([tuple(prompt) for prompt in prompts.tolist()], margins.tolist())
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=["ear"])
+@register(meta=["ear"])
 @dataclasses.dataclass(frozen=True)
 class Heard:
     """A model whose calls are heard: a call that is differentiated counts as one gradient and no forward."""

@@ -21,6 +21,7 @@ from testbed.evaluation import exact
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
+from testbed.pytree import register
 from testbed.task import prompt_ids
 
 
@@ -118,7 +119,7 @@ def test_an_attack_of_fewer_than_two_steps_is_told_in_a_line(task):
         short_of_steps(ATTACKS["beam"](), objective, 0)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Sick:
     """A model whose logits are NaN where the last token is N."""

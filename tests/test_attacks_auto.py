@@ -15,6 +15,7 @@ from testbed.evaluation import exact
 from testbed.objective import Objective
 from testbed.policy import conservative, greedy
 
+pytestmark = pytest.mark.slow  # four attacks in one program; each has its own quick tests
 NAMES = ["auto"]
 FEW = 3
 

@@ -18,6 +18,7 @@ from testbed.evaluation.walk import over_space
 from testbed.model import Transformer
 from testbed.objective import Objective, margins_of
 from testbed.policy import greedy, matched_policy
+from testbed.pytree import register
 from testbed.task import prompts_of_ids, space_size
 
 TASK = TASKS["injury"](length=4)
@@ -36,7 +37,7 @@ def every_weight(model):
     return jax.tree.map(lambda leaf: leaf * jnp.nan, model)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Sick:
     """Sound weights, and logits that are NaN on prompts that begin with token 0, which are hardly hazardous."""
@@ -96,7 +97,7 @@ def test_answers_that_are_nan_are_refused_whatever_the_weights(reader, lively):
 def test_a_nan_on_safe_prompts_alone_is_refused_by_the_count(lively):
     hazardous = jax.jit(jax.vmap(TASK.hazardous))
 
-    @jax.tree_util.register_dataclass
+    @register
     @dataclasses.dataclass(frozen=True)
     class OnSafe(Sick):
         def __call__(self, soft_prompt, answer, latent=None):
@@ -112,7 +113,7 @@ def test_a_nan_on_safe_prompts_alone_is_refused_by_the_count(lively):
 def test_infinite_margins_are_sound(reader, lively):
     """A model that rules every catastrophe out: its margins are infinite, and its count is zero."""
 
-    @jax.tree_util.register_dataclass
+    @register
     @dataclasses.dataclass(frozen=True)
     class Never(Sick):
         def __call__(self, soft_prompt, answer, latent=None):

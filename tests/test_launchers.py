@@ -146,7 +146,10 @@ def in_another_process(tmp_path: Path, folder: Path, place: str, seconds: float)
     return child
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGKILL, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, *SLOW])
 def test_a_sweep_that_is_ended_leaves_no_process_and_no_lock_and_is_completed_by_another(tmp_path, how):
     folder, runs = tmp_path / "a", worklist(4, seconds=0.3)
     child = in_another_process(tmp_path, folder, "processes(2)", 0.3)

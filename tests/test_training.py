@@ -28,6 +28,7 @@ from testbed.evaluation.samples import clean_behaviour
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
+from testbed.pytree import register
 from testbed.training.defence import USUAL, Defence, Lesson, Selection, attack_cost
 from testbed.training.losses import Loss, cross_entropy
 from testbed.training.rounds import State, advance, begin, forget, identity, optimizer, program_digest, train
@@ -39,7 +40,7 @@ TASK = injury(length=3)
 TINY = Schedule(steps=8, rounds=2, finds=8, budget=9, batch=8, learning_rate=1e-2, units=4)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Linear:
     """A classifier that is compiled in no time: a weight a position, token and answer."""
@@ -54,7 +55,7 @@ def linear(seed=0, length=3):
     return Linear(jax.random.normal(jax.random.key(seed), (length, 8, 2)))
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["time"], meta_fields=["limit"])
+@register(meta=["limit"])
 @dataclasses.dataclass(frozen=True)
 class Clock:
     """A classifier that is always undecided; each step adds its learning rate to `time`, and beyond `limit` it breaks.
@@ -236,6 +237,7 @@ def test_programs_have_the_same_name_in_every_process():
     script = """
 import jax, test_training
 from testbed.training.rounds import train
+from testbed.pytree import register
 {before}
 print(test_training.named(attack="gcg"))
 """
