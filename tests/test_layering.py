@@ -213,4 +213,4 @@ def test_keys_come_first_and_later_arguments_by_name(path):
 def test_time_of_day_decides_no_number(path):
     clocks = {"time.time", "time.time_ns", "datetime.datetime.now", "uuid.uuid4", "os.urandom"}
     used = names(path.read_text()) & clocks
-    assert used <= ({"datetime.datetime.now"} if path.name == "results.py" else set())
+    assert used <= ({"datetime.datetime.now"} if path.name == "provenance.py" else set())

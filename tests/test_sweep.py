@@ -23,7 +23,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from testbed.runs import checkpoints, results
+from testbed.runs import checkpoints, provenance, results
 from testbed.runs.launchers import threads
 from testbed.runs.launchers.place import Place
 from testbed.runs.locks import held, hold
@@ -114,7 +114,7 @@ def test_every_run_is_done_once_and_recorded_alike_by_any_number_of_workers(tmp_
 def test_a_record_tells_where_it_comes_from(tmp_path):
     sweep(worklist(1, 1), perform, tmp_path, quiet())
     [record] = results.read(tmp_path)[0].values()
-    source = results.provenance()
+    source = provenance.here()
     assert {name: record["provenance"][name] for name in source} == source
     assert "finished" in record["provenance"]
 
@@ -803,7 +803,7 @@ def test_linux_tells_how_many_maps_a_process_holds_and_may_hold():
 
 
 if __name__ == "__main__":
-    results.provenance = lambda: {"revision": "none"}  # JAX's threads must not be running when a process forks
+    provenance.here = lambda: {"revision": "none"}  # JAX's threads must not be running when a process forks
     home, three, many = Path(sys.argv[1]), worklist(3, 1), worklist(10)
     told = {"killed": {w: kill_everywhere(home, three, w, stride) for w, stride in ((1, 7), (2, 17))}}
     statuses = together(home / "together", many)

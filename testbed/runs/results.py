@@ -5,19 +5,13 @@ Finished records may be folded into one file, a line each (`testbed.runs.packing
 
 import contextlib
 import dataclasses
-import datetime
-import functools
 import hashlib
 import json
 import os
-import platform
 import re
 import secrets
 import stat
-import subprocess
-import tomllib
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +38,6 @@ PACKED = "records.jsonl"  # the file of a folder's packed records
 LARGEST_PACKED = 4 * 2**30  # bytes of it
 HANDFUL = 5  # foreign files that are told one by one
 RUN_ID = r".+-seed\d+-[0-9a-f]{12}"
-
-DISTRIBUTION = "worst-case-testbed"
-PACKAGES = ("testbed", "tasks", "experiments")
-ROOT = Path(__file__).resolve().parents[2]  # the folder that the packages lie in
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
 def write_atomically(path: Path, data: bytes, replace: bool = True) -> bool:
@@ -132,73 +121,6 @@ def described(experiment: str, config: Any, seed: int) -> dict[str, Any]:
     plain, paths = _as_data(config), omitted(config)
     named = sources([experiment, plain])
     return {"experiment": experiment, "config": plain, "omitted": paths, "seed": seed, "sources": named}
-
-
-def provenance() -> dict[str, Any]:
-    """What a run depends on besides its config: code, libraries, Python, device, processor, threads.
-
-    `version` is the distribution's, `source` a digest of the code as it is on disk. `revision` is
-    git's, if the code lies in a checkout of this project.
-    """
-    try:
-        version = metadata.version(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        version = "unknown"
-    return {
-        "version": version,
-        "source": _source(ROOT),
-        "revision": _revision(ROOT),
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in LIBRARIES},
-        "device": jax.devices()[0].device_kind,
-        "machine": platform.machine(),
-        "processor": processor(),
-        "threads": os.environ.get("NPROC"),  # into so many parts does XLA cut a sum
-    }
-
-
-@functools.cache
-def _source(root: Path) -> str:
-    """A digest of the packages' Python files; cached, since a process keeps the code it began with."""
-    digest = hashlib.sha256()
-    files = [path for package in PACKAGES for path in (root / package).rglob("*.py")]
-    for path in sorted(files):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:16]
-
-
-def _revision(root: Path) -> str:
-    """The commit of this project's checkout; "unknown" in any other repository, or in none."""
-
-    def git(*words):
-        command = ["git", "-C", str(root), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        project = tomllib.loads((root / "pyproject.toml").read_text()).get("project", {})
-        top = Path(git("rev-parse", "--show-toplevel"))
-        if project.get("name") != DISTRIBUTION or top.resolve() != root.resolve():
-            return "unknown"
-        changes = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
-    except (OSError, ValueError, AttributeError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def processor() -> str:
-    """The processor, and its vector instructions: another rounds otherwise, and a training magnifies that."""
-    try:
-        told = dict(re.findall(r"^([^\t:]+?)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
-    except OSError:
-        return platform.processor()
-    vectors = re.findall(r"\b(?:avx|fma|amx|sve|asimd)\w*", told.get("flags", told.get("Features", "")))
-    return " ".join([told.get("model name", platform.machine()), *sorted(set(vectors))])
-
-
-def now() -> dict[str, str]:
-    """The time of day, for a record's provenance (UTC)."""
-    return {"finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
 
 
 def _plain(value: Any) -> Any:

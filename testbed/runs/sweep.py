@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
-from testbed.runs import results
+from testbed.runs import provenance, results
 from testbed.runs.board import live_board, show_phase, show_tally
 from testbed.runs.launchers.local import threads
 from testbed.runs.launchers.place import Place
@@ -82,7 +82,7 @@ class _Stopped(BaseException):
 @cache
 def _provenance() -> dict[str, Any]:
     """Where this process's numbers come from: asked once, since its code stays what it was when it began."""
-    return results.provenance()
+    return provenance.here()
 
 
 def do(run: Run, perform: Perform, folder: Path, watch: Watch) -> Ended:
@@ -104,14 +104,14 @@ def _do_locked(run: Run, perform: Perform, path: Path, watch: Watch) -> Ended:
             return Ended(record)
         if crowded():
             jax.clear_caches()  # past the limit the whole process would abort
-        provenance, started = _provenance(), time.perf_counter()
+        told, started = _provenance(), time.perf_counter()
         parts = perform(run, path.parent, watch)
         seconds = round(time.perf_counter() - started, 2)
         if taken := BY_SWEEP & parts.keys():
             names = ", ".join(sorted(taken))
             raise ValueError(f"the sweep itself records {names}; give the run's part another name")
         record = results.described(run.experiment, run.config, run.seed) | parts
-        record |= {"seconds": seconds, "provenance": provenance | results.now()}
+        record |= {"seconds": seconds, "provenance": told | provenance.now()}
         results.write(path.parent, run.id, record)
         with contextlib.suppress(OSError):
             path.with_suffix(".error").unlink(missing_ok=True)
