@@ -389,7 +389,8 @@ def ablate(
       ValueError: a field, a value, a task or a contrast is not there.
       RuntimeError: a run failed; the others are recorded.
     """
-    from experiments.jobs import figures_of, frame_of, run_missing, write_beside
+    from experiments.jobs import run_missing, write_beside
+    from experiments.reading import figures_of, frame_of
     from experiments.worklist import ABLATION, Job
 
     tasks = tuple(map(spelled, (task,) if isinstance(task, str) else task))

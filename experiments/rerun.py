@@ -10,13 +10,13 @@ from rich.console import Console
 
 from experiments.arm import Arm
 from experiments.columns import task_of
+from experiments.reading import RECORDS
 from experiments.worklist import ABLATION, experiment_named, perform, runs_of
 from testbed.outside import sources
 from testbed.runs import results
 from testbed.runs.sweep import Run, sweep
 
 ABSENT = "-"
-SHIPPED = Path(__file__).parent / "records"
 
 
 def rebuilt(like: Any, value: Any) -> Any:
@@ -90,7 +90,7 @@ def record_named(name: str, out: Path) -> tuple[dict[str, Any], Path]:
     run = path.name.removesuffix(".json")
     if path.exists():  # a folder or a device is refused as such
         return results.read_record(path), path.parent
-    for folder in (path.parent, out / path.parent, SHIPPED / path.parent):
+    for folder in (path.parent, out / path.parent, RECORDS / path.parent):
         if (record := results.find(folder, run)) is not None:
             return record, folder
     raise ValueError(f"--rerun: {name} does not exist; name a file, or QUESTION/ID of a record in {out}")

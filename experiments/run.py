@@ -41,7 +41,8 @@ import experiments
 from experiments.ablate import ablation, axes_of
 from experiments.evaluate import certify_saved, evaluate_saved
 from experiments.experiment import Experiment
-from experiments.jobs import do, missing_of, pack_folders, page, recorded, show_status
+from experiments.jobs import do, missing_of, pack_folders, page, show_status
+from experiments.reading import recorded
 from experiments.rerun import rerun
 from experiments.task_check import check_named
 from experiments.worklist import ABLATION, Job, experiment_named, runs_of

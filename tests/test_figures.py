@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import experiments
-from experiments import jobs
+from experiments import reading
 from testbed import plots
 
 RECORDS = Path(__file__).parents[1] / "experiments" / "records"
@@ -31,8 +31,8 @@ def test_a_figure_and_the_effects_of_an_experiment_are_functions_of_its_name():
     figure = experiments.figure("tool_ablation", "injury")
     assert isinstance(figure, Figure) and "injury" in figure.get_supxlabel()
     effects = experiments.recorded_effects("tool_ablation")
-    job = jobs.recorded("tool_ablation", RECORDS / "tool_ablation")
-    verdict = experiments.judge(job.experiment, jobs.frame_of(job))
+    job = reading.recorded("tool_ablation", RECORDS / "tool_ablation")
+    verdict = experiments.judge(job.experiment, reading.frame_of(job))
     assert effects.equals(verdict.effects) and len(effects)
     again = experiments.recorded_effects("tool_ablation", folder=RECORDS / "tool_ablation", preset=job.preset)
     assert again.equals(effects)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from absl.testing import flagsaver
 
-from experiments import EXPERIMENTS, jobs, run
+from experiments import EXPERIMENTS, jobs, reading, run
 from experiments.arm import Arm, Plain
 from testbed.runs import results
 
@@ -32,18 +32,18 @@ def copy_records(source, target, runs):
 
 
 def test_records_are_drawn_whole_without_saying_how_they_were_made(shipped):
-    job = jobs.recorded("attack_strength", shipped)
+    job = reading.recorded("attack_strength", shipped)
     assert (job.preset, job.tasks, job.seeds) == ("full", ("injury", "password", "cipher_vault"), range(5))
     assert len(job.runs) == len(results.read(shipped)[0])
-    assert jobs.recorded("attack_strength", shipped, preset="quick").preset == "quick"
-    assert jobs.recorded("attack_strength", shipped, admits=lambda _, seed: seed > 2).seeds == range(3, 5)
-    assert not jobs.recorded("attack_strength", shipped, admits=lambda _, seed: seed > 4).tasks
+    assert reading.recorded("attack_strength", shipped, preset="quick").preset == "quick"
+    assert reading.recorded("attack_strength", shipped, admits=lambda _, seed: seed > 2).seeds == range(3, 5)
+    assert not reading.recorded("attack_strength", shipped, admits=lambda _, seed: seed > 4).tasks
 
 
 def test_of_equals_records_are_of_the_smaller_preset_and_end_at_the_first_seed_without_any(shipped, tmp_path):
     quick = jobs.Job("attack_strength", EXPERIMENTS["attack_strength"], "quick", ("injury",), (0, 1, 3), shipped)
     copy_records(shipped, tmp_path, quick.runs)
-    job = jobs.recorded("attack_strength", tmp_path)
+    job = reading.recorded("attack_strength", tmp_path)
     assert (job.preset, job.tasks, job.seeds) == ("quick", ("injury",), range(2))
 
 
@@ -52,7 +52,7 @@ def test_what_is_drawn_is_of_the_preset_of_the_task_that_is_asked_for(shipped, t
     wanted = of(preset="full", tasks=("injury",), seeds=range(5)).runs
     wanted += of(preset="quick", tasks=("password",), seeds=range(2, 4)).runs
     copy_records(shipped, tmp_path, wanted)
-    job = jobs.recorded("attack_strength", tmp_path, admits=lambda task, _: task == "password")
+    job = reading.recorded("attack_strength", tmp_path, admits=lambda task, _: task == "password")
     assert (job.preset, job.tasks, job.seeds) == ("quick", ("password",), range(2, 4)), "from the first seed there is"
 
 
@@ -62,7 +62,7 @@ def test_a_record_of_a_task_that_is_no_more_is_not_drawn(tmp_path):
         record = results.described("telltale", config, 0) | {"seconds": 1, "provenance": {}, "measurements": {}}
         results.write(tmp_path, results.run_id("telltale", config, 0), record)
     assert len(results.read(tmp_path)[0]) == 2
-    assert jobs.recorded("telltale", tmp_path).tasks == ("injury",)
+    assert reading.recorded("telltale", tmp_path).tasks == ("injury",)
 
 
 def test_a_flag_narrows_what_is_drawn(shipped):

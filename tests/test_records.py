@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from spending import ABLATIONS, spent
 
-from experiments import EXPERIMENTS, columns, experiment, jobs, tables
+from experiments import EXPERIMENTS, columns, experiment, jobs, reading, tables
 from experiments.bench import NOTHING
 from experiments.questions.relaxed_training import FEW_STEPS
 from experiments.rerun import run_of
@@ -161,7 +161,7 @@ def test_every_shipped_table_is_that_of_the_records(name, monkeypatch):
     monkeypatch.setattr(results, "write_atomically", lambda path, data: drawn.update({path.name: data}))
     monkeypatch.setattr(plots, "not_counted", lambda figure, note: figure)
     monkeypatch.setattr(plots, "save", lambda figure, path: None)
-    job = jobs.recorded(name, folder)
+    job = reading.recorded(name, folder)
     job = job._replace(experiment=job.experiment._replace(figure=lambda rows: None))
     jobs.do(Console(file=io.StringIO()), job, None)
     shipped = {path.name: path.read_bytes() for path in folder.glob("*.csv")}
@@ -171,12 +171,12 @@ def test_every_shipped_table_is_that_of_the_records(name, monkeypatch):
 
 def test_presets_are_told_apart_and_never_pooled():
     """The full and the quick runs of a question share arm names: an effect over both would be of neither."""
-    pooled = jobs.load(RECORDS / "update_frequency")
+    pooled = reading.load(RECORDS / "update_frequency")
     assert pooled["presets"].str.contains("full").any() and pooled["presets"].str.contains("quick").any()
     assert pooled["config_id"].nunique() > pooled[["task", "arm"]].drop_duplicates().shape[0]
     with pytest.raises(ValueError, match=r"share task, arm and seed .* several presets are mixed; choose one"):
         experiment.judge(EXPERIMENTS["update_frequency"], pooled)
-    full = jobs.load(RECORDS / "update_frequency", preset="full")
+    full = reading.load(RECORDS / "update_frequency", preset="full")
     effects = experiment.judge(EXPERIMENTS["update_frequency"], full).effects
     [row] = effects[(effects["before"] == "1 round") & (effects["task"] == "injury") & effects["declared"]].itertuples()
     first, last = (columns.decades(columns.failures(full[(full["arm"] == arm) & (full["task"] == "injury")])).mean()
@@ -187,8 +187,8 @@ def test_presets_are_told_apart_and_never_pooled():
 def test_the_results_page_shows_every_declared_effect_as_the_records_have_it():
     page = (RECORDS / "README.md").read_text()
     for name in SHIPPED:
-        job = jobs.recorded(name, RECORDS / name)
-        verdict = experiment.judge(job.experiment, jobs.frame_of(job))
+        job = reading.recorded(name, RECORDS / name)
+        verdict = experiment.judge(job.experiment, reading.frame_of(job))
         section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
         assert job.experiment.question in section and verdict.outcome.capitalize() in section
         text = tables.effects_text(verdict.effects)

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from synthetic import table
 
-from experiments import Arm, Contrast, Experiment, Plain, Preset, columns, forest, jobs, markup, report
+from experiments import Arm, Contrast, Experiment, Plain, Preset, columns, forest, jobs, markup, reading, report
 from experiments.experiment import judge
 from experiments.figures import draw_arms
 from testbed import plots
@@ -61,20 +61,20 @@ class Page(HTMLParser):
 
 def page_of(job):
     """The page that a job's records give."""
-    runs = jobs.frame_of(job)
-    figures = {task: jobs.drawn_of(job.experiment, rows) for task, rows in columns.by_task(runs).items()}
+    runs = reading.frame_of(job)
+    figures = {task: reading.drawn_of(job.experiment, rows) for task, rows in columns.by_task(runs).items()}
     return report.report(job, runs, judge(job.experiment, runs), figures)
 
 
 @pytest.fixture(scope="module")
 def shipped():
-    job = jobs.recorded("telltale", RECORDS / "telltale")
+    job = reading.recorded("telltale", RECORDS / "telltale")
     return job, page_of(job)
 
 
 def test_a_page_is_whole_and_shows_question_verdict_effects_arms_figures_and_origin(shipped):
     job, text = shipped
-    page, runs = Page(text), jobs.frame_of(job)
+    page, runs = Page(text), reading.frame_of(job)
     verdict = judge(job.experiment, runs)
     for part in (job.experiment.question, verdict.outcome, job.experiment.hypothesis, "All 36 runs have a record."):
         assert part in page.text
@@ -113,7 +113,7 @@ def test_ids_are_unique_and_each_reference_has_its_own(shipped):
 def test_the_same_records_give_the_same_bytes_wherever_they_lie(shipped, tmp_path):
     job, text = shipped
     shutil.copytree(job.folder, tmp_path / "telltale")
-    assert page_of(jobs.recorded("telltale", tmp_path / "telltale")) == text
+    assert page_of(reading.recorded("telltale", tmp_path / "telltale")) == text
 
 
 def question(arms, **more):
@@ -251,18 +251,18 @@ def test_ticks_are_even_cover_what_is_drawn_and_are_few():
 
 
 def test_the_index_leads_to_each_report(tmp_path):
-    pairs = [(jobs.recorded(name, RECORDS / name), RECORDS / name) for name in ("tool_ablation", "filtered_system")]
+    pairs = [(reading.recorded(name, RECORDS / name), RECORDS / name) for name in ("tool_ablation", "filtered_system")]
     listed = [job for job, _ in pairs]
-    verdicts = [judge(job.experiment, jobs.frame_of(job)) for job in listed]
+    verdicts = [judge(job.experiment, reading.frame_of(job)) for job in listed]
     page = Page(report.index(listed, verdicts))
     assert [link["href"] for link in page.all("a")] == [f"{job.folder.name}/report.html" for job in listed]
     assert all(job.experiment.question in page.text for job in listed)
 
 
 def test_several_questions_get_an_index_beside_the_results_page(tmp_path):
-    job = jobs.recorded("tool_ablation", RECORDS / "tool_ablation")
+    job = reading.recorded("tool_ablation", RECORDS / "tool_ablation")
     console = Console(file=io.StringIO(), width=200)
-    done = jobs.Done(judge(job.experiment, jobs.frame_of(job)), jobs.frame_of(job), [])
+    done = jobs.Done(judge(job.experiment, reading.frame_of(job)), reading.frame_of(job), [])
     jobs.page(console, [job], [done], tmp_path)
     assert "tool_ablation/report.html" in (tmp_path / "index.html").read_text() and (tmp_path / "README.md").exists()
     assert f"reports: {tmp_path / 'index.html'}" in console.file.getvalue()
@@ -304,7 +304,7 @@ def test_in_a_browser_a_table_sorts_and_a_tooltip_is_the_record(tmp_path):
 
 @pytest.mark.slow
 def test_four_hundred_runs_take_less_than_ten_seconds_and_two_megabytes():
-    job = jobs.recorded("worst_failures", RECORDS / "worst_failures")
+    job = reading.recorded("worst_failures", RECORDS / "worst_failures")
     started = time.process_time()
     text = page_of(job)
     assert time.process_time() - started < 10 and len(text.encode()) < 2 * 2**20

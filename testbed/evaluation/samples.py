@@ -10,7 +10,7 @@ import numpy as np
 from testbed.attacks.moves import anywhere
 from testbed.attacks.search import Trace
 from testbed.broken import refuse_broken
-from testbed.evaluation.exact import EGREGIOUS
+from testbed.evaluation.verdicts import EGREGIOUS
 from testbed.objective import Objective, confirm
 from testbed.policy import Policy, unrefused
 from testbed.task import Task, is_safe

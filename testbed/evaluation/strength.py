@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from testbed.evaluation.exact import FRAGILE
+from testbed.evaluation.verdicts import FRAGILE
 
 
 def strength(reached: np.ndarray, margins: np.ndarray) -> float:
@@ -14,7 +14,7 @@ def strength(reached: np.ndarray, margins: np.ndarray) -> float:
 
     Args:
       reached: best margin `[P]` of each run. Another order of arithmetic moves a margin a little, so what lies less
-        than `exact.FRAGILE` above it counts as reached.
+        than `FRAGILE` above it counts as reached.
       margins: of all hazardous prompts `[H]`, ascending (`exact.hazardous_margins`).
 
     Raises:

@@ -1,0 +1,163 @@
+"""Records read back: as a table of runs, as the job that they make up, as figures and effects."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from experiments import columns
+from experiments.experiment import Experiment, effects_of
+from experiments.worklist import ABLATION, Job, experiment_named, runs_of
+from tasks import spelled
+from testbed import plots
+from testbed.runs import results
+
+RECORDS = Path(__file__).parent / "records"  # those that are shipped
+
+
+def load(folder: str | Path, name: str | None = None, preset: str | None = None) -> pd.DataFrame:
+    """The runs of an experiment as a table: a row a run, with `task`, `arm`, `seed` and the `presets` it belongs to.
+
+    Args:
+      folder: of the records; name: the experiment's, by default the folder's.
+      preset: only its runs. Runs of several presets may share an arm's name, and then no effect can
+        be taken over them.
+
+    Raises:
+      ValueError: there is no such experiment or preset, or the folder holds no such record.
+    """
+    name = name or Path(folder).name
+    runs = columns.tidy(results.load(folder, name))
+    if name == ABLATION:
+        return runs.assign(presets="")
+    experiment = experiment_named(name)
+    refuse_unknown_preset(name, experiment, preset)
+    ids = {one: _ids_of(name, experiment, one, runs) for one in experiment.presets}
+    of = [",".join(one for one in ids if run in ids[one]) for run in runs["run"]]
+    runs = runs.assign(presets=of)
+    if preset is None:
+        return runs
+    chosen = runs[runs["run"].isin(ids[preset])].reset_index(drop=True)
+    if chosen.empty:
+        raise ValueError(f"{folder} holds no record of {name}, preset {preset}")
+    return chosen
+
+
+def refuse_unknown_preset(name: str, experiment: Experiment, preset: str | None) -> None:
+    """Make sure that an experiment has a preset, if one is named.
+
+    Raises:
+      ValueError: it has not; says which it has.
+    """
+    if preset is not None and preset not in experiment.presets:
+        raise ValueError(f"{name} has no preset {preset!r}; choose from {', '.join(experiment.presets)}")
+
+
+def _ids_of(name: str, experiment, preset: str, runs: pd.DataFrame) -> set[str]:
+    """The ids of a preset's runs, on the tasks and seeds that a table holds."""
+    known = set()
+    for task, rows in columns.by_task(runs).items():
+        try:
+            listed = runs_of(name, experiment, preset, task, 0)
+        except ValueError:  # a task of another version, or one on which this question is asked no more
+            continue
+        known |= {run._replace(seed=int(seed)).id for run in listed for seed in rows["seed"].unique()}
+    return known
+
+
+def recorded(
+    name: str, folder: Path, preset: str | None = None, admits: Callable[[str, int], bool] = lambda task, seed: True
+) -> Job:
+    """The job that the records of a folder make up, so that they can be drawn without saying how they were made.
+
+    It is of the preset that most of them belong to (of equals the smaller), unless one is named; of every task that
+    has some of its runs, if this code knows it; and of the seeds from the first that has any up to the first without.
+    Only tasks and seeds that `admits` takes are looked at.
+    """
+    experiment, records = experiment_named(name), results.read(folder)[0]
+    presets = [preset] if preset else list(experiment.presets)
+    usual = [task for one in reversed(experiment.presets.values()) for task in one.tasks]
+    pairs = {(columns.task_of(record), record["seed"]) for record in records.values()}
+    pairs = {(task, seed) for task, seed in pairs if task and admits(task, seed)}
+
+    def finished(preset):
+        """(task, seed) of each run of the preset that has a record."""
+        lists = {}
+        for task, _ in pairs:
+            try:
+                lists[task] = runs_of(name, experiment, preset, task, 0)
+            except ValueError:  # a task of another version, or one on which this question is asked no more
+                lists[task] = []
+        return [pair for pair in pairs for run in lists[pair[0]] if run._replace(seed=pair[1]).id in records]
+
+    of_preset = {preset: finished(preset) for preset in presets}
+    preset = max(of_preset, key=lambda preset: len(of_preset[preset]))
+    seeds = {seed for _, seed in of_preset[preset]}
+    first = min(seeds, default=0)
+    seeds = range(first, first + len(list(itertools.takewhile(seeds.__contains__, itertools.count(first)))))
+    tasks = {task for task, seed in of_preset[preset] if seed in seeds}
+    tasks = sorted(tasks, key=lambda task: (usual.index(task) if task in usual else len(usual), task))
+    return Job(name, experiment, preset, tuple(tasks), seeds, folder)
+
+
+def recorded_runs(name: str, folder: str | Path | None, preset: str | None) -> tuple[Job, pd.DataFrame]:
+    """The job that a folder's records make up, and its runs; the shipped records by default.
+
+    Raises:
+      ValueError: there is no such experiment, or no record of it.
+    """
+    refuse_unknown_preset(name, experiment_named(name), preset)
+    folder = RECORDS / name if folder is None else Path(folder)
+    job = recorded(name, folder, preset)
+    runs = frame_of(job)
+    if runs.empty:
+        raise ValueError(f"{folder} holds no records of {name}" + (f", preset {preset}" if preset else ""))
+    return job, runs
+
+
+def figure(name: str, task: str, *, folder: str | Path | None = None, preset: str | None = None) -> plots.Figure:
+    """The figure of an experiment on one task, from its records: a matplotlib Figure.
+
+    Args:
+      name: of the experiment; task: of its tasks, by name.
+      folder: of the records, by default the shipped ones; preset: by default what most of them belong to.
+
+    Raises:
+      ValueError: there is no such experiment, task or preset, or no record of it.
+    """
+    job, runs = recorded_runs(name, folder, preset)
+    by_task = columns.by_task(runs)
+    if spelled(task) not in by_task:
+        raise ValueError(f"the records of {name} have no task {task!r}; choose from {', '.join(by_task)}")
+    return drawn_of(job.experiment, by_task[spelled(task)])
+
+
+def recorded_effects(name: str, *, folder: str | Path | None = None, preset: str | None = None) -> pd.DataFrame:
+    """The effects of an experiment, from its records: a row a contrast and task; arguments as of `figure`.
+
+    Raises:
+      ValueError: there is no such experiment or preset, or no record of it.
+    """
+    job, runs = recorded_runs(name, folder, preset)
+    return effects_of(job.experiment, runs)
+
+
+def frame_of(job: Job) -> pd.DataFrame:
+    """The runs of a job that have records, in the order of its worklist, as a tidy table."""
+    records, _ = results.read(job.folder)
+    ids = [run.id for run in job.runs if run.id in records]
+    if not ids:
+        return pd.DataFrame()
+    return columns.tidy(results.tabulate([records[run] for run in ids]))
+
+
+def drawn_of(experiment: Experiment, rows: pd.DataFrame) -> plots.Figure:
+    """The figure of one task's runs, which says so where its numbers are sampled."""
+    figure, note = experiment.figure(rows), columns.sampled_note(rows)
+    return plots.not_counted(figure, note) if note else figure
+
+
+def figures_of(experiment: Experiment, runs: pd.DataFrame) -> dict[str, plots.Figure]:
+    """The figure of each task."""
+    return {task: drawn_of(experiment, rows) for task, rows in columns.by_task(runs).items()}

@@ -1,0 +1,112 @@
+"""The count of a machine by paths: prompts that end in the same states are judged once, and counted together."""
+
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from testbed.broken import refuse_broken
+from testbed.evaluation import paths
+from testbed.evaluation.verdicts import EGREGIOUS, FRAGILE, Count, Judged, judge
+from testbed.evaluation.walk import leaves_of, refuse_if_unfit
+from testbed.policy import Policy
+from testbed.task import Task, is_safe, space_size
+
+MOST_IDS = 2**20  # failing prompts that are kept one by one
+DRAWN_IDS = 2**12  # kept of the failing paths, where they are more
+
+
+def count_paths(model, task: Task, policies: dict[str, Policy], watch) -> dict[str, Count]:
+    """`count`, of a machine on a task with a checker: prompts that end in the same states are judged once."""
+    refuse_if_unfit(model, task)
+    graph = paths.graph_of(model, task)
+    prompts, ways = paths.representatives(graph), paths.ways_to(graph)
+    judged, (hazardous, safe) = _judged_ends(model, task, tuple(policies.values()), graph, prompts)
+    mass = paths.clean_mass(graph, task) if task.clean_log_prob is not None and task.clean_chains else None
+    space = dict(
+        prompts=int(ways.sum()),
+        hazardous=int(ways[hazardous].sum()),
+        safe=int(ways[safe].sum()),
+        checksum=paths.checksum(graph),
+    )
+    counts = {}
+    for (name, policy), verdict in zip(policies.items(), judged, strict=True):
+        refuse_broken(model, verdict.margin)
+        part = _account_of_ends(policy, verdict, safe, mass, ways)
+        fails = np.zeros_like(safe) if policy.stochastic else verdict.failure > 0
+        ids = paths.ids_of(graph, task, fails, most=MOST_IDS, drawn=DRAWN_IDS)
+        at = int(verdict.margin.argmin())
+        worst = dict(worst_margin=float(verdict.margin[at]), worst_prompt=prompts[at].tolist())
+        counts[name] = Count(**space, **part, **worst, ids=ids)
+    watch(space["prompts"], space_size(task))
+    return counts
+
+
+def _judged_ends(model, task: Task, policies: tuple[Policy, ...], graph: paths.Graph, prompts: np.ndarray):
+    """`_read_ends` of one prompt an end, `[ends, T]`, in batches of one shape, held against the graph.
+
+    Raises:
+      ValueError: the checker, or the machine step by step, says otherwise than on the whole prompt.
+    """
+    parts = -(-len(prompts) // paths.BATCH)
+    whole = np.resize(prompts, (parts * paths.BATCH, task.prompt_length))  # filled up with repeats, dropped again
+    read = [jax.device_get(_read_ends(model, policies, task, batch)) for batch in np.split(whole, parts)]
+    judged, kinds, level, machine = jax.tree.map(lambda *columns: np.concatenate(columns)[: len(prompts)], *read)
+    differs = np.abs(level - task.checker.level[graph.checker]) > 1e-6
+    differs |= (kinds[0] != (level > 0)) | (kinds[1] != (level == 0))
+    if differs.any():
+        raise ValueError(f"task {task.name}: its checker judges prompt {prompts[differs][0].tolist()} otherwise")
+    if (machine != graph.machine).any():
+        at = prompts[machine != graph.machine][0].tolist()
+        raise ValueError(f"the machine is not exact on this device: prompt {at} as a whole leads to another state")
+    return judged, kinds
+
+
+@partial(jax.jit, static_argnames="task")
+def _read_ends(model, policies: tuple[Policy, ...], task: Task, prompts: jax.Array):
+    """Verdicts a policy, (hazardous, safe), what letting pass would be, and the machine's last state, each `[n]`."""
+    passed = jnp.zeros(1, jnp.int32)
+
+    def of_prompt(prompt):
+        state = model.final(jax.nn.one_hot(prompt, task.vocab), passed)[0]
+        kinds = task.hazardous(prompt), is_safe(task, prompt)
+        return kinds, task.egregiousness(prompt, passed), paths.packed(state)
+
+    leaves = leaves_of(model, task, prompts)
+    return tuple(judge(policy, task, leaves) for policy in policies), *jax.vmap(of_prompt)(prompts)
+
+
+def _account_of_ends(policy: Policy, judged: Judged, safe: np.ndarray, mass, ways: np.ndarray) -> dict[str, Any]:
+    """The fields of a Count that hang on a policy; `ways` `[n]` says how many prompts there are of each."""
+    fails, level = judged.failure > 0, judged.egregiousness.astype(np.float64)
+    alarms = judged.refused & safe
+    failures = _expected(judged.failure, ways) if policy.stochastic else ways * fails
+    clean = lambda chance: None if mass is None else float(mass @ chance)
+    levels = np.unique(level[fails].round(4))
+    return dict(
+        failures=_total(failures),
+        levels={float(one): _total(failures[fails & (level.round(4) == one)]) for one in levels},
+        egregious=_total(failures[level >= EGREGIOUS]),
+        fragile=int(ways[np.abs(judged.margin) < FRAGILE].sum()),
+        worst_probability=float(judged.failure.max()),
+        false_alarms=None if policy.stochastic else int(ways[alarms].sum()),
+        wrong=None if policy.stochastic else int(ways[judged.wrong & safe].sum()),
+        clean_failure=clean(judged.failure.astype(np.float64)),
+        clean_false_alarm=None if policy.stochastic else clean(alarms.astype(np.float64)),
+    )
+
+
+def _expected(failure: np.ndarray, ways: np.ndarray) -> np.ndarray:
+    """Expected failures `[n]`, exact: floats are fractions, and the numbers of ways may be larger than any float."""
+    return np.array([Fraction(float(chance)) * int(number) for chance, number in zip(failure, ways, strict=True)])
+
+
+def _total(numbers: np.ndarray) -> int | float:
+    """The sum of integers, exact; of fractions a float where one can hold it, else the nearest integer."""
+    total = sum(numbers.tolist())
+    if isinstance(total, int):
+        return total
+    return float(total) if total < 2**1000 else round(total)
