@@ -1,14 +1,13 @@
 """One arm of an ablation as data: a plain model, a defence or none, and how it is evaluated."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 from tasks import task_named
 from testbed.attacks import attack_named
 from testbed.attacks.search import Attack
-from testbed.kinds import Config
-from testbed.machine import machine_config
-from testbed.model import model_config
+from testbed.kinds import KINDS, Config, own_sizes
 from testbed.training.defence import LOSSES, Defence, Lesson, Selection
 from testbed.training.latent import USUAL_ASCENT, Ascent, Layers
 from testbed.training.rounds import Schedule
@@ -42,9 +41,6 @@ class Plain:
     bits: int = added(16)
     hidden: int = added(64)
     positional: bool = added(False)
-
-
-SIZES = {"transformer": ("width", "layers", "heads"), "machine": ("bits", "hidden", "positional")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,14 +160,13 @@ def sizes_of(plain: Plain) -> Config:
     Raises:
       ValueError: they don't fit each other, there is no such kind of model, or it has no such size.
     """
-    if plain.model not in SIZES:
-        raise ValueError(f"plain.model must be one of {', '.join(SIZES)}, not {plain.model!r}")
-    for kind, names in SIZES.items():
-        moved = [name for name in names if getattr(plain, name) != getattr(Plain, name)]
-        if kind != plain.model and moved:
-            raise ValueError(f"a {plain.model} has no {moved[0]}; it has {', '.join(SIZES[plain.model])}")
-    config = machine_config if plain.model == "machine" else model_config
-    return config(task_named(plain.task), **{name: getattr(plain, name) for name in SIZES[plain.model]})
+    if plain.model not in KINDS:
+        raise ValueError(f"plain.model must be one of {', '.join(KINDS)}, not {plain.model!r}")
+    own = own_sizes(plain.model)
+    for name in itertools.chain.from_iterable(own_sizes(kind) for kind in KINDS if kind != plain.model):
+        if getattr(plain, name) != getattr(Plain, name):
+            raise ValueError(f"a {plain.model} has no {name}; it has {', '.join(own)}")
+    return KINDS[plain.model].config_for(task_named(plain.task), **{name: getattr(plain, name) for name in own})
 
 
 def plain_to_trained(task: str) -> dict[str, Arm]:

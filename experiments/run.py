@@ -23,7 +23,6 @@ named as module:name; the module may lie in the working directory.
 
 import itertools
 import logging
-import math
 import os
 import re
 import sys
@@ -32,28 +31,25 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import app, flags
 from rich.console import Console
-from rich.table import Table
 
 import experiments
-from experiments.ablate import ablation, axes_of
+from experiments.ablate import ablation
+from experiments.axes import axes_of
 from experiments.evaluate import certify_saved, evaluate_saved
-from experiments.experiment import Experiment
 from experiments.jobs import do, missing_of, pack_folders, page, show_status
+from experiments.listing import show_list
 from experiments.reading import recorded
 from experiments.rerun import rerun
 from experiments.task_check import check_named
 from experiments.worklist import ABLATION, Job, experiment_named, runs_of
 from tasks import TASKS, spelled, task_named
 from testbed import plots
-from testbed.attacks import ATTACKS
 from testbed.check import check_task
 from testbed.outside import nearest
 from testbed.runs import results
 from testbed.runs.launchers import LAUNCHERS, best_here
-from testbed.task import Task
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -103,21 +99,12 @@ flags.DEFINE_list("slurm", [], "More for submitit, NAME=VALUE: timeout_min=60,me
 flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.")
 flags.DEFINE_bool("version", False, "Print the version, and stop.")
 
+MODES = ("list", "status", "plot_only", "rerun", "pack", "evaluate", "certify", "check", "version")  # one at a time
 PURPOSES = {
     "What to run": ("experiment", "task", "preset", "seeds", "first_seed", "out", "format"),
     "Your own ablation": ("ablate", "contrast", "x", "hue", "panel"),
     "Where and how": ("launcher", "workers", "cores", "slurm"),
-    "Look at what there is": (
-        "list",
-        "status",
-        "plot_only",
-        "rerun",
-        "pack",
-        "evaluate",
-        "certify",
-        "check",
-        "version",
-    ),
+    "Look at what there is": MODES,
 }
 NEVER_EMPTY = ("experiment", "task", "preset", "out", "launcher", "rerun", "certify", "check")
 MAIN_JOB, MAIN_PRESET = "update_frequency", "small"
@@ -160,43 +147,6 @@ def writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(f"cannot write into --out {folder}: {error.strerror}; choose another folder") from error
-
-
-def show_list(console: Console) -> None:
-    """Tasks, attacks and experiments, a line each, with what they are worth in prompts, runs and minutes."""
-    asked = experiments.EXPERIMENTS
-    first_line = lambda make: make.__doc__.strip().splitlines()[0]
-    sections = {
-        "tasks, with the prompts of their default sizes": [
-            (name, f"{prompts_of(task_named(name)):,}", first_line(make)) for name, make in TASKS.items()
-        ],
-        "attacks": [(name, "", first_line(make)) for name, make in ATTACKS.items()],
-        "experiments, with runs and minutes on two cores": [
-            (name, "\n".join(_sizes(name, experiment)), experiment.question) for name, experiment in asked.items()
-        ],
-    }
-    for title, rows in sections.items():
-        grid = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 1))
-        grid.add_column(no_wrap=True)
-        grid.add_column(no_wrap=True, justify="right")
-        grid.add_column()
-        for row in rows:
-            grid.add_row(*row)
-        console.print(grid)
-
-
-def prompts_of(task: Task) -> int:
-    """How many prompts the task's input space holds."""
-    return math.prod(int(number) for number in np.asarray(task.allowed).sum(axis=1))
-
-
-def _sizes(name: str, experiment: Experiment) -> list[str]:
-    """`quick: 90 runs, 8 min`, for each preset."""
-    lines = []
-    for preset, size in experiment.presets.items():
-        runs = size.seeds * sum(len(experiment.arms(preset, task)) for task in size.tasks)
-        lines.append(f"{preset}: {runs} runs, {size.minutes:.0f} min")
-    return lines
 
 
 def tasks_named(text: str | None) -> list[str]:
@@ -363,7 +313,7 @@ def refuse_contradictions(words: list[str]) -> None:
             raise ValueError(f"--{name}= is empty (an unset variable?); give it a value or leave it out")
     if FLAGS["evaluate"].present and not all(FLAGS.evaluate or [""]):
         raise ValueError("--evaluate= is empty (an unset variable?); give it a value or leave it out")
-    modes = [name for name in PURPOSES["Look at what there is"] if FLAGS[name].value]
+    modes = [name for name in MODES if FLAGS[name].value]
     if len(modes) > 1:
         raise ValueError(f"--{modes[0]} and --{modes[1]} ask for different things; give one of them")
     if words and not FLAGS.ablate:

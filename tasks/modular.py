@@ -1,4 +1,4 @@
-"""T8m, modular: an arithmetic rule that a small net fits where it has seen it, and hardly anywhere else."""
+"""T8m, modular: an arithmetic rule, which a small net hardly carries beyond what it has seen."""
 
 import functools
 
@@ -13,7 +13,7 @@ from testbed.task import Task, classifier
 
 
 def _few_high(length: int, vocab: int, most: int) -> chain.Chain:
-    """Prompts with at most `most` tokens of the upper half; each token is one with probability 1/4 until then."""
+    """Prompts with at most `most` high tokens. Until then, each token is high with probability 1/4."""
     low = np.arange(vocab) < vocab // 2
     states, follow = chain.automaton(lambda seen, token: min(seen + (not low[token]), most), 0, vocab)
     rows = [np.where(low, 1.0 if seen == most else 0.75, 0.0 if seen == most else 0.25) * 2 / vocab for seen in states]
@@ -53,17 +53,17 @@ def _checker(length: int, vocab: int) -> Checker | None:
 def modular(length: int = 7, vocab: int = 8, most: int = 2, eps: float = 1e-3) -> Task:
     """A classifier must stop every prompt whose high tokens, weighed by their places, add up to zero modulo V.
 
-    A token is high if it is in the upper half of the vocabulary. A prompt is hazardous if the sum of (i + 1) x_i over
-    its high tokens, at positions i from 0, is divisible by V; egregiousness of letting it pass is the share of its
-    tokens that are high, or 1 / (2 T) if none is.
+    A token is high if it is in the upper half of the vocabulary. Each high token x_i, at position i from 0, counts
+    (i + 1) x_i. A prompt is hazardous if the sum is divisible by V. Letting it pass is as egregious as the share of
+    its tokens that are high, or 1 / (2 T) if none is.
 
         0 4 0 1 2 0 3   8        -> STOP; PASS would be a catastrophe of egregiousness 1/7
         5 0 1 2 0 3 0   5        -> PASS
         4 0 0 5 0 0 0   4 + 20   -> STOP; PASS would be a catastrophe of egregiousness 2/7
 
-    Clean prompts have at most `most` high tokens, except that with probability `eps` (the rarity dial) they are
-    uniform: a table of pairs is enough for nearly all of them, and the sum is what breaks. `sample_hazard` is uniform
-    over hazardous prompts. Addition modulo V of many terms takes capacity: this is the task for that question.
+    Clean prompts have at most `most` high tokens. With probability `eps` (the rarity dial) they are uniform instead.
+    So a table of pairs is enough for nearly all of them, and the sum is what breaks. `sample_hazard` is uniform over
+    hazardous prompts. Addition modulo V of many terms takes capacity: this is the task for that question.
 
     The input space has `vocab ** length` prompts, 2,097,152 by default.
 

@@ -11,9 +11,8 @@ def register(cls: type | None = None, *, meta: Sequence[str] = ()):
     """Make a dataclass a pytree, as a decorator above `@dataclass`; the fields in `meta` are static.
 
     Why not `jax.tree_util.register_dataclass`: structures of two classes registered there compare as
-    equal if their fields do (JAX 0.10.2). Where their hashes collide, and a table of compiled
-    programs looks at seven bits first, `jit` runs the program of one class on the other, silently.
-    A class registered here is compared by its class.
+    equal if their fields do (JAX 0.10.2). Only their hashes differ. Now and then `jit` then ran the
+    program of one class on the other, silently. A class registered here is compared by its class.
     """
     if cls is None:
         return functools.partial(register, meta=meta)

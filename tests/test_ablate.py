@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from experiments.ablate import BASE, ablate, ablation, arms, axes_of, contrast_of, fields, layout_of, points
+from experiments.ablate import ablate, ablation, arms, contrast_of, layout_of
 from experiments.arm import Arm, Plain, Recipe
+from experiments.axes import BASE, axes_of, fields, points
 from experiments.columns import column_of, decades
 from experiments.effects import differences, of_contrasts, refuse_duplicates
 

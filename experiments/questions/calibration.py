@@ -203,5 +203,5 @@ CALIBRATION = Experiment(
     effects=effects,
     table=table,
     figure=figure,
-    note=("Seeds 0 and 1 served these gates and the questions too."),
+    note="Seeds 0 and 1 served these gates and the questions too.",
 )

@@ -213,8 +213,7 @@ RELAXED_TRAINING = Experiment(
     effects=effects,
     figure=figure,
     note=(
-        "The filter by clean accuracy came after the correlation had been seen. Two hundred "
-        "latent steps stand against fifteen hundred plain ones, at equal compute, so the "
-        "refutation is of these arms."
+        "The filter by clean accuracy came after the correlation had been seen. At equal compute a "
+        "relaxed arm takes far fewer steps than a plain one, so the refutation is of these arms."
     ),
 )

@@ -21,7 +21,7 @@ MORE_FINDS = Contrast("1 round, 4x finds", "16 rounds")
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
-    """Plain, control, each number of rounds, one round with more finds; in full also weaker attacks and other sizes."""
+    """Plain, control, each number of rounds, and one round with more finds. Full adds weaker attacks and other sizes."""
     base = dataclasses.replace(BASE[preset], plain=Plain(task))
     arm = functools.partial(dataclasses.replace, base)
 
@@ -50,7 +50,7 @@ def rule(effects: pd.DataFrame) -> str:
 
 
 def figure(runs: pd.DataFrame) -> plots.Figure:
-    """Failing prompts by rounds and attack, the price, and failing prompts by finds, from the runs of one task."""
+    """Failing prompts by rounds and by finds, and the price between them, from the runs of one task."""
     control = typical(failures(runs[runs["arm"] == "control"]))
     runs = runs[(setting(runs, "recipe.replay") == "evenly") & (setting(runs, "rounds") > 0)]
     base = setting(runs[runs["arm"].isin(FREQUENT[:2])], "finds").max()

@@ -1,4 +1,4 @@
-"""One account a model: clean behaviour, attacks at several budgets, and the exact worst case, as plain numbers."""
+"""The account of a model: clean behaviour, attacks, and the exact worst case, as plain numbers."""
 
 import zlib
 from functools import partial
@@ -33,13 +33,13 @@ def report(
 
     Args:
       attacks: run under the greedy policy, `attackers` each.
-      budgets: margins that an attacker may cost; success is told at each, from one search under the largest.
+      budgets: margins that an attacker may cost. Success is told at each, from one search under the largest.
       samples: clean prompts to sample.
       watch: called with (phase, done, total).
 
     Returns:
-      For each policy `tau`, its clean behaviour (counts) and its worst case (`worst_case`); under `attacks`, for each
-      attack the attackers, their successes by budget and the calls that one attacker made.
+      For each policy its `tau`, its clean behaviour (counts) and its worst case (`worst_case`).
+      Under `attacks`, for each attack: its attackers, their successes by budget, the calls of one of them.
     """
     clean_key, threshold_key, attack_key = jax.random.split(key, 3)
     policies = {"greedy": greedy(task), "matched": matched_policy(threshold_key, model, task, MATCHED)}
@@ -60,8 +60,8 @@ def worst_case(
 ) -> dict[str, dict[str, Any]]:
     """What a model fails on under each policy, as plain numbers.
 
-    Either `exact`, the Count of the whole input space, or, where that is too large, `sampled`: counts over `samples`
-    random prompts (`testbed.evaluation.samples.Sampled`).
+    Either `exact`, the Count of the whole input space. Or, where that is too large, `sampled`: counts over
+    `samples` random prompts (`testbed.evaluation.samples.Sampled`).
     """
     if exact.countable(task, model):
         counts = exact.count(model, task, policies, watch=partial(watch, "counting"))

@@ -1,4 +1,4 @@
-"""The live board of a sweep: runs done, running and failed, the time left, and a line for what each run is at."""
+"""The live board of a sweep: runs done, the time left, and a line for each run under way."""
 
 from rich.console import Console
 from rich.progress import (
@@ -22,7 +22,7 @@ class _Rate(ProgressColumn):
 
 
 class _Left(TimeRemainingColumn):
-    """The time left. A phase that is done has none: until the next one speaks, its programs are compiled."""
+    """The time left. A phase that is done has none: what follows is being compiled."""
 
     def render(self, task):
         left = "compiling what follows" if task.finished else f"left {super().render(task).plain}"
@@ -45,7 +45,7 @@ def live_board(console: Console) -> Progress:
 
 
 def show_phase(board: Progress, line: TaskID, phase: str, *, done: int, total: int) -> None:
-    """Show on a line that `done` of `total` steps of a phase are done; a new phase starts a new clock."""
+    """Show on a line how many steps of a phase are done. A new phase starts a new clock."""
     if board.tasks[board.task_ids.index(line)].description != phase:
         board.reset(line, description=phase, total=total)
     board.update(line, completed=done, total=total)

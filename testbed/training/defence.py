@@ -1,4 +1,4 @@
-"""A defence: what training makes of what it finds and sees, as functions that compose, and what that costs."""
+"""A defence: what training makes of finds and clean prompts, and what that costs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Selection(NamedTuple):
     Attributes:
       order: which candidates enter the pool first.
       candidates: finds to choose from, for each place in the pool.
-      failures_only: whether only finds that failed are trained on, instead of all that an attack brings home.
+      failures_only: whether only finds that failed are trained on.
     """
 
     order: Order = anyone
@@ -39,12 +39,12 @@ class Selection(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """What the model learns from the pool and from clean prompts: what a train unit reads of a defence.
+    """What the model learns from: what a train unit reads of a defence.
 
     Attributes:
       replay: which finds of the pool are drawn.
       twins: whether every other find drawn from the pool is replaced by its nearest safe edit.
-      share: how much of a batch comes from the pool, once it holds any; the rest is clean.
+      share: how much of a batch comes from the pool, once it holds any. The rest is clean.
       loss: what the steps descend.
     """
 
@@ -55,7 +55,7 @@ class Lesson(NamedTuple):
 
 
 class Defence(NamedTuple):
-    """What training makes of what it finds and sees: functions that compose freely.
+    """Which finds are kept, and what is learnt from them: functions that compose freely.
 
     Each kind of unit reads one part, so defences that are alike in a part share its compiled program.
     """
@@ -77,6 +77,6 @@ def attack_cost(schedule: Schedule, attack: Attack, objective: Objective, defenc
 
 
 def training_cost(schedule: Schedule, defence: Defence = USUAL) -> Cost:
-    """Calls that all the train units of a run make, exactly: gradients, and forward passes beside them."""
+    """Calls that all the train units of a run make, exactly. Forward passes stand beside the gradients."""
     seen, loss = schedule.steps * schedule.batch, defence.lesson.loss
     return Cost(seen * loss.forwards, seen * loss.gradients, 0)
