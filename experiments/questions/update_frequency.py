@@ -21,7 +21,7 @@ MORE_FINDS = Contrast("1 round, 4x finds", "16 rounds")
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
-    """Plain, control, each number of rounds, and one round with more finds. Full adds weaker attacks and other sizes."""
+    """Plain, control, each number of rounds, and one round with more finds. Full adds weaker attacks and sizes."""
     base = dataclasses.replace(BASE[preset], plain=Plain(task))
     arm = functools.partial(dataclasses.replace, base)
 
