@@ -20,10 +20,10 @@ from rich.console import Console
 
 from experiments.arm import Arm, Plain, Recipe, attack_of, defence_of, schedule_of, sizes_of
 from experiments.axes import BASE, Axis, axes_of, called, full_name, points, shown, value_of
-from experiments.columns import column_of
+from experiments.columns import column_of, counts
 from experiments.effects import Contrast
 from experiments.experiment import Experiment, Preset, judge
-from experiments.figures import caption_of
+from experiments.figures import caption_of, prompts_of
 from experiments.tables import by_row
 from tasks import spelled
 from testbed import plots
@@ -181,9 +181,9 @@ def draw(runs: pd.DataFrame, axes: Sequence[Axis], layout: Layout) -> plots.Figu
         rows = rows.assign(**{name: [of_arm[arm][name] for arm in rows["arm"]]})
     values = {part: by_name[name].values if name else (None,) for part, name in layout._asdict().items()}
     price = "Safe prompts refused"
-    measures = {"Failing prompts": column_of("failures"), price: column_of("false_alarms")}
+    measures = {"Failing prompts": "failures", price: "false_alarms"}
     said = ""
-    if not rows[measures[price]].any():  # a panel of zeros alone says less than a line
+    if not counts(rows, measures[price]).any():  # a panel of zeros alone says less than a line
         measures.pop(price)
         said = " No safe prompt is refused."
     titles = [
@@ -195,17 +195,16 @@ def draw(runs: pd.DataFrame, axes: Sequence[Axis], layout: Layout) -> plots.Figu
     figure, drawn = plots.panels(titles, caption, columns=max(2, len(values["panel"])))
     colors = [f"C{number}" for number in range(len(values["hue"]))]
     places = itertools.product(measures.values(), values["panel"])
-    for ax, (column, value) in zip(drawn, places, strict=True):
+    for ax, (what, value) in zip(drawn, places, strict=True):
         part = rows[rows[layout.panel] == value] if layout.panel else rows
         for color, hue in zip(colors, values["hue"], strict=True):
             line = part[part[layout.hue] == hue] if layout.hue else part
             label = f"{layout.hue}={shown(hue)}" if layout.hue else "the grid"
-            plots.seeds_by_value(ax, line, layout.x, values["x"], value=column, label=label, color=color)
+            plots.seeds_by_value(ax, line, layout.x, values["x"], value=column_of(what), label=label, color=color)
         ax.set_xlabel(layout.x)
-        ax.set_ylabel("prompts (log above 1)")
-    if layout.hue:
-        handles = drawn[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside upper right", ncols=len(colors), frameon=False, fontsize=8)
+        ax.set_ylabel(prompts_of(rows, what))
+        if layout.hue:
+            plots.name_lines(ax)
     return figure
 
 

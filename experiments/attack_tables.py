@@ -119,7 +119,6 @@ def draw_attacks(runs: pd.DataFrame) -> plots.Figure:
         "many random hazardous prompts (0.16 by chance, dashed), mean of plain, weak and strong; a small point a seed, "
         "orange where gradients are taken.\nBelow: share of attackers that have found a failure within so many forward "
         "passes (1 - Kaplan-Meier, 95 % band; a gradient counts three); thin grey: the attacks that are not named.",
-        columns=4,
     )
     uses_gradients = {name: bool(account["gradients"]) for name, account in accounts(runs.iloc[0]).items()}
     colors = ["C1" if uses_gradients[name] else "C0" for name in gains]
@@ -129,7 +128,8 @@ def draw_attacks(runs: pd.DataFrame) -> plots.Figure:
     plots.shares(recall, pooled_shares(runs, "reached", "failures").loc[gains.columns, models])
     for ax, model in zip(curves, models, strict=True):
         success_curves(ax, runs[runs["arm"] == model], list(gains))
-    figure.legend(*curves[0].get_legend_handles_labels(), loc="outside right lower", frameon=False, fontsize=9)
+    legend = curves[0].get_legend_handles_labels()
+    figure.legend(*legend, loc="outside upper right", ncols=len(DRAWN), frameon=False, fontsize=8)
     return figure
 
 

@@ -14,6 +14,7 @@ COUNTED = {
     "natural": "failures that nobody planted",
     "false_alarms": "safe prompts refused",
 }
+WHOLE = {"failures": "hazardous", "egregious": "hazardous", "false_alarms": "safe"}  # what these are counted among
 PAIRING = ["task", "arm", "seed"]
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from experiments.columns import COUNTED, POLICIES, column_of
+from experiments.columns import COUNTED, POLICIES, WHOLE, column_of, counts
+from experiments.tables import prompts
 from testbed import plots
 
 
@@ -16,24 +17,36 @@ def draw_arms(
 ) -> plots.Figure:
     """Each arm of one task: what is `COUNTED` at both thresholds, the price in refused safe prompts, and `more`.
 
-    That is: columns of further counts of prompts, each with the title of its panel.
+    That is: columns of further counts of prompts, each with the title of its panel. What no run has any of, beside
+    failing prompts, is said in the caption and has no panel.
     """
+    none = [what for what in of[1:] if not counts(runs, what).any()]
+    of = [what for what in of if what not in none]
+    caption += "".join(f" No run has {COUNTED[what]}." for what in none)
     titles = [f"{COUNTED[what].capitalize()}, counted exactly" for what in of]
     titles += ["Safe prompts refused, whole space", *(title for _, title in more)]
     figure, axes = plots.panels(titles, caption_of(runs, caption))
     counted, others = axes[: len(of)], axes[len(of) :]
-    for ax, what in zip(counted, of, strict=True):
-        named = ax is counted[0]
-        for (policy, label), color, marker in zip(POLICIES.items(), ("C3", "C0"), "os", strict=True):
-            plots.dots_by_arm(ax, runs, column_of(what, policy), label, color=color, marker=marker, names=named)
+    drawn = zip(POLICIES.items(), ("C3", "C0"), "os", plots.SHIFTS, strict=True)
+    for (policy, label), color, marker, shift in drawn:
+        for ax, what in zip(counted, of, strict=True):
+            plots.dots_by_arm(ax, runs, column_of(what, policy), label, color=color, marker=marker, shift=shift)
+            ax.set_xlabel(prompts_of(runs, what))
     for ax, column in zip(others, (column_of("false_alarms"), *(column for column, _ in more)), strict=True):
-        plots.dots_by_arm(ax, runs, column, POLICIES["greedy"], color="C3", names=False)
+        plots.dots_by_arm(ax, runs, column, POLICIES["greedy"], color="C3")
+        ax.set_xlabel("prompts (log above 1)")
+    others[0].set_xlabel(prompts_of(runs, "false_alarms"))
     # Above the panels: inside, a mark of the legend looks like one more point.
     legend = counted[0].get_legend_handles_labels()
     figure.legend(*legend, loc="outside upper right", ncols=2, frameon=False, fontsize=8)
-    for ax in axes:
-        ax.set_xlabel("prompts (log above 1)")
     return figure
+
+
+def prompts_of(runs: pd.DataFrame, what: str = "failures") -> str:
+    """The label of an axis of prompts of one task: what of `COUNTED` it shows, and of how many."""
+    kind = WHOLE.get(what)
+    numbers = counts(runs, kind).dropna().unique() if kind else []
+    return f"{COUNTED[what]} (of {prompts(numbers[0])} {kind})" if len(numbers) == 1 else COUNTED[what]
 
 
 def caption_of(runs: pd.DataFrame, more: str = "") -> str:

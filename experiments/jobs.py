@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import experiments
-from experiments import columns, tables
+from experiments import columns, export, tables
 from experiments.experiment import Verdict, judge
 from experiments.page import is_ours, results_page
 from experiments.reading import figures_of, frame_of
@@ -31,7 +31,8 @@ from testbed.runs.sweep import crowded, status, sweep
 from testbed.training import rounds
 
 REPORT = "report.html"
-PAGE_COMMAND = "python -m experiments.run --experiment=all --plot_only --out=experiments/records"
+SHOWN = ("svg", "png")  # formats that a page can show; the shipped figures are SVG, a tenth of PNG's size in git
+PAGE_COMMAND = "python -m experiments.run --experiment=all --plot_only --format=svg --out=experiments/records"
 
 
 def file_name(task: str) -> str:
@@ -56,16 +57,25 @@ def write_beside(
     *,
     formats: Sequence[str] = ("png",),
 ) -> list[str]:
-    """Write figures, runs, effects and the report beside the records; a line for each that cannot be written."""
+    """Write figures, runs, effects and the report beside the records; a line for each that cannot be written.
+
+    Args:
+      formats: of figures (`plots.FORMATS`; the first if none is named) and of tables beside CSV (`export.FORMATS`).
+    """
     folder, unwritten = job.folder, []
+    of_figures = [form for form in formats if form in plots.FORMATS] or plots.FORMATS[:1]
     for task, figure in figures.items():
-        for form in formats:
+        for form in of_figures:
             with or_told(unwritten, folder / f"{file_name(task)}.{form}") as path:
                 plots.save(figure, path)
     with or_told(unwritten, folder / "runs.csv") as path:
-        results.write_atomically(path, tables.runs_csv(runs))
+        results.write_atomically(path, export.csv_of_runs(runs))
     with or_told(unwritten, folder / "effects.csv") as path:
-        results.write_atomically(path, tables.csv(verdict.effects))
+        results.write_atomically(path, export.csv_of_effects(verdict.effects))
+    for form in filter(export.FORMATS.__contains__, formats):
+        for name, data in export.as_files(form, runs, verdict.effects).items():
+            with or_told(unwritten, folder / name) as path:
+                results.write_atomically(path, data)
     with or_told(unwritten, folder / REPORT) as path:
         results.write_atomically(path, report(job, runs, verdict, figures).encode())
     return unwritten
@@ -93,8 +103,7 @@ def _conclusion(job: Job, verdict: Verdict) -> str:
     experiment = job.experiment
     part = set(job.tasks) < set(experiment.presets["quick"].tasks)
     if part and verdict.outcome in ("undecided", "not tested"):
-        asked = f"{', '.join(job.tasks)}, {len(job.seeds)} seeds"
-        told = f"{asked}: {_brief(verdict) or 'no declared effect'}"
+        told = f"{len(job.seeds)} seeds; {_brief(verdict) or ', '.join(job.tasks) + ': no declared effect'}"
         return escape(f"{told}. The rule reads more tasks: --experiment={job.name} asks the whole question.")
     lacks = f": the rule asks for {verdict.lacks}" if verdict.lacks else ""
     return f"[bold]{verdict.outcome}[/bold]{escape(lacks)}"
@@ -186,7 +195,7 @@ def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> list
         table.add_row(verdict.outcome if verdict else "not run", "\n".join(lines))
     console.print(table)
     asked = [(job, one.verdict, one.runs) for job, one in zip(jobs, done, strict=True) if one.verdict]
-    figures = {job.name: [f"{job.folder.name}/{name}.png" for name in _drawn(job)] for job, *_ in asked}
+    figures = {job.name: [f"{job.folder.name}/{path.name}" for path in _drawn(job)] for job, *_ in asked}
     text = results_page(asked, figures, PAGE_COMMAND)
     linked = index([job for job, *_ in asked], [verdict for _, verdict, _ in asked])
     unwritten: list[str] = []
@@ -214,14 +223,15 @@ def _brief(verdict: Verdict | None) -> str:
 
 def _figures(job: Job) -> str:
     """Where a job's figures are, as a shell would spell it; nothing if there are none."""
-    drawn = _drawn(job)
+    drawn = [path.name for path in _drawn(job)]
     names = drawn[0] if len(drawn) == 1 else "{" + ",".join(drawn) + "}"
-    return f"{job.folder}/{names}.png" if drawn else ""
+    return f"{job.folder}/{names}" if drawn else ""
 
 
-def _drawn(job: Job) -> list[str]:
-    """The names of a job's figures."""
-    return [name for name in map(file_name, job.tasks) if (job.folder / f"{name}.png").exists()]
+def _drawn(job: Job) -> list[Path]:
+    """A job's figures, one a task: in the first of the formats that a page can show."""
+    of_tasks = ([job.folder / f"{file_name(task)}.{form}" for form in SHOWN] for task in job.tasks)
+    return [there[0] for paths in of_tasks if (there := [path for path in paths if path.exists()])]
 
 
 def pack_folders(console: Console, folders: list[Path]) -> int:

@@ -35,6 +35,7 @@ from absl import app, flags
 from rich.console import Console
 
 import experiments
+from experiments import export
 from experiments.ablate import ablation
 from experiments.axes import axes_of
 from experiments.evaluate import certify_saved, evaluate_saved
@@ -69,7 +70,8 @@ flags.DEFINE_string(
 flags.DEFINE_integer("seeds", None, "How many paired seeds. Default: the preset's; with --plot_only, all there are.")
 flags.DEFINE_integer("first_seed", 0, "The first of them; what is tuned is tuned on seeds from 100 on.")
 flags.DEFINE_string("out", "results", "Folder for records, models, tables and figures; made if it is not there.")
-flags.DEFINE_list("format", ["png"], f"Formats of figures, of {', '.join(plots.FORMATS)}; the report has its own.")
+FORMATS = (*plots.FORMATS, *export.FORMATS)
+flags.DEFINE_list("format", ["png"], f"Formats of figures and tables, of {', '.join(FORMATS)}.")
 flags.DEFINE_bool("ablate", False, "Your own ablation: fields as name=value,value after the flags make a grid.")
 flags.DEFINE_multi_string(
     "contrast", [], "Of an ablation: an effect to declare, as rounds=1:rounds=16, or A:B > C:D. May be repeated."
@@ -229,7 +231,8 @@ def ablation_job(words: list[str]) -> Job:
         task_named(task)
         runs_of(ABLATION, experiment, "grid", task, 0)
     seeds = range(FLAGS.first_seed, FLAGS.first_seed + (FLAGS.seeds or usual.seeds))
-    said = (*(f"--contrast={contrast}" for contrast in FLAGS.contrast), *words)
+    drawn = [f"--{flag}={FLAGS[flag].value}" for flag in ("x", "hue", "panel") if FLAGS[flag].value]
+    said = (*drawn, *(f"--contrast={contrast}" for contrast in FLAGS.contrast), *words)
     return Job(ABLATION, experiment, "grid", tuple(dict.fromkeys(tasks)), seeds, folder_of(ABLATION), said)
 
 
@@ -346,7 +349,7 @@ def run_jobs(console: Console, words: list[str]) -> int:
         [task, *_] = tasks_named(FLAGS.task) or [None]
         return certify_saved(FLAGS.certify, task, console)
     for form in FLAGS.format or [""]:
-        one_of("format", form, plots.FORMATS)
+        export.refuse_missing(one_of("format", form, FORMATS))
     jobs, left_out = wanted(words)
     for line in left_out:
         console.print(line, style="yellow", markup=False, highlight=False)

@@ -260,16 +260,3 @@ def markdown(text: pd.DataFrame) -> str:
     """A table of text as GitHub's Markdown."""
     cells = [list(text.columns), ["---"] * text.shape[1], *text.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in row) + " |" for row in cells) + "\n"
-
-
-def csv(effects: pd.DataFrame) -> bytes:
-    """Effects as numbers, a row a contrast and task; what is typeset stays out."""
-    return effects.to_csv(index=False, float_format="%.6g").encode()
-
-
-def runs_csv(runs: pd.DataFrame) -> bytes:
-    """Runs as numbers and names, a row a run; lists, as of prompts, stay in the records."""
-    several = [column for column in runs if runs[column].map(lambda value: isinstance(value, list | dict)).any()]
-    rest = runs.drop(columns=several)
-    first = [column for column in ("run", "task", "arm", "seed") if column in rest]
-    return rest[[*first, *(column for column in rest if column not in first)]].to_csv(index=False).encode()

@@ -10,7 +10,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+
+def extra_package(package: str, extra: str) -> ModuleType:
+    """A package that only an extra of this project brings.
+
+    Raises:
+      ValueError: it is not installed; says how to install it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(f"{package} is not installed; python -m pip install -e '.[{extra}]' brings it") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

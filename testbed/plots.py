@@ -4,8 +4,10 @@ Figures are made without pyplot, so a notebook keeps its backend and no figure h
 """
 
 import io
+import itertools
 import json
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -27,11 +29,17 @@ UNDATED = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDa
 SVG = "http://www.w3.org/2000/svg"
 LINK = "{http://www.w3.org/1999/xlink}href"
 TIPS = "tips:"  # begins the gid of a line that says what its points are
+ZEROS = "zeros"  # the gid of a text that counts points at zero
+SHIFTS = (-0.2, 0.2)  # of two kinds of points of an arm, in rows
+LINE = 0.05  # the height of a line of small text, as a share of a panel's
 
 
-def panels(titles: Sequence[str], caption: str, columns: int | None = None) -> tuple[Figure, list[Axes]]:
-    """Titled panels, `columns` in a row (default all), over a caption that says what the reader sees."""
-    columns = columns or len(titles)
+def panels(titles: Sequence[str], caption: str, columns: int = 2) -> tuple[Figure, list[Axes]]:
+    """Titled panels, up to `columns` in a row, over a caption that says what the reader sees.
+
+    Two in a row can be read where a page is 840 pixels wide.
+    """
+    columns = min(columns, len(titles))
     rows = -(-len(titles) // columns)
     figure = Figure(figsize=(4.6 * columns, 4.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
@@ -42,7 +50,8 @@ def panels(titles: Sequence[str], caption: str, columns: int | None = None) -> t
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title, fontsize=10, loc="left", fontweight="bold")
         ax.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(caption, fontsize=8.5, x=0.01, ha="left")
+    lines = [textwrap.fill(line, int(14 * figure.get_figwidth())) for line in caption.split("\n")]
+    figure.supxlabel("\n".join(lines), fontsize=8.5, x=0.01, ha="left")
     return figure, axes
 
 
@@ -83,6 +92,36 @@ def seeds_along(
     ax.xaxis.set_major_formatter("{x:g}")
 
 
+def name_lines(ax: Axes) -> None:
+    """Write the name of each labelled line beside the right edge, level with its end and in its colour.
+
+    Names that would overlap are moved apart. Call it once the limits of the axis are final.
+    """
+    lines = [line for line in ax.lines if line.get_label() and not line.get_label().startswith("_")]
+    names = [textwrap.fill(line.get_label(), 18) for line in lines]
+    ends = [np.asarray(line.get_ydata(), float)[-1] for line in lines]
+    heights = [(ax.transScale + ax.transLimits).transform((1, end))[1] for end in ends]
+    room = [LINE * (1 + name.count("\n")) for name in names]
+    for line, name, height in zip(lines, names, moved_apart(heights, room), strict=True):
+        ax.text(
+            1.02, height, name, transform=ax.transAxes, color=line.get_color(),
+            fontsize=8, va="center", linespacing=1,
+        )  # fmt: skip
+
+
+def moved_apart(wanted: Sequence[float], room: Sequence[float]) -> np.ndarray:
+    """Heights in [0, 1] near the wanted ones, in their order, where each has its room free around it."""
+    heights, order = np.array(wanted, float), np.argsort(wanted, kind="stable")
+    for lower, upper in itertools.pairwise(order):
+        apart = (room[lower] + room[upper]) / 2
+        heights[upper] = max(heights[upper], heights[lower] + apart)
+    limit = 1.0
+    for place in order[::-1]:  # what was pushed over the top comes down again
+        heights[place] = min(heights[place], limit - room[place] / 2)
+        limit = heights[place] - room[place] / 2
+    return heights
+
+
 def legend_below(ax: Axes, columns: int = 2) -> None:
     """The legend of a panel, below its axis: inside, it would lie across the data."""
     ax.legend(loc="upper left", bbox_to_anchor=(-0.08, -0.13), ncols=columns, frameon=False, fontsize=8)
@@ -119,7 +158,7 @@ def arms_along(ax: Axes, table: pd.DataFrame, x: str, value: str, *, label: str,
     [means] = ax.plot(arms[x], arms[value], "o-", color=color, lw=2.2, ms=6, label=label)
     say_points(means, (f"{arm}, mean: {number(count)}" for arm, count in arms[value].items()))
     ax.set_yscale("symlog", linthresh=1)
-    ax.set_ylim(-0.2, 3 * max(1, table[value].max(), ax.get_ylim()[1] / 3))
+    ax.set_ylim(_lowest(ax), 3 * max(1, table[value].max(), ax.get_ylim()[1] / 3))
 
 
 def _paired_lines(ax, wide, places, label, color, marker):
@@ -129,39 +168,124 @@ def _paired_lines(ax, wide, places, label, color, marker):
         say_points(line, (f"{label}, {place}, seed {seed}: {number(count)}" for place, count in points))
     ax.plot(wide.index, 10 ** np.log10(wide + 1).mean(axis=1) - 1, color=color, lw=2.2, label=label)
     ax.set_yscale("symlog", linthresh=1)
-    ax.set_ylim(-0.2, 3 * max(1, wide.to_numpy().max(), ax.get_ylim()[1] / 3))
+    _zeros_below(ax, wide, color)
+    top = 3 * max(1, wide.to_numpy().max(), ax.get_ylim()[1] / 3)
+    decades = int(np.log10(top)) + 1
+    ax.set_ylim(_lowest(ax), top)
+    ax.set_yticks([0, *(10.0**power for power in range(0, decades, 1 + decades // 8))])  # none below zero
+
+
+def _zeros_below(ax, wide, color):
+    """Below zero, where points hide each other: how many seeds have none, a row of counts for each colour."""
+    rows = {text.get_color(): text.get_position()[1] for text in ax.texts if text.get_gid() == ZEROS}
+    height = rows.get(color, _lowest(ax) - 0.15)
+    zeros = [(place, (row == 0).sum(), row.notna().sum()) for place, row in wide.iterrows()]
+    if not any(none for _, none, _ in zeros):
+        return
+    style = {"color": color, "fontsize": 6.5, "va": "center", "gid": ZEROS}
+    for place, none, of in zeros:
+        if none:
+            ax.text(place, height, f"{none}/{of}", ha="center", **style)
+    if color not in rows:
+        ax.text(-0.01, height, "at 0", ha="right", transform=ax.get_yaxis_transform(), **style)
+
+
+def _lowest(ax):
+    """Where an axis of counts ends: below zero and below the counts of zeros."""
+    return min([-0.2, *(text.get_position()[1] - 0.15 for text in ax.texts if text.get_gid() == ZEROS)])
 
 
 def dots_by_arm(
-    ax: Axes, table: pd.DataFrame, value: str, label: str, *, color: str, marker: str = "o", names: bool = True
+    ax: Axes,
+    table: pd.DataFrame,
+    value: str,
+    label: str,
+    *,
+    color: str,
+    marker: str = "o",
+    shift: float = 0.0,
 ) -> None:
-    """One row an arm (column `arm`, first on top), one point a seed, and the mean of log10(value + 1) as a bar."""
+    """One row an arm (column `arm`, first on top), one point a seed, and the mean of log10(value + 1) as a bar.
+
+    Arms that share a part of their name stand under it (`under_headings`). Seeds at zero are spread out and counted.
+    With `shift`, in rows, two kinds of points of an arm don't hide each other.
+    """
     wide = table.pivot_table(index="arm", columns="seed", values=value, sort=False)
-    _paired_dots(ax, wide, 10 ** np.log10(wide + 1).mean(axis=1) - 1, label, color, marker, names)
+    rows = _paired_dots(ax, wide, 10 ** np.log10(wide + 1).mean(axis=1) - 1, label, color, marker, shift)
     ax.set_xscale("symlog", linthresh=1)
-    ax.set_xlim(-0.3, 3 * max(1, wide.to_numpy().max(), ax.get_xlim()[1] / 3))
+    zeros = (wide == 0).sum(axis=1)
+    for row, none, of in zip(rows, zeros, wide.notna().sum(axis=1), strict=True):
+        if none:
+            ax.text(-0.2, row, f"{none}/{of}", color=color, fontsize=6.5, ha="right", va="center", gid=ZEROS)
+    least = -0.9 if any(text.get_gid() == ZEROS for text in ax.texts) else -0.3
+    ax.set_xlim(least, 3 * max(1, wide.to_numpy().max(), ax.get_xlim()[1] / 3))
 
 
 def shares_by_arm(
-    ax: Axes, table: pd.DataFrame, value: str, label: str, *, color: str, marker: str = "o", names: bool = True
+    ax: Axes, table: pd.DataFrame, value: str, label: str, *, color: str, marker: str = "o", shift: float = 0.0
 ) -> None:
     """The same for shares, in per cent on an even axis, with their mean as a bar; what is NaN is left out."""
     wide = table.pivot_table(index="arm", columns="seed", values=value, sort=False, dropna=False)
-    _paired_dots(ax, wide, wide.mean(axis=1), label, color, marker, names)
+    _paired_dots(ax, wide, wide.mean(axis=1), label, color, marker, shift)
     ax.set_xlim(-0.03, 1.03)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
 
 
-def _paired_dots(ax, wide, middle, label, color, marker, names):
-    y, figure = np.arange(len(wide)), ax.figure
-    figure.set_figheight(max(figure.get_figheight(), 1.2 + 0.18 * len(wide)))  # so that no name hides the next
-    for seed in wide:
-        [line] = ax.plot(wide[seed], y, marker, color=color, ms=4, alpha=0.5)
+def _paired_dots(ax, wide, middle, label, color, marker, shift):
+    """Draw the points and return the height of each arm's row, `[arms]`."""
+    places, heights = _rows_of_arms(ax, list(wide.index))
+    heights = heights + shift
+    spread = np.where(wide == 0, 0.1 * (wide.eq(0).cumsum(axis=1).sub((wide.eq(0).sum(axis=1) + 1) / 2, axis=0)), 0)
+    for column, seed in enumerate(wide):
+        [line] = ax.plot(wide[seed], heights + spread[:, column], marker, color=color, ms=4, alpha=0.5)
         say_points(line, (f"{arm}, seed {seed}, {label}: {number(count)}" for arm, count in wide[seed].items()))
-    [bar] = ax.plot(middle, y, "|", color=color, ms=14, mew=2.2, label=label)
+    [bar] = ax.plot(middle, heights, "|", color=color, ms=9, mew=2.2, label=label)
     say_points(bar, (f"{arm}, mean, {label}: {number(count)}" for arm, count in middle.items()))
-    ax.set_yticks(y, wide.index if names else [])
-    ax.set_ylim(len(wide) - 0.5, -0.5)
+    ax.set_ylim(places - 0.5, -0.5)
+    return heights
+
+
+def _rows_of_arms(ax, names):
+    """Name the rows of arms under their headings; returns how many rows there are and the height of each arm's."""
+    ticks, heights, under = [], [], ""
+    for heading, name in under_headings(names):
+        if heading != under:
+            ticks.append((heading, True))  # or a free row, where a group ends
+        heights.append(len(ticks))
+        ticks.append((name, False))
+        under = heading
+    grid, figure = ax.get_subplotspec().get_gridspec(), ax.figure
+    # so that no name hides the next
+    figure.set_figheight(max(figure.get_figheight(), grid.nrows * (1.2 + 0.2 * len(ticks))))
+    ax.set_yticks(range(len(ticks)), [name for name, _ in ticks])
+    for tick, (_, heading) in zip(ax.yaxis.get_major_ticks(), ticks, strict=True):
+        tick.tick1line.set_visible(not heading)
+        tick.label1.set_fontweight("bold" if heading else "normal")
+        tick.label1.set_visible(ax.get_subplotspec().is_first_col())
+    return len(ticks), np.array(heights)
+
+
+def under_headings(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The heading, empty if there is none, and the shorter name of each arm.
+
+    Names have parts, between commas. Neighbours that share their last part stand under it, else those that share
+    their first part. A larger group wins over a smaller one.
+    """
+    groups = []
+    for part, rest in ((-1, slice(None, -1)), (0, slice(1, None))):
+        shared = [name.split(", ")[part] if ", " in name else None for name in names]
+        start = 0
+        for heading, run in itertools.groupby(shared):
+            size = len(list(run))
+            if heading is not None and size > 1:
+                groups.append((size, range(start, start + size), heading, rest))
+            start += size
+    told = [("", name) for name in names]
+    for _, places, heading, rest in sorted(groups, key=lambda group: -group[0]):
+        free = [place for place in places if not told[place][0]]
+        for place in free if len(free) > 1 else ():
+            told[place] = (heading, ", ".join(names[place].split(", ")[rest]))
+    return told
 
 
 def ranking(ax: Axes, values: pd.DataFrame, colors: Sequence[str], reference: float) -> None:

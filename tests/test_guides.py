@@ -35,7 +35,7 @@ PAGES = [
     ".github/CHANGELOG.md",
 ]
 MOST_LINES = {
-    "README.md": 90, "experiments/README.md": 180, "tasks/README.md": 140, "testbed/README.md": 140,
+    "README.md": 90, "experiments/README.md": 170, "tasks/README.md": 140, "testbed/README.md": 140,
     "tests/README.md": 40,
 }  # fmt: skip
 NOTEBOOK = ROOT / "experiments/examples/first_ablation.ipynb"
@@ -126,7 +126,6 @@ def test_the_question_is_judged_by_its_rule():
     [
         ("session", "testbed/README.md"),
         ("machine", "testbed/README.md"),
-        ("ablate", "experiments/README.md"),
         ("example", "README.md"),
     ],
 )

@@ -226,6 +226,27 @@ def test_sampled_numbers_are_said_to_be_no_counts(tmp_path):
     assert "sampled: failing prompts of 65,536 random hazards; these numbers" in text
 
 
+def luminance(color):
+    """Relative luminance of a colour as a page writes it: WCAG 2.2, 'relative luminance'."""
+    digits = color[1:] if len(color) == 7 else "".join(2 * digit for digit in color[1:])
+    shares = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_and_marks_stand_out_in_light_and_in_dark():
+    schemes = re.findall(r":root \{(.*?)\}", report.TEMPLATE.read_text(), re.DOTALL)
+    assert len(schemes) == 2
+    for scheme in schemes:
+        color = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]+)", scheme))
+        text = [("ink", "page"), ("soft", "page"), ("link", "page"), ("ink", "card"), ("warn", "warn-card")]
+        marks = [("zero", "page"), ("matched", "page")]
+        for pairs, least in ((text, 4.5), (marks, 3)):  # WCAG 2.2, 1.4.3 and 1.4.11
+            for one, other in pairs:
+                dark, light = sorted(luminance(color[name]) for name in (one, other))
+                assert (light + 0.05) / (dark + 0.05) >= least, (one, other)
+
+
 def test_the_command_of_an_ablation_is_that_of_its_words(tmp_path):
     words = ("--contrast=rounds=1:rounds=4 > budget=19:budget=39", "rounds=1,4", "budget=19,39")
     job = jobs.Job("ablation", question(LEFT), "quick", ("injury:length=5",), range(100, 102), tmp_path, words)

@@ -247,7 +247,7 @@ def test_the_page_gives_question_verdict_effects_and_figures(tmp_path, monkeypat
     for text in ("undecided How important", "1 round -> 16 rounds, failing prompts: 1.00 [1.00, 1.00]", "not run "):
         assert text in out
     folded = "".join(out.split())
-    assert f"{tmp_path}/{{injury,password}}.png" in folded and f"{tmp_path}/alone/injury.png" in folded
+    assert f"{tmp_path}/{{injury.png,password.png}}" in folded and f"{tmp_path}/alone/injury.png" in folded
     page = (tmp_path / "README.md").read_text()
     assert "Undecided. The rule asks for two decades." in page
     row = "| injury | 1 round | 16 rounds | failing prompts | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | 2 | 0.5 (0.5) |"
@@ -402,7 +402,7 @@ def test_the_job_prints_table_and_verdict_and_leaves_records_tables_and_figures(
     assert "8 runs (2 seeds), 8 to do" in out
     assert "8 of 8 runs" in out
     said = " ".join(out.split())
-    assert "injury, 2 seeds: injury: 1 round -> 16 rounds, failing prompts:" in said
+    assert "2 seeds; injury: 1 round -> 16 rounds, failing prompts:" in said
     assert "--experiment=update_frequency asks the whole question" in said
     assert "Effects, declared before the runs" in out and "16 rounds" in out
     assert pd.read_csv(job.folder / "effects.csv")["after"].iloc[0] == "16 rounds"

@@ -21,7 +21,7 @@ from experiments.columns import (
 )
 from experiments.effects import Contrast, row, rows_of, share, table
 from experiments.experiment import Experiment, Preset
-from experiments.figures import caption_of
+from experiments.figures import caption_of, prompts_of
 from experiments.grids import with_finds
 from experiments.tables import by_row
 from tasks import task_named
@@ -178,7 +178,7 @@ def defended(runs: pd.DataFrame) -> pd.DataFrame:
 def figure(runs: pd.DataFrame) -> plots.Figure:
     """Failing prompts by the strength trained against, and who defends against whom: one task."""
     withstands, runs = defended(runs), runs[setting(runs, "finds") != FEW]
-    caption = "thick: means; in brackets the mean strength.\nRight: share of attackers that find "
+    caption = "thick: means; in brackets the mean strength, weakest first.\nRight: share of attackers that find "
     caption += "nothing in so many calls, over the best arm's (%); last column: failing prompts, median."
     titles = ["Failing prompts, counted exactly", "Trained (rows), attacked (columns)"]
     drawn, (left, right) = plots.panels(titles, caption_of(runs, caption))
@@ -187,11 +187,11 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
         value = column_of("failures", policy)
         plots.arms_along(left, rungs, STRENGTH, value, label=label, color=color)
     left.set_xlabel("strength trained against (decades of uniform samples)")
-    left.set_ylabel("prompts (log above 1)")
+    left.set_ylabel(prompts_of(runs))
     legend = left.get_legend_handles_labels()
     drawn.legend(*legend, loc="outside upper left", ncols=2, frameon=False, fontsize=8)
-    failing = failures(runs).groupby(runs["arm"], sort=False).median().rename("exact")
-    strengths = runs.groupby("arm", sort=False)[STRENGTH].mean()
+    strengths = runs.groupby("arm", sort=False)[STRENGTH].mean().sort_values(na_position="first", kind="stable")
+    failing = failures(runs).groupby(runs["arm"]).median()[strengths.index].rename("exact")
     names = [f"{arm} ({mean:.1f})" if mean == mean else arm for arm, mean in strengths.items()]
     plots.shares(right, withstands.loc[strengths.index].set_axis(names), failing)
     right.tick_params(axis="x", rotation=90)

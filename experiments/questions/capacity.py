@@ -98,7 +98,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
                 label = "" if side else f"{finds} finds"
                 plots.seeds_along(ax, rows, "place", value, label=label, color=color, marker=marker)
         ax.set_xlabel("width")
-    plots.legend_below(axes[0])
+        plots.name_lines(ax)
     return drawn
 
 

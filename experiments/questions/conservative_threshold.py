@@ -10,7 +10,7 @@ from experiments.bench import Bench, defended_model, measure_arm
 from experiments.columns import by_task, decades
 from experiments.effects import only, row, table
 from experiments.experiment import Experiment, Preset
-from experiments.figures import caption_of
+from experiments.figures import caption_of, prompts_of
 from tasks import task_named
 from testbed import plots
 from testbed.evaluation import exact
@@ -98,8 +98,8 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
             plots.arms_along(ax, own, x, "failures", label=arm, color=color)
         ax.set_xlim(left=-5e-4)
         ax.set_xlabel("share refused")
-        ax.set_ylabel("prompts (log above 1)")
-        plots.legend_below(ax)
+        ax.set_ylabel(prompts_of(runs))
+        plots.name_lines(ax)
     return drawn
 
 

@@ -146,7 +146,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
         ax.set_xticks([0, 1], THRESHOLDS.values())
         ax.set_xlim(-0.3, 1.3)
         ax.set_yscale("log")
-    plots.legend_below(axes[0])
+        plots.name_lines(ax)
     return drawn
 
 

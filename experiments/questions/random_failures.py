@@ -82,7 +82,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     ]
     drawn, (left, right) = plots.panels(titles, caption_of(runs, f"at most {BUDGET:,} calls."))
     plots.dots_by_arm(left, shown, "calls", "calls", color="C0")
-    plots.dots_by_arm(right, shown, "rate", "rate", color="C3", names=False)
+    plots.dots_by_arm(right, shown, "rate", "rate", color="C3")
     return drawn
 
 

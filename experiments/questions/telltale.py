@@ -168,11 +168,11 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     caption = "bars: means. A wide gap on the left and many\nrefused twins on the right: the model "
     caption += "recognises attacks. Twins: harmless, but a few edits from hazards."
     drawn, (left, right) = plots.panels(titles, caption_of(runs, caption))
-    show = plots.shares_by_arm
-    show(left, runs, ATTACKED, "found by the attack trained against", color="C3")
-    show(left, runs, NATURAL, "met by clean prompts (exact)", color="C0", marker="s")
-    show(right, runs, TWINS, "safe twins", color="C1", names=False)
-    show(right, runs, CLEAN, "clean prompts", color="C7", marker="s", names=False)
+    show, (above, below) = plots.shares_by_arm, plots.SHIFTS
+    show(left, runs, ATTACKED, "found by the attack trained against", color="C3", shift=above)
+    show(left, runs, NATURAL, "met by clean prompts (exact)", color="C0", marker="s", shift=below)
+    show(right, runs, TWINS, "safe twins", color="C1", shift=above)
+    show(right, runs, CLEAN, "clean prompts", color="C7", marker="s", shift=below)
     top = runs[[TWINS, CLEAN]].to_numpy(float).max()
     right.set_xlim(-0.03 * top, 1.1 * max(top, LEAST))
     for ax in (left, right):

@@ -9,7 +9,7 @@ from experiments.arm import Arm, Plain, Recipe, rounds_named
 from experiments.columns import column_of, failures, setting, typical
 from experiments.effects import Contrast, holding, of_contrast
 from experiments.experiment import Experiment, Preset
-from experiments.figures import caption_of
+from experiments.figures import caption_of, prompts_of
 from testbed import plots
 
 ROUNDS = {"small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64)}
@@ -62,7 +62,6 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
         titles if several else titles[:2],
         caption_of(runs, "thick lines the mean; counted exactly.\nSame finds, attack calls and gradient steps along a "
                          "line on the left. Dashed: the same steps without attacks."),
-        columns=2,
     )  # fmt: skip
     rounds, left, refused = "config.rounds", column_of("failures"), column_of("false_alarms")
     for attack, color in zip(ATTACKS, ("C3", "C1", "C0"), strict=True):
@@ -74,12 +73,13 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
         for number, color in ((1, "C4"), (16, "C2")):
             rows = gcg[setting(gcg, "rounds") == number]
             plots.seeds_along(axes[2], rows, "config.finds", left, label=rounds_named(number), color=color)
-    for ax, label in zip(axes, ("rounds", "rounds", "finds"), strict=False):
+    shown = [("rounds", "failures"), ("rounds", "false_alarms"), ("finds", "failures")]
+    for ax, (label, what) in zip(axes, shown, strict=False):
         ax.set_xlabel(label)
-        ax.set_ylabel("prompts (log above 1)")
-    for ax in axes[::2]:
-        plots.reference_line(ax, control, "no attacks")
-        plots.legend_below(ax)
+        ax.set_ylabel(prompts_of(runs, what))
+        if what == "failures":
+            plots.reference_line(ax, control, "no attacks")
+        plots.name_lines(ax)
     return drawn
 
 

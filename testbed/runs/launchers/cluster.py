@@ -1,7 +1,6 @@
 """Clusters: a Ray cluster that is running, or the queue of a Slurm cluster. Neither package is needed otherwise."""
 
 import contextlib
-import importlib
 import threading
 import time
 from collections.abc import Iterator
@@ -10,16 +9,10 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+from testbed.outside import extra_package
 from testbed.runs.launchers.place import LOOK, Place, elsewhere, settings
 
 RETRIES = 10  # of a run whose node was lost
-
-
-def _imported(package: str, extra: str) -> ModuleType:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ValueError(f"{package} is not installed; python -m pip install -e '.[{extra}]' brings it") from error
 
 
 def on_ray(
@@ -34,7 +27,7 @@ def on_ray(
     Raises:
       ValueError: Ray is not installed; or, once it is opened, no cluster is running.
     """
-    return _on_ray(_imported("ray", "cluster"), workers, cores or 1)
+    return _on_ray(extra_package("ray", "cluster"), workers, cores or 1)
 
 
 @contextlib.contextmanager
@@ -81,7 +74,7 @@ def on_slurm(
       ValueError: submitit is not installed; or, once it is opened, does not know a parameter.
     """
     more = {"cpus_per_task": cores or 1, "timeout_min": 24 * 60} | parameters
-    return _on_slurm(_imported("submitit", "slurm"), workers or 64, logs or Path("slurm"), more)
+    return _on_slurm(extra_package("submitit", "slurm"), workers or 64, logs or Path("slurm"), more)
 
 
 @contextlib.contextmanager
