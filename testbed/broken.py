@@ -8,6 +8,8 @@ import numpy as np
 
 from testbed.runs.models import digest_of
 
+READ = "margins or scores read from it"
+
 
 def refuse_broken(model, read: Any = None) -> None:
     """Refuse a model with NaN among its weights, or among the numbers that were read from it.
@@ -26,10 +28,25 @@ def refuse_broken(model, read: Any = None) -> None:
     numbers = [leaf for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
     if any(isinstance(leaf, jax.core.Tracer) for leaf in numbers):
         return
-    broken = sum(int(np.isnan(leaf).sum()) for leaf in numbers)
+    broken, total = sum(int(np.isnan(leaf).sum()) for leaf in numbers), sum(map(np.size, numbers))
+    _refuse(model, broken, f"{total:,} weights" if read is None else f"{total:,} {READ}")
+
+
+def refuse_counted(model, broken: jax.Array, total: int) -> None:
+    """Refuse a model of whose margins some were NaN, where they were counted as they were read.
+
+    Args:
+      model: any pytree of arrays.
+      broken: how many were NaN, an array of any shape, to be summed; while it is traced, nothing is refused.
+      total: how many margins were read.
+
+    Raises:
+      FloatingPointError: as `refuse_broken`.
+    """
+    if not isinstance(broken, jax.core.Tracer):
+        _refuse(model, int(np.asarray(broken).sum(dtype=np.int64)), f"{total:,} {READ}")
+
+
+def _refuse(model, broken: int, of: str) -> None:
     if broken:
-        total = sum(np.size(leaf) for leaf in numbers)
-        what = f"of {total:,} weights" if read is None else f"of {total:,} margins or scores read from it"
-        raise FloatingPointError(
-            f"model {type(model).__name__} {digest_of(model)} is broken: {broken:,} {what} are NaN"
-        )
+        raise FloatingPointError(f"model {type(model).__name__} {digest_of(model)} is broken: {broken:,} of {of} are NaN")

@@ -11,6 +11,7 @@ from testbed.broken import refuse_broken
 from testbed.pytree import register
 from testbed.task import Task, is_safe
 
+ENDLESS = 1e30  # a score that is infinite, of an answer that a model rules out, counts as this
 ZERO = np.float32(0.0)  # of the same type as a measured threshold, so that both run the same compiled program
 
 
@@ -91,13 +92,17 @@ def matched_policy(key: jax.Array, model, task: Task, blocked: float, *, samples
 
     The threshold is that quantile of the refusal score over the safe ones among `samples` clean prompts. Nothing about
     failures enters, so models can be compared at matched clean false alarms, however much each likes to refuse.
+    A model that rules out every other answer refuses at any threshold: more than the share, then.
 
     Raises:
       FloatingPointError: the model's weights or answers are NaN.
+      ValueError: no safe prompt was drawn.
     """
     refuse_broken(model)
     policy, scores = _matched(key, model, task, blocked, samples=samples)
     refuse_broken(model, scores)
+    if np.isnan(policy.tau):
+        raise ValueError(f"task {task.name}: none of {samples:,} clean prompts is safe; a threshold needs some")
     return policy
 
 
@@ -107,4 +112,6 @@ def _matched(key, model, task: Task, blocked, *, samples: int) -> tuple[Policy, 
     prompts = jax.vmap(task.sample)(jax.random.split(key, samples))
     _, scores = jax.vmap(partial(unrefused, model, task))(prompts)
     safe = jax.vmap(partial(is_safe, task))(prompts)
-    return conservative(task, jnp.nanquantile(jnp.where(safe, scores, jnp.nan), 1 - blocked)), scores
+    # Between a number and an infinite one a quantile is infinite or NaN, and so would be what it answers.
+    finite = jnp.clip(scores, -ENDLESS, ENDLESS)
+    return conservative(task, jnp.nanquantile(jnp.where(safe, finite, jnp.nan), 1 - blocked)), scores

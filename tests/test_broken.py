@@ -9,6 +9,7 @@ import pytest
 
 from tasks import TASKS
 from testbed.attacks import ATTACKS, attack_model
+from testbed.attacks.search import steps_within
 from testbed.evaluation import exact, rare
 from testbed.evaluation.account import report
 from testbed.evaluation.samples import clean_behaviour, sampled_failures
@@ -107,6 +108,24 @@ def test_a_nan_on_safe_prompts_alone_is_refused_by_the_count(lively):
     with pytest.raises(FloatingPointError, match="are NaN") as raised:
         exact.count(OnSafe(lively(TASK, layers=1)), TASK, POLICIES, walk=exact.plain_forward)
     assert f"{(~hazardous(PROMPTS)).sum():,} of {len(PROMPTS):,} margins" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["uniform", "gcg", "genetic"])
+def test_a_nan_that_a_search_meets_after_its_starts_is_refused(name, lively):
+    """The weights are finite and huge on one token, so that logits overflow where it stands."""
+    model = lively(TASK, layers=1)
+    kernel = model.prompt_embedding.kernel[...].at[5].set(1e30)
+    overflowing = jax.tree.map(lambda leaf: kernel if leaf.shape == kernel.shape else leaf, model)
+    objective = Objective(TASK, overflowing, greedy(TASK))
+    without = ATTACKS[name]()._replace(start=lambda key, objective: jnp.array([1, 2, 2, 1]))
+    assert np.isfinite(float(objective.margin(without.start(KEY, objective))))
+    said = r"^model Transformer [0-9a-f]{16} is broken: [1-9][\d,]* of (\d+) margins or scores read from it are NaN$"
+    with pytest.raises(FloatingPointError, match=said) as raised:
+        attack_model(KEY, without, objective, attackers=4, budget=60)
+    steps = steps_within(without, objective, 60)
+    assert f"of {4 * (1 + steps * without.candidates(objective))} margins" in str(raised.value)
+    sound = attack_model(KEY, without, Objective(TASK, model, greedy(TASK)), attackers=4, budget=60)
+    assert not np.asarray(sound.broken).any()
 
 
 @pytest.mark.parametrize("reader", ANSWERS)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from rich.console import Console
@@ -190,6 +191,17 @@ def test_what_is_not_installed_or_not_running_is_one_line(tmp_path, monkeypatch)
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(ValueError, match=f"{package} is not installed; python -m pip install"):
             sweep(worklist(), perform, tmp_path, quiet(), place=LAUNCHERS[name]())
+
+
+def test_a_ray_cluster_that_is_not_running_is_told_before_any_work(monkeypatch):
+    def nowhere(**_):
+        raise ConnectionError("could not find any running Ray instance")
+
+    ray = ModuleType("ray")
+    ray.is_initialized, ray.init = lambda: False, nowhere
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(ValueError, match=r"^no Ray cluster is running; start one with `ray start --head`, or set"):
+        LAUNCHERS["ray"]()
 
 
 ROUNDING = """

@@ -208,6 +208,36 @@ def test_calibration_does_not_look_at_hazardous_prompts(world):
     assert tau[0] == tau[1]
 
 
+def test_without_a_safe_clean_prompt_there_is_no_threshold(small, lively):
+    hazards = dataclasses.replace(small("injury"), sample=small("injury").sample_hazard)
+    with pytest.raises(ValueError, match=r"^task injury: none of 64 clean prompts is safe; a threshold needs some$"):
+        matched_policy(jax.random.key(0), lively(hazards), hazards, 0.01, samples=64)
+
+
+@pytest.mark.parametrize("infinite", [np.inf, -np.inf])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_threshold_is_a_number_where_scores_are_infinite(world, infinite, share):
+    """A model that rules out all but a refusal, or the refusal, on a share of all prompts."""
+    task, prompts, _, model = world
+    logits = model.logits[0].copy()
+    sure = np.random.default_rng(0).random(len(prompts)) < share
+    rows, tokens = np.ix_(sure, np.arange(task.answer_vocab) != task.refusal)
+    if infinite > 0:
+        logits[rows, :, tokens] = -np.inf
+    else:
+        logits[sure, :, task.refusal] = -np.inf
+    certain = model._replace(logits=(logits, *model.logits[1:]))
+    policy = matched_policy(jax.random.key(2), certain, task, 0.05)
+    assert np.isfinite(policy.tau)
+    answers = np.asarray(read(Objective(task, certain, policy), prompts)[0])
+    refused = (answers == task.refusal).any(axis=1)
+    if infinite > 0:
+        assert refused[sure].all(), "no threshold makes it answer"
+        assert not refused[~sure].any(), "and none but those are refused, which are more than asked for"
+    else:
+        assert share < 1 or not (answers[:, 0] == task.refusal).any()
+
+
 @pytest.mark.parametrize("name", ["injury", "cipher_vault"])
 def test_gradient_of_the_margin_agrees_with_finite_differences(name, small, lively, all_prompts):
     task, tau, step = small(name), 0.3, 1e-5

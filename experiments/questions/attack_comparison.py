@@ -18,7 +18,7 @@ from experiments.experiment import Experiment, Preset
 from tasks import task_named
 from testbed.attacks import ATTACKS
 from testbed.attacks.health import gradient_health
-from testbed.attacks.search import NEVER, NO_TARGETS, Trace, fresh_starts, search
+from testbed.attacks.search import NEVER, NO_TARGETS, Trace, fresh_starts, refuse_broken_trace, search
 from testbed.evaluation import exact
 from testbed.evaluation.samples import sampled_failures
 from testbed.evaluation.strength import search_gain, strength
@@ -123,6 +123,7 @@ def measure(config: Comparison, bench: Bench) -> dict[str, Any]:
         starts = fresh_starts(start_key, attack, objective, config.attackers)
         stream = jax.random.fold_in(search_key, zlib.crc32(name.encode()))
         trace = search(stream, attack, objective, starts, budget=config.budget, targets=known.targets)
+        refuse_broken_trace(objective, trace)
         trace = jax.device_get(trace)
         found[name], firsts[name] = account(objective, trace, budget)
         worth, price = strength(trace.margin, known.margins), trace.cost.forwards / objective.forwards

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from testbed.broken import refuse_broken
+from testbed.broken import refuse_broken, refuse_counted
 from testbed.devices import over_devices
 from testbed.objective import Objective
 
@@ -89,6 +89,7 @@ class Trace(NamedTuple):
       spent `[steps + 1]`: forward-pass equivalents an attacker had spent by then.
       cost: calls an attacker made in all (`Cost` of integer arrays).
       reached `[F]`: which of the known failures, if any were given, some attacker scored.
+      broken `[P]`: how many of the margins that an attacker scored were NaN; 0 for a sound model.
     """
 
     prompt: jax.Array
@@ -98,6 +99,7 @@ class Trace(NamedTuple):
     spent: jax.Array
     cost: Cost
     reached: jax.Array = NO_TARGETS
+    broken: jax.Array | int = 0
 
 
 def steps_within(attack: Attack, objective: Objective, budget: int) -> int:
@@ -171,7 +173,7 @@ def search(
         return reached.at[jnp.where(targets.at[place].get(mode="clip") == ranks, place, len(targets))].set(True)
 
     def one_step(carry, step):
-        state, best, margin, first, reached = carry
+        state, best, margin, first, reached, broken = carry
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         state, scored = jax.vmap(attack.step, (0, None, 0))(step_keys, objective, state)
         margins = comparable(scored.margins)
@@ -185,7 +187,8 @@ def search(
         best = jnp.where(better[:, None], candidate, best)
         margin = jnp.where(better, found, margin)
         reached = mark(reached, scored.prompts.reshape(-1, prompts.shape[1]))
-        return (state, best, margin, first, reached), margin
+        broken += jnp.isnan(scored.margins).sum(axis=1)
+        return (state, best, margin, first, reached, broken), margin
 
     margin = jax.vmap(objective.margin)(prompts)
     init_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, NEVER)
@@ -193,8 +196,9 @@ def search(
     first = jnp.where(margin <= 0, start.forwards, NEVER)
     targets = jnp.asarray(targets)
     reached = mark(jnp.zeros(len(targets), bool), prompts)
-    carry, curve = jax.lax.scan(one_step, (state, prompts, margin, first, reached), jnp.arange(steps))
-    _, best, best_margin, first, reached = carry
+    begun = (state, prompts, margin, first, reached, jnp.isnan(margin).astype(jnp.int32))
+    carry, curve = jax.lax.scan(one_step, begun, jnp.arange(steps))
+    _, best, best_margin, first, reached, broken = carry
     return Trace(
         prompt=best,
         margin=best_margin,
@@ -203,6 +207,7 @@ def search(
         spent=start.forwards + price.forwards * jnp.arange(steps + 1),
         cost=Cost(*(jnp.asarray(s + steps * p) for s, p in zip(start, price, strict=True))),
         reached=reached,
+        broken=broken,
     )
 
 
@@ -210,14 +215,24 @@ def attack_model(key: jax.Array, attack: Attack, objective: Objective, *, attack
     """`search` from `attackers` fresh starts of the attack's own.
 
     Raises:
-      FloatingPointError: the model's weights, or its margins at the starts, are NaN.
+      FloatingPointError: the model's weights are NaN, or any margin that was scored.
     """
     refuse_broken(objective.model)
     start_key, search_key = jax.random.split(key)
     starts = fresh_starts(start_key, attack, objective, attackers)
     trace = search(search_key, attack, objective, starts, budget=budget)
-    refuse_broken(objective.model, trace.curve)
+    refuse_broken_trace(objective, trace)
     return trace
+
+
+def refuse_broken_trace(objective: Objective, trace: Trace) -> None:
+    """Refuse a model that said NaN anywhere in a search, however finite the best margin is.
+
+    Raises:
+      FloatingPointError: it did; says how often.
+    """
+    margins = trace.cost.model // objective.forwards * len(trace.prompt)
+    refuse_counted(objective.model, trace.broken, margins)
 
 
 def fresh_starts(key: jax.Array, attack: Attack, objective: Objective, attackers: int) -> jax.Array:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 
@@ -25,18 +25,33 @@ def on_ray(
       cores: cores that Ray keeps for a run: 1 by default.
 
     Raises:
-      ValueError: Ray is not installed; or, once it is opened, no cluster is running.
+      ValueError: Ray is not installed, or no cluster is running.
     """
-    return _on_ray(extra_package("ray", "cluster"), workers, cores or 1)
+    ray = extra_package("ray", "cluster")
+    _refuse_without_cluster(ray)
+    return _on_ray(ray, workers, cores or 1)
 
 
-@contextlib.contextmanager
-def _on_ray(ray: ModuleType, workers: int | None, cores: int) -> Iterator[Place]:
-    joined = not ray.is_initialized()
+@cache
+def _refuse_without_cluster(ray: ModuleType) -> None:
+    """Join a cluster and leave it, so that one that is not running is told before any work; once a process."""
+    if _join(ray):
+        ray.shutdown()
+
+
+def _join(ray: ModuleType) -> bool:
+    """Join the cluster; returns whether this process had not joined it before."""
+    before = ray.is_initialized()
     try:
         ray.init(address="auto", ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
     except ConnectionError as error:
         raise ValueError("no Ray cluster is running; start one with `ray start --head`, or set RAY_ADDRESS") from error
+    return not before
+
+
+@contextlib.contextmanager
+def _on_ray(ray: ModuleType, workers: int | None, cores: int) -> Iterator[Place]:
+    joined = _join(ray)
     remote = ray.remote(num_cpus=cores, max_retries=RETRIES)(elsewhere)
 
     def do(work, watch):
