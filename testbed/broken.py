@@ -49,4 +49,6 @@ def refuse_counted(model, broken: jax.Array, total: int) -> None:
 
 def _refuse(model, broken: int, of: str) -> None:
     if broken:
-        raise FloatingPointError(f"model {type(model).__name__} {digest_of(model)} is broken: {broken:,} of {of} are NaN")
+        raise FloatingPointError(
+            f"model {type(model).__name__} {digest_of(model)} is broken: {broken:,} of {of} are NaN"
+        )
