@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.arm import Arm
+from experiments.arm import Arm, Plain, attack_of, defence_of, sizes_of
 from experiments.columns import task_of
 from experiments.reading import RECORDS
 from experiments.worklist import ABLATION, experiment_named, perform, runs_of
@@ -41,7 +41,7 @@ def run_of(record: dict[str, Any]) -> Run:
     """The run that a record is of.
 
     Raises:
-      ValueError: its experiment or config is not there any more.
+      ValueError: its experiment or config, or what that names, is not there any more.
     """
     name, task, like = record["experiment"], task_of(record), Arm()
     if name != ABLATION:
@@ -58,7 +58,27 @@ def run_of(record: dict[str, Any]) -> Run:
         raise ValueError(f"the code of {modules} is not what it was when the record was made; bring that version back")
     if run.id != record["run"]:
         raise ValueError(f"the record's config and seed make run {run.id}, not {record['run']}: it was edited")
+    refuse_unknown(config)
     return run
+
+
+def refuse_unknown(config: Any) -> None:
+    """Make sure that the tasks, attacks and defences that a config names, at any depth, are there.
+
+    Raises:
+      ValueError: one is not.
+    """
+    if not dataclasses.is_dataclass(config):
+        return
+    for field in dataclasses.fields(config):
+        refuse_unknown(getattr(config, field.name))
+    try:
+        if isinstance(config, Plain):
+            sizes_of(config)
+        if isinstance(config, Arm):
+            attack_of(config), defence_of(config.recipe)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the record's config names what is not there any more: {error}") from error
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

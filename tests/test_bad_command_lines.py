@@ -12,7 +12,7 @@ import pytest
 from command_line import command
 
 from experiments import evaluate, jobs, rerun
-from experiments.arm import Arm, Plain
+from experiments.arm import Arm, Plain, Recipe
 from tasks import TASKS
 from testbed.model import Transformer, model_config
 from testbed.runs import results
@@ -222,6 +222,11 @@ rounds=1,4                         | unknown argument 'rounds=1,4'; fields are v
 --rerun=FILES/other-config/*.json        | has other fields than Arm has now
 --rerun=FILES/text-attackers/*.json      | the record's config holds what Arm cannot
 --rerun=FILES/number-plain/*.json        | has other fields than Plain has now
+--rerun=FILES/other-attack/*.json        | unknown attack 'gcgg'; choose from
+--rerun=FILES/other-option/*.json        | names what is not there any more: gcg() got an unexpected keyword argument 'no_such'
+--rerun=FILES/other-task/*.json          | unknown task 'injry'; choose from
+--rerun=FILES/other-size/*.json          | task 'injury:no_such=1': injury() got an unexpected keyword
+--rerun=FILES/other-order/*.json         | names what is not there any more: 'no_such'
 --evaluate=                        | --evaluate= {EMPTY}
 --evaluate=,                       | --evaluate= {EMPTY}
 --evaluate=FILES/model,            | --evaluate= {EMPTY}
@@ -275,6 +280,13 @@ def files(tmp_path_factory):
     arm = Arm(Plain("injury"), rounds=2)
     whole = results.described("update_frequency", arm, 0) | {"seconds": 1, "provenance": {}, "measurements": {}}
     config = whole["config"]
+    gone = {
+        "other-attack": Arm(attack="gcgg"),
+        "other-option": Arm(options=(("no_such", 1),)),
+        "other-task": Arm(Plain("injry")),
+        "other-size": Arm(Plain("injury:no_such=1")),
+        "other-order": Arm(recipe=Recipe(order="no_such")),
+    }
     changes = {
         **{f"no-{name}": {name: None} for name in ("config", "experiment", "seed")},
         **{f"list-{name}": {name: [1]} for name in ("config", "experiment", "seed")},
@@ -282,6 +294,7 @@ def files(tmp_path_factory):
         "other-config": {"config": {"size": 1}},
         "text-attackers": {"config": config | {"attackers": "many"}},
         "number-plain": {"config": config | {"plain": 5}},
+        **{name: results.described("update_frequency", gone, 0) for name, arm in gone.items()},
     }
     for name, change in changes.items():
         record = {key: value for key, value in (whole | change).items() if value is not None}
