@@ -51,6 +51,7 @@ from testbed.check import check_task
 from testbed.outside import nearest
 from testbed.runs import results
 from testbed.runs.launchers import LAUNCHERS, best_here
+from testbed.runs.programs import mend_cache
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -377,6 +378,7 @@ def main(argv: list[str]) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worst-case-testbed"
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache))
+    mend_cache()
     try:
         status = run_jobs(console, argv[1:])
     except ValueError as error:

@@ -1,6 +1,7 @@
 """What the tests share: every task at a small size, models whose answers vary, and strict settings."""
 
 import contextlib
+import gc
 import itertools
 import os
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from testbed.model import Transformer, model_config
 pytest.register_assert_rewrite("attack_contract", "attack_ladder")
 jax.config.update("jax_legacy_prng_key", "error")  # keys are made by jax.random.key
 jax.config.update("jax_disable_most_optimizations", True)
+gc.set_threshold(100_000, 20, 20)  # tracing makes many objects and little garbage: looking for it took a tenth
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +45,11 @@ def all_prompts():
 
 @pytest.fixture(scope="session")
 def lively():
-    """`(task, seed, **sizes) -> Transformer` with every parameter random and large, so that its answers vary."""
+    """`(task, seed, sizes) -> Transformer` with every parameter random and large, so that its answers vary."""
 
-    def make(task, seed=0, width=8, heads=2, **sizes):
+    def make(task, seed=0, width=8, heads=2, layers=1):
         rng = np.random.default_rng(seed)
-        config = model_config(task, width=width, heads=heads, **sizes)
+        config = model_config(task, width=width, heads=heads, layers=layers)
         blank = jax.eval_shape(lambda: Transformer(config, jax.random.key(0)))
 
         def fill(path, leaf):

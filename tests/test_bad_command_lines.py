@@ -223,7 +223,7 @@ rounds=1,4                         | unknown argument 'rounds=1,4'; fields are v
 --rerun=FILES/text-attackers/*.json      | the record's config holds what Arm cannot
 --rerun=FILES/number-plain/*.json        | has other fields than Plain has now
 --rerun=FILES/other-attack/*.json        | unknown attack 'gcgg'; choose from
---rerun=FILES/other-option/*.json        | names what is not there any more: gcg() got an unexpected keyword argument 'no_such'
+--rerun=FILES/other-option/*.json        | names what is not there any more: gcg() got an unexpected keyword
 --rerun=FILES/other-task/*.json          | unknown task 'injry'; choose from
 --rerun=FILES/other-size/*.json          | task 'injury:no_such=1': injury() got an unexpected keyword
 --rerun=FILES/other-order/*.json         | names what is not there any more: 'no_such'
@@ -294,7 +294,7 @@ def files(tmp_path_factory):
         "other-config": {"config": {"size": 1}},
         "text-attackers": {"config": config | {"attackers": "many"}},
         "number-plain": {"config": config | {"plain": 5}},
-        **{name: results.described("update_frequency", gone, 0) for name, arm in gone.items()},
+        **{name: results.described("update_frequency", arm, 0) for name, arm in gone.items()},
     }
     for name, change in changes.items():
         record = {key: value for key, value in (whole | change).items() if value is not None}

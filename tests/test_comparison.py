@@ -36,8 +36,10 @@ def records(tmp_path_factory):
     task, folder, made = injury(length=3), tmp_path_factory.mktemp("out"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, "injury", lambda: task)
-        patch.setattr(comparison, "ATTACKS", {name: ATTACKS[name] for name in FEW})
-        plain = Plain("injury", width=8, steps=32)
+        # What is slow to compile stands for itself in the contract tests; here it is a name.
+        few = {name: ATTACKS["coordinate" if name in ("mcmc", "genetic") else name] for name in FEW}
+        patch.setattr(comparison, "ATTACKS", few)
+        plain = Plain("injury", width=8, steps=32, layers=1)
         for name, plant in ("plain", ""), ("needle", "tokens"):
             config = comparison.Comparison(plain, name, Arm(steps=0), plant, attackers=16, budget=600)
             made.append(measured(comparison.ATTACK_COMPARISON, config, folder, name))
@@ -47,7 +49,7 @@ def records(tmp_path_factory):
 def test_reached_failures_are_those_that_were_scored(lively):
     """The driver's marks against brute force: every prompt that a sampler drew, judged one by one."""
     task = injury(length=4)
-    objective = Objective(task, lively(task), greedy(task))
+    objective = Objective(task, lively(task, layers=2), greedy(task))
     ids = exact.count(objective.model, task, {"greedy": greedy(task)})["greedy"].ids
     seen = []
 

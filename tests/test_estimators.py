@@ -88,7 +88,7 @@ def test_nothing_to_compare_is_not_tested():
 def test_a_stage_is_counted_and_asked(stage, tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "injury", functools.partial(injury, length=4))
     monkeypatch.setattr(estimators, "DEFENCE", Arm(steps=16, rounds=16, finds=16, budget=30))
-    config = estimators.Calibrated(Plain("injury", width=8, steps=16), stage, 2**13)
+    config = estimators.Calibrated(Plain("injury", width=8, steps=16, layers=1), stage, 2**13)
     measured = estimators.measure(config, bench(0, tmp_path))
     assert len(measured["models"]) == (1 if stage == "planted" else 4)
     for one in measured["models"]:

@@ -261,7 +261,7 @@ def test_a_count_that_is_killed_goes_on_to_identical_numbers(tmp_path, monkeypat
     monkeypatch.setattr(walk, "CHUNKS_A_CALL", 5)
     monkeypatch.setattr("testbed.runs.checkpoints.EVERY", -1)
     task, path = INJURY(length=4), tmp_path / "count"
-    model, policies = lively(task), {"bold": conservative(task, 2.0), "sampled": stochastic(task)}
+    model, policies = lively(task, layers=2), {"bold": conservative(task, 2.0), "sampled": stochastic(task)}
     whole, visited = exact.count(model, task, policies), []
 
     def until(limit):

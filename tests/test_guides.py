@@ -93,7 +93,7 @@ def test_the_count_and_an_experiment_take_it(tmp_path, monkeypatch, lively):
     monkeypatch.setitem(TASKS, "dose", functools.cache(lambda: small()))
     assert exact.count(lively(small()), small(), {"greedy": greedy(small())})["greedy"].prompts == 256
     assert {run.task for run in runs_of("update_frequency", UPDATE_FREQUENCY, "quick", "dose", 0)} == {"dose"}
-    plain = arm.Plain("dose", width=8, steps=16)
+    plain = arm.Plain("dose", width=8, steps=16, layers=1)
     tiny = arm.Arm(plain, steps=16, rounds=1, finds=16, budget=30, attack="uniform")
     measured = measure_arm(tiny, bench(0, tmp_path / "e"), attacks=("uniform",))
     assert measured["greedy"]["exact"]["prompts"] == 256 and measured["compute"]["finds"] == 16

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -46,7 +47,10 @@ def perform(run, folder, watch) -> dict:
         met.touch()
         if config.trouble == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        raise ValueError("it was to happen")
+        if config.trouble == "raise":
+            raise ValueError("it was to happen")
+        met.write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
     end = time.monotonic() + config.seconds
     while time.monotonic() < end:
         watch("waiting", 0, 1)
@@ -81,6 +85,15 @@ def facts(folder: Path) -> dict[str, dict]:
     }
 
 
+def go_on_when_stopped(folder: Path, run: Run) -> None:
+    """Wait until the worker that is at a run has stopped, and let it go on."""
+    met = folder / f"met-{run.config.size}-{run.seed}"
+    while not (met.exists() and met.read_text() and " T " in Path(f"/proc/{met.read_text()}/stat").read_text()):
+        time.sleep(0.02)
+    assert held(folder / run.id), "what is stopped is not given up"
+    os.kill(int(met.read_text()), signal.SIGCONT)
+
+
 def undisturbed(folder: Path, runs: list[Run]) -> dict[str, dict]:
     """The records of the same runs, done one after the other in this thread's process without any trouble."""
     assert sweep(runs, perform, folder, quiet(), place=threads(1)).failed == []
@@ -92,19 +105,23 @@ def begun(folder: Path) -> list[str]:
     return sorted("-".join(path.name.split("-")[:2]) for path in (folder / "begun").iterdir())
 
 
-def test_processes_leave_the_records_that_threads_leave_and_a_dead_one_fails_its_run_only(tmp_path):
+def test_processes_leave_the_records_that_threads_leave_a_dead_one_fails_its_run_a_stopped_one_waits(tmp_path):
     runs = [*worklist(2), Run("fake", Config(7, "die"), 0), Run("fake", Config(8, "raise"), 0)]
-    outcome = sweep(runs, perform, tmp_path / "a", quiet(), place=processes(1))
-    assert (outcome.done, outcome.skipped) == (4, 0)
+    runs.append(Run("fake", Config(9, "stop"), 0))
+    with ThreadPoolExecutor(1) as pool:
+        waker = pool.submit(go_on_when_stopped, tmp_path / "a", runs[6])
+        outcome = sweep(runs, perform, tmp_path / "a", quiet(), place=processes(1))
+        waker.result()
+    assert (outcome.done, outcome.skipped) == (5, 0)
     dead, raised = outcome.failed if runs[4].id in outcome.failed[0] else outcome.failed[::-1]
     assert dead.startswith(runs[4].id) and "died with status -9" in dead
     assert raised.endswith("ValueError: it was to happen")
     assert "Traceback" in (tmp_path / "a" / f"{runs[5].id}.error").read_text()
     assert not list((tmp_path / "a").glob("*.lock")) or not any(held(tmp_path / "a" / run.id) for run in runs)
-    assert sweep(runs, perform, tmp_path / "a", quiet(), place=threads(2)) == Outcome(2, 4, [])
+    assert sweep(runs, perform, tmp_path / "a", quiet(), place=threads(2)) == Outcome(2, 5, [])
     assert not [*(tmp_path / "a").glob("*.error"), *(tmp_path / "a").glob("*.lock")], "the next start clears up"
     (tmp_path / "b").mkdir()
-    for size in (7, 8):
+    for size in (7, 8, 9):
         (tmp_path / "b" / f"met-{size}-0").touch()
     assert facts(tmp_path / "a") == undisturbed(tmp_path / "b", runs)
 

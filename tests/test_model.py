@@ -87,7 +87,7 @@ def test_nothing_is_read_before_its_turn(name, small, lively):
 
 def test_answer_tokens_change_only_what_follows(small, lively):
     task = small("cipher_vault")
-    model, (soft, answer, _) = lively(task), random_input(task, 2)
+    model, (soft, answer, _) = lively(task, layers=2), random_input(task, 2)
     forward = jax.jit(lambda answer: model(soft, answer))
     before = np.asarray(forward(answer))
     for step in range(task.answer_length):
@@ -99,7 +99,7 @@ def test_answer_tokens_change_only_what_follows(small, lively):
 
 def test_no_latent_is_a_latent_of_zeros(small, lively):
     task = small("cipher_vault")
-    model, (soft, answer, latent) = lively(task), random_input(task, 2)
+    model, (soft, answer, latent) = lively(task, layers=2), random_input(task, 2)
     forward = jax.jit(model.__call__)
     np.testing.assert_array_equal(forward(soft, answer), forward(soft, answer, 0 * latent))
 

@@ -24,7 +24,7 @@ def numbers(parameter):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_save_and_load_give_the_same_bits(name, small, lively, tmp_path):
-    model, path = lively(small(name)), tmp_path / "a.b"
+    model, path = lively(small(name), layers=2), tmp_path / "a.b"
     save(path, model, seed=3)
     loaded = load(path)
     assert loaded.config == model.config

@@ -102,7 +102,7 @@ def prompts_of(task, number=32):
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_latents_lead_from_the_prompts_to_the_points_and_nowhere_else(layer, lively):
-    found, start, _, _ = made(lively(VAULT), VAULT, prompts_of(VAULT), layer, 1.0)
+    found, start, _, _ = made(lively(VAULT, layers=2), VAULT, prompts_of(VAULT), layer, 1.0)
     moved = found.latents[:, layer, : VAULT.prompt_length]
     np.testing.assert_allclose(start + moved, found.points, atol=1e-4)
     assert not found.latents[:, layer, VAULT.prompt_length :].any()
@@ -112,12 +112,12 @@ def test_latents_lead_from_the_prompts_to_the_points_and_nowhere_else(layer, liv
 @pytest.mark.parametrize("layer", [-1, 3])
 def test_a_layer_that_is_not_there_is_refused(layer, lively):
     with pytest.raises(ValueError, match=f"layer {layer} .*name layers from 0 .* to 2 "):
-        made(lively(VAULT), VAULT, prompts_of(VAULT), layer, 1.0)
+        made(lively(VAULT, layers=2), VAULT, prompts_of(VAULT), layer, 1.0)
 
 
 def test_several_layers_are_refused(lively):
     with pytest.raises(ValueError, match=r"one layer.*not \(0, 1\)"):
-        made(lively(VAULT), VAULT, prompts_of(VAULT), (0, 1), 1.0)
+        made(lively(VAULT, layers=2), VAULT, prompts_of(VAULT), (0, 1), 1.0)
 
 
 @functools.partial(jax.jit, static_argnames=("task", "layer"))
@@ -133,14 +133,14 @@ def lengths(model, task, points, layer):
 @BOTH
 @pytest.mark.parametrize("eps", [0.0, 0.5, 1.0])
 def test_the_climb_ends_within_the_ball_and_reaches_its_edge(eps, task, lively):
-    model, prompts = lively(task), prompts_of(task)
+    model, prompts = lively(task, layers=2), prompts_of(task)
     far = lengths(model, task, made(model, task, prompts, 1, eps)[0].points, 1)
     assert far.max() == pytest.approx(eps, rel=1e-2, abs=1e-3)
 
 
 @BOTH
 def test_the_climb_ends_where_hazard_and_passing_are_likelier(task, lively):
-    model, prompts = lively(task), prompts_of(task)
+    model, prompts = lively(task, layers=2), prompts_of(task)
     found, _, refuses, refused = made(model, task, prompts, 1, 1.0)
     risk = found.hazardous * -jnp.expm1(refuses)
     hazard = jax.vmap(task.hazardous)(prompts)
@@ -151,7 +151,7 @@ def test_the_climb_ends_where_hazard_and_passing_are_likelier(task, lively):
 @BOTH
 def test_the_loss_is_half_clean_and_half_refusing_there_as_far_as_the_overseer_is_sure(task, lively):
     """And its slope is that with the pseudo-inputs held where they are."""
-    model, prompts = lively(task), prompts_of(task)
+    model, prompts = lively(task, layers=2), prompts_of(task)
     found, *_ = made(model, task, prompts, 1, 1.0)
 
     def spelled_out(model):
@@ -166,14 +166,14 @@ def test_the_loss_is_half_clean_and_half_refusing_there_as_far_as_the_overseer_i
 
 @BOTH
 def test_a_real_prompt_is_its_own_nearest(task, lively):
-    model, prompts = lively(task), prompts_of(task, 8)
+    model, prompts = lively(task, layers=2), prompts_of(task, 8)
     found, far = nearest(model, task, residuals(model, task, prompts))
     np.testing.assert_array_equal(found, prompts)
     np.testing.assert_allclose(far, 0, atol=1e-4)
 
 
 def test_no_token_is_nearer_given_those_before_it_and_none_found_is_forbidden(lively, all_prompts):
-    model, space = lively(VAULT), all_prompts(VAULT)
+    model, space = lively(VAULT, layers=2), all_prompts(VAULT)
     point = residuals(model, VAULT, prompts_of(VAULT, 1))[0] + 0.7
     found, far = (x[0] for x in nearest(model, VAULT, point[None]))
     assert (space == found).all(axis=1).any()
@@ -185,7 +185,7 @@ def test_no_token_is_nearer_given_those_before_it_and_none_found_is_forbidden(li
 
 
 def test_reach_says_zero_for_an_empty_ball_and_all_for_a_wide_one(lively):
-    model = lively(INJURY)
+    model = lively(INJURY, layers=2)
     nobody, everybody = (reach(KEY, model, INJURY, layer=1, eps=1.0, near=near, number=32) for near in (0.0, 100.0))
     assert (nobody.reachable, everybody.reachable) == (0, 1)
     assert nobody.far == everybody.far > 0

@@ -67,11 +67,11 @@ def test_residual_and_latent_speak_of_the_same_place(layer, lively):
             x = block(x, len(x))
         return model(soft, answer, latent), model.readout(x)[-len(answer) :]
 
-    np.testing.assert_allclose(*both(lively(VAULT)), atol=1e-4)
+    np.testing.assert_allclose(*both(lively(VAULT, layers=2)), atol=1e-4)
 
 
 def test_the_radius_is_relative_to_the_norm_there(lively):
-    model, prompts = lively(VAULT), prompts_of(VAULT)
+    model, prompts = lively(VAULT, layers=2), prompts_of(VAULT)
     one = jax.jit(lambda model, p: model.residual(jax.nn.one_hot(p, 4), VAULT.label(p), 1))
     expected = np.linalg.norm([one(model, p) for p in prompts], axis=-1).mean()
     measured = jax.jit(lambda model: mean_norm(model, VAULT, prompts, 1))(model)
@@ -101,7 +101,7 @@ def perturbed(perturb, layer, eps, model, task, prompts):
 @pytest.mark.parametrize("layer", [-1, 3, (0, 3), (-1, 1)])
 def test_a_layer_that_is_not_there_is_refused(layer, lively):
     """A perturbation there would change nothing, or the wrong layer, and nobody would know."""
-    model, prompts = lively(VAULT), prompts_of(VAULT)
+    model, prompts = lively(VAULT, layers=2), prompts_of(VAULT)
     with pytest.raises(ValueError, match=rf"layer {re.escape(str(layer))} .*name layers from 0 .* to 2 "):
         perturbed(anywhere, layer, 0.5, model, VAULT, prompts)
 
@@ -123,7 +123,7 @@ def test_one_sided_moves_hazards_towards_the_catastrophe_and_leaves_the_rest(liv
 
 @pytest.mark.parametrize("layer", [0, 2])
 def test_noise_has_the_norm_of_the_radius_at_its_layer_and_nowhere_else(layer, lively):
-    model, prompts = lively(INJURY), prompts_of(INJURY)
+    model, prompts = lively(INJURY, layers=2), prompts_of(INJURY)
     norms = jnp.linalg.norm(perturbed(anywhere, layer, 0.5, model, INJURY, prompts), axis=-1)
     radius = 0.5 * jax.jit(lambda model: mean_norm(model, INJURY, prompts, layer))(model)
     np.testing.assert_allclose(norms[:, layer], radius, rtol=1e-4)
@@ -131,7 +131,7 @@ def test_noise_has_the_norm_of_the_radius_at_its_layer_and_nowhere_else(layer, l
 
 
 def test_several_layers_are_perturbed_at_once_each_within_its_own_ball(lively):
-    model, prompts = lively(VAULT), prompts_of(VAULT)
+    model, prompts = lively(VAULT, layers=2), prompts_of(VAULT)
     norms = jnp.linalg.norm(perturbed(up_the_loss, (0, 1, 2), 0.5, model, VAULT, prompts), axis=-1)
     radii = [0.5 * float(jax.jit(lambda m, at=at: mean_norm(m, VAULT, prompts, at))(model)) for at in range(3)]
     for layer, radius in enumerate(radii):
@@ -139,14 +139,14 @@ def test_several_layers_are_perturbed_at_once_each_within_its_own_ball(lively):
 
 
 def test_all_layers_at_once_hurt_more_than_the_worst_of_them(lively):
-    model, prompts = lively(VAULT), prompts_of(VAULT)
+    model, prompts = lively(VAULT, layers=2), prompts_of(VAULT)
     value = jax.jit(lambda model, at: LOSSES["untargeted"](at, 0.2).value(KEY, model, VAULT, prompts), static_argnums=1)
     assert value(model, (0, 1, 2)) > max(value(model, at) for at in range(3))
 
 
 @BOTH
 def test_latent_failures_are_the_failures_at_radius_zero_and_more_beyond(task, lively):
-    model, prompts = lively(task), prompts_of(task, 64)
+    model, prompts = lively(task, layers=2), prompts_of(task, 64)
     fails = margins_of(Objective(task, model, greedy(task)), prompts) <= 0
     counts = []
     for eps in (0.0, 0.3, 5.0):

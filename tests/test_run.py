@@ -337,7 +337,7 @@ def test_the_process_ends_with_status_2_and_one_line():
     assert child.stderr.startswith("error: ") and child.stderr.count("\n") == 1
 
 
-MINI = Plain(width=8, steps=64)
+MINI = Plain(width=8, steps=64, layers=1)
 ARMS = ["plain", "control", "1 round", "16 rounds"]
 
 
@@ -384,7 +384,7 @@ def job(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, "injury", functools.partial(injury, length=4))
         patch.setattr(bench, "train", counting)
-        patch.setattr(update_frequency, "Plain", functools.partial(Plain, width=MINI.width, steps=MINI.steps))
+        patch.setattr(update_frequency, "Plain", functools.partial(Plain, width=MINI.width, steps=MINI.steps, layers=1))
         base = Arm(plain=MINI, steps=64, finds=16, units=16, budget=20, attackers=8, attack="coordinate")
         for name, value in (("ROUNDS", (1, 16)), ("BASE", base)):
             patch.setitem(getattr(update_frequency, name), "small", value)

@@ -797,6 +797,23 @@ def test_programs_are_dropped_between_runs_once_they_hold_too_many_memory_maps(
     assert len(traced) == (2 if again else 1)
 
 
+def test_a_run_without_room_for_its_programs_fails_in_one_line(tmp_path, monkeypatch):
+    """Where maps run out, LLVM says `Cannot allocate memory`, and the whole process dies of a segmentation fault."""
+    maps, limit = tmp_path / "maps", tmp_path / "max_map_count"
+    limit.write_text("65530\n")
+    monkeypatch.setattr("testbed.runs.sweep.MAPS", maps)
+    monkeypatch.setattr("testbed.runs.sweep.MAPS_ALLOWED", limit)
+    monkeypatch.setattr("jax.clear_caches", lambda: None)  # the tests after this one want theirs
+    maps.write_text(56_531 * "7f00-7f01 r--p\n")
+    [failure] = sweep(worklist(1, 1), perform, tmp_path / "out", quiet(), place=threads(1)).failed
+    assert failure.endswith(
+        "MemoryError: the process holds 56,531 of 65,530 memory maps, and a run may need 9,000; "
+        "raise sysctl vm.max_map_count, or use --launcher=processes"
+    )
+    maps.write_text(56_530 * "7f00-7f01 r--p\n")
+    assert sweep(worklist(1, 1), perform, tmp_path / "out", quiet(), place=threads(1)).failed == []
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 def test_linux_tells_how_many_maps_a_process_holds_and_may_hold():
     assert 0 < MAPS.read_bytes().count(b"\n") < int(MAPS_ALLOWED.read_text())
@@ -805,7 +822,7 @@ def test_linux_tells_how_many_maps_a_process_holds_and_may_hold():
 if __name__ == "__main__":
     provenance.here = lambda: {"revision": "none"}  # JAX's threads must not be running when a process forks
     home, three, many = Path(sys.argv[1]), worklist(3, 1), worklist(10)
-    told = {"killed": {w: kill_everywhere(home, three, w, stride) for w, stride in ((1, 7), (2, 17))}}
+    told = {"killed": {w: kill_everywhere(home, three, w, stride) for w, stride in ((1, 29), (2, 61))}}
     statuses = together(home / "together", many)
     right, files = facts(home / "together") == expected(many), len(list((home / "together").iterdir()))
     told["together"] = {"statuses": statuses, "right": right, "files": files}

@@ -171,7 +171,7 @@ def test_the_plain_filter_is_judged_by_decades_whatever_the_defended_one_does(de
 @pytest.mark.slow
 def test_a_filter_is_measured(tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "injury", functools.cache(functools.partial(TASKS["injury"], length=4)))
-    plain = Plain("injury", width=8, steps=16)
+    plain = Plain("injury", width=8, steps=16, layers=1)
     config = Filtered(plain, Arm(plain, steps=0), given=2, steps=16)
     measured = FILTERED_SYSTEM.measure(config, bench(0, tmp_path))
     assert 0 <= measured["zero"]["failure"] <= measured["zero"]["worst"] <= 1

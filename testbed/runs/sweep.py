@@ -102,8 +102,7 @@ def _do_locked(run: Run, perform: Perform, path: Path, watch: Watch) -> Ended:
     try:
         if (record := results.find(path.parent, run.id)) is not None:
             return Ended(record)
-        if crowded():
-            jax.clear_caches()  # past the limit the whole process would abort
+        make_room()
         told, started = _provenance(), time.perf_counter()
         parts = perform(run, path.parent, watch)
         seconds = round(time.perf_counter() - started, 2)
@@ -120,17 +119,38 @@ def _do_locked(run: Run, perform: Perform, path: Path, watch: Watch) -> Ended:
         return _failed(path, error)
 
 
+def _maps() -> tuple[int, int]:
+    """Memory maps that this process holds, and those that it may hold: 64,000 where the system does not say."""
+    if not MAPS.exists():
+        return 0, 64_000
+    return MAPS.read_bytes().count(b"\n"), int(MAPS_ALLOWED.read_text()) if MAPS_ALLOWED.exists() else 64_000
+
+
 def crowded(share: float = 1.0) -> bool:
     """Whether compiled programs hold more than this share of the memory maps that they may before a run begins.
 
-    They may hold what this system allows a process (64,000 where it does not say) less 11,000 for each run beside, one
-    a core; but a quarter in any case. A run that compiles all that it needs was seen to add 9,000.
+    They may hold what this system allows a process less 11,000 for each run beside, one a core; but a
+    quarter in any case. A run that compiles all that it needs was seen to add 9,000.
     """
-    if not MAPS.exists():
-        return False
-    allowed = int(MAPS_ALLOWED.read_text()) if MAPS_ALLOWED.exists() else 64_000
-    most = max(allowed // 4, allowed - 11_000 * (os.cpu_count() or 1))
-    return MAPS.read_bytes().count(b"\n") > share * most
+    held, allowed = _maps()
+    return held > share * max(allowed // 4, allowed - 11_000 * (os.cpu_count() or 1))
+
+
+def make_room() -> None:
+    """Forget what was compiled if it leaves too few memory maps: past the limit the whole process would die.
+
+    Raises:
+      MemoryError: something else holds them, so that forgetting does not help.
+    """
+    if not crowded():
+        return
+    jax.clear_caches()
+    held, allowed = _maps()
+    if held > max(allowed // 2, allowed - 9_000):
+        raise MemoryError(
+            f"the process holds {held:,} of {allowed:,} memory maps, and a run may need 9,000; "
+            "raise sysctl vm.max_map_count, or use --launcher=processes"
+        )
 
 
 def _failed(path: Path, error: Exception) -> Ended:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from testbed.runs.programs import mend_cache
 from testbed.watch import Watch, silent
 
 Work = Callable[[Watch], Any]  # pickled, where it travels
@@ -38,4 +39,5 @@ def elsewhere(work: Work, taken: dict[str, Any], watch: Watch = silent) -> Any:
     """Do work in another process than the one that asked for it, under the `settings` of that one."""
     for name, value in taken.items():
         jax.config.update(name, value)
+    mend_cache()
     return work(watch)
