@@ -4,14 +4,18 @@ import dataclasses
 import itertools
 from typing import Any
 
+import jax
+
 from tasks import task_named
-from testbed.attacks import attack_named
 from testbed.attacks.search import Attack
-from testbed.kinds import KINDS, Config, own_sizes
+from testbed.evaluation.walk import countable
+from testbed.kinds import KINDS, Config, build, own_sizes
 from testbed.training.defence import LOSSES, Defence, Lesson, Selection
 from testbed.training.latent import USUAL_ASCENT, Ascent, Layers
+from testbed.training.oracle import finder_named
 from testbed.training.rounds import Schedule
 from testbed.training.selection import ORDERS, REPLAYS
+from testbed.training.source import Source
 
 EVALUATION = ("uniform", "coordinate", "gcg", "auto")
 
@@ -26,7 +30,7 @@ class Plain:
     """What a plain model depends on, besides its seed: its task, its sizes and how it is trained.
 
     `model` is a kind of `testbed.kinds.KINDS`. A transformer has a width, layers and heads, a machine
-    has bits, a hidden width, and tables by position if it is `positional`.
+    has bits, a hidden width, and tables by position if it is `positional`. `b2` is AdamW's.
     """
 
     task: str = "injury"
@@ -41,6 +45,7 @@ class Plain:
     bits: int = added(16)
     hidden: int = added(64)
     positional: bool = added(False)
+    b2: float = added(0.999)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +91,11 @@ class Arm:
       steps: gradient steps of the defence; 0 leaves the plain model alone.
       rounds, finds, units: as in `Schedule`; 0 rounds is the control, the same steps without attacks.
       budget: margins that a find may cost, that is: prompts scored.
-      attack: the attack trained against, by name.
+      attack: the attack trained against, by name; or a source of `testbed.training.oracle.SOURCES`.
       attackers: attackers of each attack in the evaluation; with 0 it has no attacks.
       recipe: what training makes of the finds, and what its loss sees.
       label: what the arm is called, if its rounds don't say it all.
-      learning_rate, batch, weight_decay: of the defence's steps. The rate is half the plain peak:
+      learning_rate, batch, weight_decay, b2: of the defence's steps. The rate is half the plain peak:
         fine-tuning, not training anew.
       options: parameters of the attack, as pairs of name and value, sorted.
 
@@ -112,6 +117,7 @@ class Arm:
     batch: int = added(256)
     weight_decay: float = added(1e-2)
     options: tuple[tuple[str, Any], ...] = added(())
+    b2: float = added(0.999)
 
     def __post_init__(self):
         if self.attackers < 0:
@@ -141,16 +147,32 @@ def labelled(config: Any, name: str) -> Any:
     return bare if bare.name == name else dataclasses.replace(bare, label=name)
 
 
-def attack_of(arm: Arm) -> Attack:
-    """The attack that an arm trains against, with its parameters."""
-    return attack_named(arm.attack)(**dict(arm.options))
+def attack_of(arm: Arm) -> Attack | Source:
+    """What an arm trains against, with its parameters: an attack, or a source as the oracle.
+
+    Raises:
+      ValueError: a source is asked where failures are not counted.
+    """
+    attack = finder_named(arm.attack)(**dict(arm.options))
+    if isinstance(attack, Source) and not is_counted(arm.plain):
+        raise ValueError(
+            f"attack {arm.attack} draws from all failures, and on {arm.plain.task} those of a {arm.plain.model} are "
+            "not counted; choose a smaller task, or model=machine on a task with an automaton"
+        )
+    return attack
+
+
+def is_counted(plain: Plain) -> bool:
+    """Whether failures of a model are counted: in a small space, or of a machine on a task with an automaton."""
+    sizes = sizes_of(plain)
+    return countable(task_named(plain.task), jax.eval_shape(lambda: build(jax.random.key(0), sizes)))
 
 
 def schedule_of(arm: Arm) -> Schedule:
     """The schedule of an arm's defence."""
     return Schedule(
         steps=arm.steps, rounds=arm.rounds, finds=arm.finds, budget=arm.budget, units=arm.units,
-        batch=arm.batch, learning_rate=arm.learning_rate, weight_decay=arm.weight_decay,
+        batch=arm.batch, learning_rate=arm.learning_rate, weight_decay=arm.weight_decay, b2=arm.b2,
     )  # fmt: skip
 
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.arm import Arm, Plain, Recipe
-from testbed.attacks import attack_named
 from testbed.kinds import KINDS
 from testbed.outside import nearest
 from testbed.training.defence import LOSSES
+from testbed.training.oracle import finder_named
 from testbed.training.selection import ORDERS, REPLAYS
 
 BASE = Arm(rounds=16)  # what the fields that are not named hold: sixteen rounds of gcg on 512 finds
@@ -36,7 +36,7 @@ def fields(attacks: Sequence[str]) -> dict[str, Any]:
                 known[f"{part}.{field.name}" if part else field.name] = field.default
     known["rounds"] = BASE.rounds
     for attack in attacks:
-        for parameter in inspect.signature(attack_named(attack)).parameters.values():
+        for parameter in inspect.signature(finder_named(attack)).parameters.values():
             if isinstance(parameter.default, int | float | str):
                 known[f"attack.{parameter.name}"] = parameter.default
     return known
@@ -78,7 +78,7 @@ def value_of(name: str, text: str, default: Any) -> Any:
         if choices and text not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, not {text!r}{nearest(text, choices)}")
         if name == "attack":
-            attack_named(text)
+            finder_named(text)
         return text
     raise ValueError(f"{name} must be {kinds.get(kind, 'text')}, not {text!r}")
 
@@ -129,7 +129,7 @@ def _texts(name: str, values: Any) -> tuple[str, ...]:
 
 def _refuse_unknown_option(axis: Axis, attacks: Sequence[str]) -> None:
     part, _, option = axis.name.rpartition(".")
-    without = [a for a in attacks if option not in inspect.signature(attack_named(a)).parameters]
+    without = [a for a in attacks if option not in inspect.signature(finder_named(a)).parameters]
     if part == "attack" and without:
         raise ValueError(f"attack {without[0]} has no parameter {option!r}, so it cannot be varied together with it")
 

@@ -116,7 +116,7 @@ def plain_parts(plain: Plain):
     """Task, sizes and schedule of a plain model."""
     task = task_named(plain.task)
     sizes = sizes_of(plain)
-    recipe = dict(batch=plain.batch, learning_rate=plain.learning_rate, weight_decay=plain.weight_decay)
+    recipe = dict(batch=plain.batch, learning_rate=plain.learning_rate, weight_decay=plain.weight_decay, b2=plain.b2)
     return task, sizes, Schedule(steps=plain.steps, **recipe)
 
 
@@ -216,7 +216,7 @@ def defended_model(bench: Bench, arm: Arm, stream: str = "defence") -> Defended:
         state, key = state_file(bench.folder, name), bench.key(stream)
         model, history = train(key, plain, task, schedule, attack=attack, defence=defence, watch=show, checkpoint=state)
         found = [round(float(share), 4) for share in history.found]
-        fails = confirm(Objective(task, model, greedy(task)), history.pool) if arm.rounds else None
+        fails = confirm(Objective(task, model, greedy(task)), history.pool) if len(history.pool) else None
         fit = None if fails is None else float(1 - fails.mean())
         notes = {"task": arm.plain.task, "seed": bench.seed, "arm": arm.name, "found": found, "fit": fit}
         return model, notes | {"labels": labels_of(arm, history.pool)}

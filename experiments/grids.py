@@ -2,17 +2,12 @@
 
 import dataclasses
 
-from experiments.arm import Arm
-from tasks import task_named
-from testbed.evaluation import exact
+from experiments.arm import Arm, is_counted
 
 
 def unattacked(arms: dict[str, Arm]) -> dict[str, Arm]:
     """The arms, evaluated without attacks where every prompt is judged: no attack finds more, and it takes minutes."""
-    return {
-        name: dataclasses.replace(arm, attackers=0) if exact.countable(task_named(arm.plain.task)) else arm
-        for name, arm in arms.items()
-    }
+    return {name: dataclasses.replace(arm, attackers=0) if is_counted(arm.plain) else arm for name, arm in arms.items()}
 
 
 def with_finds(arm: str, finds: int, usual: int) -> str:

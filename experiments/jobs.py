@@ -14,6 +14,7 @@ from rich.table import Table
 
 import experiments
 from experiments import columns, export, tables
+from experiments.arm import attack_of
 from experiments.experiment import Verdict, judge
 from experiments.page import is_ours, results_page
 from experiments.reading import figures_of, frame_of
@@ -21,7 +22,6 @@ from experiments.report import index, report
 from experiments.worklist import Job, perform
 from tasks import task_named
 from testbed import plots
-from testbed.attacks import attack_named
 from testbed.attacks.search import short_of_steps
 from testbed.objective import Objective
 from testbed.policy import greedy
@@ -29,6 +29,7 @@ from testbed.runs import results
 from testbed.runs.packing import pack
 from testbed.runs.sweep import crowded, status, sweep
 from testbed.training import rounds
+from testbed.training.source import Source
 
 REPORT = "report.html"
 SHOWN = ("svg", "png")  # formats that a page can show; the shipped figures are SVG, a tenth of PNG's size in git
@@ -127,7 +128,9 @@ def _short_search(run) -> str:
     if not isinstance(arm, experiments.Arm) or not arm.rounds or not arm.steps:
         return ""
     task = task_named(arm.plain.task)
-    attack = attack_named(arm.attack)(**dict(arm.options))
+    attack = attack_of(arm)
+    if isinstance(attack, Source):
+        return ""
     complaint = short_of_steps(attack, Objective(task, None, greedy(task)), arm.budget)
     return f"{run.task}: {complaint}" if complaint else ""
 

@@ -8,6 +8,7 @@ from experiments.experiment import Experiment
 from tasks import TASKS, task_named
 from testbed.attacks import ATTACKS
 from testbed.task import space_size
+from testbed.training.oracle import SOURCES
 
 
 def show_list(console: Console) -> None:
@@ -19,6 +20,7 @@ def show_list(console: Console) -> None:
             (name, f"{space_size(task_named(name)):,}", first_line(make)) for name, make in TASKS.items()
         ],
         "attacks": [(name, "", first_line(make)) for name, make in ATTACKS.items()],
+        "in place of an attack, for training only": [(name, "", first_line(make)) for name, make in SOURCES.items()],
         "experiments, with runs and minutes on two cores": [
             (name, "\n".join(_sizes(name, experiment)), experiment.question) for name, experiment in asked.items()
         ],

@@ -60,7 +60,7 @@ def _account(task: Task, policy: Policy, judged: Judged, kinds, clean, ids) -> C
         safe=int(safe.sum()),
         checksum=int((ids.astype(np.uint64) ** 2).sum()),
         failures=float(failure.sum()),
-        ids=ids[:0] if policy.stochastic else _bounded(ids[fails]),
+        ids=ids[:0] if policy.stochastic else bounded(ids[fails]),
         levels={float(level): float(n) for level, n in zip(levels, by_level, strict=True)},
         egregious=float(failure[judged.egregiousness >= EGREGIOUS].sum()),
         fragile=int((np.abs(judged.margin) < FRAGILE).sum()),
@@ -74,7 +74,7 @@ def _account(task: Task, policy: Policy, judged: Judged, kinds, clean, ids) -> C
     )
 
 
-def _bounded(ids: np.ndarray) -> np.ndarray:
+def bounded(ids: np.ndarray) -> np.ndarray:
     """`ids`, or if they are more than `MOST_IDS` those with the smallest hash: the same sample in whatever parts."""
     if len(ids) <= MOST_IDS:
         return ids
@@ -94,7 +94,7 @@ def _merge(a: Count, b: Count) -> Count:
     return Count(
         **{name: None if getattr(a, name) is None else getattr(a, name) + getattr(b, name) for name in _SUMS},
         checksum=(a.checksum + b.checksum) % 2**64,
-        ids=_bounded(np.concatenate([a.ids, b.ids])),
+        ids=bounded(np.concatenate([a.ids, b.ids])),
         levels={level: a.levels.get(level, 0) + b.levels.get(level, 0) for level in sorted({*a.levels, *b.levels})},
         worst_margin=worst.worst_margin,
         worst_prompt=worst.worst_prompt,

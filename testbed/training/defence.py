@@ -10,6 +10,7 @@ from testbed.training.losses import PLAIN, Loss
 from testbed.training.pseudo_inputs import pseudo
 from testbed.training.schedule import Schedule
 from testbed.training.selection import Order, Replay, anyone, evenly
+from testbed.training.source import Source
 
 LOSSES: dict[str, Callable[..., Loss]] = {
     "plain": lambda *where: PLAIN,
@@ -67,9 +68,9 @@ class Defence(NamedTuple):
 USUAL = Defence()
 
 
-def attack_cost(schedule: Schedule, attack: Attack, objective: Objective, defence: Defence = USUAL) -> Cost:
-    """Calls that all the attack units of a run make, exactly."""
-    if not schedule.rounds:
+def attack_cost(schedule: Schedule, attack: Attack | Source, objective: Objective, defence: Defence = USUAL) -> Cost:
+    """Calls that all the attack units of a run make, exactly; a source makes none."""
+    if not schedule.rounds or isinstance(attack, Source):
         return Cost(0, 0, 0)
     steps, step = steps_within(attack, objective, schedule.budget), attack.cost(objective)
     once, attackers = Cost(objective.forwards, 0, 1), schedule.finds * defence.selection.candidates

@@ -1,81 +1,75 @@
-"""The oracle: training on prompts drawn from all failures, and from all false alarms, of the current model.
+"""The oracle: prompts drawn from all failures, and from all false alarms, of the current model.
 
-It is an upper limit. No real attacker knows the failures; a machine's are known by their paths
-(`testbed.evaluation.paths`), whatever the size of the space. False alarms belong to it: a model that learns from
-failures alone refuses most safe prompts.
+It is an upper limit that no real attacker has. Nobody else knows all failures; here they are counted, or known by
+their paths (`testbed.evaluation.wrong`). False alarms belong to it: a model that learns from failures alone refuses
+most safe prompts.
 """
 
+import functools
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from testbed.evaluation.paths import draw, graph_of, wrong_ends
-from testbed.machine import Machine
+from testbed.attacks import ATTACKS
+from testbed.attacks.search import Attack
+from testbed.evaluation import exact, paths, wrong
+from testbed.outside import called
 from testbed.task import Task
-from testbed.training.defence import USUAL, Lesson
-from testbed.training.rounds import History, State, begin, refuse_nan, train_unit
-from testbed.training.schedule import Schedule, Unit, units
+from testbed.training.source import Finds, Source
 
 
-def wrong_prompts(key: jax.Array, model: Machine, task: Task, number: int) -> tuple[np.ndarray, int]:
-    """`number` prompts `[number, T]` that the model answers wrongly, and how many of them fail.
+def wrong_prompts(key: jax.Array, model, task: Task, number: int, failures: float = 0.5) -> Finds:
+    """At most `number` prompts that the model answers wrongly, a share `failures` of them failing.
 
-    Half are uniform over all failures, half over all false alarms. Where there are none of one kind, all are of the
-    other; where there are none at all, the result is empty.
+    The others are false alarms. Where there are none of one kind, all are of the other if that is wanted at all; where
+    there are none, the result is empty.
 
     Raises:
-      ValueError: as `testbed.evaluation.paths.graph_of`.
+      ValueError: as `testbed.evaluation.wrong.wrong_kinds`.
     """
-    graph = graph_of(model, task)
-    failing, refused = wrong_ends(model, task, graph)
-    share = 0 if not failing.any() else number if not refused.any() else number // 2
-    drawn = [np.zeros((0, task.prompt_length), np.int32)]
-    for stream, wanted, size in ((0, failing, share), (1, refused, (number - share) * refused.any())):
-        if size:
-            drawn.append(draw(jax.random.fold_in(key, stream), graph, task, wanted=wanted, number=int(size)))
-    return np.concatenate(drawn), share
+    failing = round(number * failures)
+    wanted, kinds, drawn = (failing, number - failing), wrong.wrong_kinds(model, task), []
+    alone = sum(kind.any for kind in kinds) == 1
+    for stream, (kind, size) in enumerate(zip(kinds, wanted, strict=True)):
+        size = (number if alone else size) * (kind.any and size > 0)
+        nothing = np.zeros((0, task.prompt_length), np.int32)
+        drawn.append(kind.draw(jax.random.fold_in(key, stream), size) if size else nothing)
+    return Finds(np.concatenate(drawn), len(drawn[0]) / max(sum(map(len, drawn)), 1))
 
 
-def train_with_oracle(
-    key: jax.Array,
-    model: Machine,
-    task: Task,
-    schedule: Schedule,
-    *,
-    lesson: Lesson = USUAL.lesson,
-    watch: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Machine, History]:
-    """Train a machine in rounds, as `testbed.training.rounds.train` does, with the oracle in place of an attack.
+@functools.cache
+def _code() -> str:
+    """A digest of the modules that draw."""
+    files = (__file__, paths.__file__, wrong.__file__, exact.__file__)
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
-    The schedule's budget buys nothing: the oracle pays no calls. By default a batch is half clean, and half of what
-    all rounds drew. `History.found` is the share of failures among what was drawn.
+
+def oracle(failures: float = 0.5) -> Source:
+    """Draws from all failures and all false alarms: an upper limit that no real attacker has.
+
+    Args:
+      failures: the share of failures among the finds; the others are false alarms.
 
     Raises:
-      ValueError: the schedule has no rounds, or the model cannot be counted by paths.
-      FloatingPointError: the loss became NaN or infinite.
+      ValueError: the share is not between 0 and 1.
     """
-    if not schedule.rounds:
-        raise ValueError("an oracle is asked in rounds; give the schedule at least 1")
-    work, state = units(schedule), begin(model, task, schedule)
-    losses, found = [], []
-    for done, unit in enumerate(map(Unit, *work)):
-        if unit.attacks:
-            state, share = _ask(jax.random.fold_in(key, unit.number), state, task, schedule.finds // schedule.units)
-            found.append(share)
-        else:
-            state, row = train_unit(key, state, unit, task, descent=schedule.descent, lesson=lesson)
-            refuse_nan(row, unit.number, schedule)
-            losses.append(np.asarray(row))
-        watch(done + 1, len(work.number))
-    return state.model, History(np.concatenate(losses), np.array(found, np.float32), np.asarray(state.pool))
+    if not 0 <= failures <= 1:
+        raise ValueError(f"oracle failures must be a share between 0 and 1, not {failures}")
+    ask = functools.partial(wrong_prompts, failures=failures)
+    return Source("oracle", ask, f"oracle {failures} {_code()}")
 
 
-def _ask(key: jax.Array, state: State, task: Task, room: int) -> tuple[State, float]:
-    """Fill the pool's next `room` places; they stay unusable as far as nothing is wrong any more."""
-    drawn, failing = wrong_prompts(key, state.model, task, room)
-    first, held = int(state.filled), len(drawn)
-    pool = state.pool.at[first : first + held].set(jnp.asarray(drawn))
-    usable = state.usable.at[first : first + held].set(True)
-    return state._replace(pool=pool, usable=usable, filled=state.filled + room), failing / max(held, 1)
+SOURCES: dict[str, Callable[..., Source]] = {"oracle": oracle}
+"""What training may ask in place of an attack: name -> factory with defaults. None of them is an attack."""
+
+
+def finder_named(name: str) -> Callable[..., Attack | Source]:
+    """The factory of a name that training asks for finds: an attack's, as `attack_named` finds it, or a source's.
+
+    Raises:
+      ValueError: there is none.
+    """
+    return called("attack", name, ATTACKS | SOURCES)

@@ -4,6 +4,8 @@ A schedule only *orders* equal units of work. Every update frequency therefore m
 finds and gradient steps, from the same streams of keys (unit j draws from `fold_in(key, j)` in every
 arm), in the same two compiled programs: one attacks, one trains. What a unit does is a `Defence`: which finds it keeps,
 which it replays, what its loss sees (`testbed.training.defence`).
+
+In place of an attack a `Source` may be asked for finds. It answers on the host, between the compiled units.
 """
 
 import hashlib
@@ -25,6 +27,7 @@ from testbed.task import Task
 from testbed.training.defence import USUAL, Defence, Lesson, Selection
 from testbed.training.schedule import Descent, Schedule, Search, Unit, units
 from testbed.training.selection import Candidates, potential, safe_twin
+from testbed.training.source import Source
 
 
 class State(NamedTuple):
@@ -50,7 +53,7 @@ class History(NamedTuple):
     Attributes:
       loss: of each step `[steps]`.
       found: the share of each attack unit's finds that failed `[units]`.
-      pool: what was kept of them, in order `[finds, T]`; empty without rounds.
+      pool: what was kept of them, in order `[finds, T]`; empty without rounds, shorter if a source had less to give.
     """
 
     loss: np.ndarray
@@ -68,7 +71,8 @@ def optimizer(descent: Descent, *, clip: float = 1.0, warm_up: int = 50) -> opta
     rate = optax.warmup_cosine_decay_schedule(
         0.0, descent.learning_rate, warmup_steps=min(warm_up, descent.steps // 2), decay_steps=descent.steps
     )
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(rate, weight_decay=descent.weight_decay))
+    adam = optax.adamw(rate, b2=descent.b2, weight_decay=descent.weight_decay)
+    return optax.chain(optax.clip_by_global_norm(clip), adam)
 
 
 def begin(model, task: Task, schedule: Schedule) -> State:
@@ -147,15 +151,36 @@ def attack_unit(
     return state._replace(pool=pool, usable=usable, filled=state.filled + room), failed.mean()
 
 
-def programs(task: Task, schedule: Schedule, attack: Attack | None, defence: Defence = USUAL) -> dict[bool, partial]:
+def ask_unit(
+    key: jax.Array, state: State, unit: Unit, task: Task, *, search: Search, source: Source
+) -> tuple[State, np.ndarray]:
+    """Ask a source about the current model, as `attack_unit` attacks it; places that it leaves empty stay unusable."""
+    key = jax.random.fold_in(jax.random.split(key)[0], int(unit.number))
+    room, first = search.finds // search.units, int(state.filled)
+    prompts, failing = source.ask(key, state.model, task, room)
+    places = slice(first, first + len(prompts))
+    pool, usable = state.pool.at[places].set(prompts), state.usable.at[places].set(True)
+    return state._replace(pool=pool, usable=usable, filled=state.filled + room), np.float32(failing)
+
+
+def programs(
+    task: Task, schedule: Schedule, attack: Attack | Source | None, defence: Defence = USUAL
+) -> dict[bool, partial]:
     """What does a unit that attacks (True), and one that trains (False): `(key, state, unit) -> (state, row)`.
 
     Each is given only its part of schedule and defence, so arms that are alike in a part share what is compiled.
+
+    Raises:
+      ValueError: the defence selects among the finds of a source.
     """
-    return {
-        False: partial(train_unit, task=task, descent=schedule.descent, lesson=defence.lesson),
-        True: partial(attack_unit, task=task, search=schedule.search, attack=attack, selection=defence.selection),
-    }
+    trains = partial(train_unit, task=task, descent=schedule.descent, lesson=defence.lesson)
+    if not isinstance(attack, Source):
+        finds = partial(attack_unit, attack=attack, selection=defence.selection)
+    elif defence.selection == Selection():
+        finds = partial(ask_unit, source=attack)
+    else:
+        raise ValueError(f"{attack.name} gives no more finds than there is room for; keep the usual selection of finds")
+    return {False: trains, True: partial(finds, task=task, search=schedule.search)}
 
 
 def progress(
@@ -165,7 +190,7 @@ def progress(
     task: Task,
     *,
     schedule: Schedule,
-    attack: Attack | None = None,
+    attack: Attack | Source | None = None,
     defence: Defence = USUAL,
 ) -> Iterator[tuple[Unit, State, np.ndarray]]:
     """Do the units of `work`, in order; yields each with the state after it and its row.
@@ -191,7 +216,7 @@ def advance(
 ) -> tuple[State, tuple[jax.Array, jax.Array]]:
     """Do the units of `work`, in order: a pure function of `key`, compiled as one program, for populations (`vmap`).
 
-    `train` does the same unit by unit, bit for bit.
+    `train` does the same unit by unit, bit for bit. A source cannot be asked from within a program.
 
     Returns:
       The new state, and a row a unit: losses `[units, steps]` (NaN in attack units), shares that failed `[units]`
@@ -231,7 +256,7 @@ def _text_digest(program: Callable, static: frozenset, structure: Any, leaves: t
 
 
 def program_digest(
-    task: Task, schedule: Schedule, attack: Attack | None = None, defence: Defence = USUAL, *, model
+    task: Task, schedule: Schedule, attack: Attack | Source | None = None, defence: Defence = USUAL, *, model
 ) -> str:
     """A name for the programs that train under `schedule`, the same in every process.
 
@@ -245,14 +270,22 @@ def program_digest(
     kinds = [False, True] if schedule.rounds else [False]
     does = programs(task, schedule, attack, defence)
     parts = [
-        _text_digest(does[kind].func, frozenset(does[kind].keywords.items()), structure, tuple(leaves))
+        attack.text
+        if kind and isinstance(attack, Source)  # asked on the host: no program
+        else _text_digest(does[kind].func, frozenset(does[kind].keywords.items()), structure, tuple(leaves))
         for kind in kinds
     ]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def identity(
-    key: jax.Array, model, task: Task, schedule: Schedule, *, attack: Attack | None = None, defence: Defence = USUAL
+    key: jax.Array,
+    model,
+    task: Task,
+    schedule: Schedule,
+    *,
+    attack: Attack | Source | None = None,
+    defence: Defence = USUAL,
 ) -> str:
     """What a run of `train` is: its programs, key, weights and order of units, the compiler and the device.
 
@@ -268,19 +301,22 @@ def train(
     task: Task,
     schedule: Schedule,
     *,
-    attack: Attack | None = None,
+    attack: Attack | Source | None = None,
     defence: Defence = USUAL,
     watch: Callable[[int, int], None] = lambda done, total: None,
     checkpoint: Path | None = None,
 ) -> tuple[Any, History]:
     """Train `model` on `task` under `schedule`; with rounds, adversarially against `attack`, in the way of `defence`.
 
+    A source in place of the attack is asked for finds and pays no calls: the schedule's budget buys it nothing.
+
     `watch(units done, units in all)` is called from the host after every unit; it changes no number. A long run keeps
     its state in the file `checkpoint` between units, and the same run goes on from there, with the same result bit for
     bit.
 
     Raises:
-      ValueError: the schedule has rounds but no attack is given.
+      ValueError: the schedule has rounds but no attack is given; or the defence selects among finds of a source, or
+        the source cannot answer.
       FloatingPointError: the loss became NaN or infinite; says at which step.
     """
     if schedule.rounds and attack is None:
@@ -301,6 +337,8 @@ def train(
         keep((done, state, losses, found))
         watch(done, total)
     pool = np.asarray(state.pool)[: schedule.finds * bool(schedule.rounds)]
+    if isinstance(attack, Source):  # which leaves places empty once nothing is wrong
+        pool = pool[np.asarray(state.usable)[: len(pool)]]
     return state.model, History(losses[~work.attacks].ravel(), found[work.attacks], pool)
 
 

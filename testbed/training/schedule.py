@@ -27,6 +27,7 @@ class Descent(NamedTuple):
     learning_rate: float
     weight_decay: float
     units: int
+    b2: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +44,10 @@ class Schedule:
         is what gets measured.
       units: how many equal units the run is cut into; rounds divide them, and they divide steps and finds.
       weight_decay: of AdamW, times the learning rate.
+      b2: of AdamW, how long it remembers squared gradients.
 
     Raises:
-      ValueError: a number is not positive or not finite, or does not divide as stated.
+      ValueError: a number is out of its range or not finite, or does not divide as stated.
     """
 
     steps: int = 1536
@@ -56,6 +58,7 @@ class Schedule:
     learning_rate: float = 2e-3
     units: int = 16
     weight_decay: float = 1e-2
+    b2: float = 0.999
 
     def __post_init__(self):
         for name in ("steps", "batch", "units"):
@@ -68,6 +71,8 @@ class Schedule:
             value = getattr(self, name)
             if not (0 <= value < float("inf")) or (least == "above 0" and not value):
                 raise ValueError(f"schedule {name} must be {least} and finite, not {value}")
+        if not 0 <= self.b2 < 1:
+            raise ValueError(f"schedule b2 must be at least 0 and below 1, not {self.b2}")
         if self.rounds and not (self.finds and self.budget):
             raise ValueError(f"{self.rounds} rounds need finds and a budget, not {self.finds} and {self.budget}")
         if self.rounds and self.units % self.rounds:
@@ -84,7 +89,7 @@ class Schedule:
     @property
     def descent(self) -> Descent:
         """What its train units read: schedules that are alike in it share their program."""
-        return Descent(self.steps, self.finds, self.batch, self.learning_rate, self.weight_decay, self.units)
+        return Descent(self.steps, self.finds, self.batch, self.learning_rate, self.weight_decay, self.units, self.b2)
 
 
 class Unit(NamedTuple):
