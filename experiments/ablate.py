@@ -27,6 +27,7 @@ from experiments.figures import caption_of, prompts_of
 from experiments.tables import by_row
 from tasks import spelled
 from testbed import plots
+from testbed.training.defence import refuse_unfit
 
 SIDES = "one side of a contrast names values of axes, as in rounds=1:rounds=16"
 MINUTES = 0.6  # of one run of the base arm on two cores, about
@@ -55,7 +56,8 @@ def arms(axes: Sequence[Axis], task: str) -> dict[str, Arm]:
     """
     grid = {name: arm_with(point, task) for name, point in points(axes).items()}
     for arm in grid.values():  # each refuses what does not fit, before hours are spent
-        schedule_of(arm), attack_of(arm), defence_of(arm.recipe), sizes_of(arm.plain)
+        attack_of(arm), sizes_of(arm.plain)
+        refuse_unfit(schedule_of(arm), defence_of(arm.recipe))
     plains = list(dict.fromkeys(arm.plain for arm in grid.values()))
     names = ["plain"] if len(plains) == 1 else [_plain_name(plain, axes) for plain in plains]
     attackers = next(iter(grid.values())).attackers

@@ -10,6 +10,7 @@ from tasks import task_named
 from testbed.attacks.search import Attack
 from testbed.evaluation.walk import countable
 from testbed.kinds import KINDS, Config, build, own_sizes
+from testbed.training.coverage import DRAWS, Draw, Fresh
 from testbed.training.defence import LOSSES, Defence, Lesson, Selection
 from testbed.training.latent import USUAL_ASCENT, Ascent, Layers
 from testbed.training.oracle import finder_named
@@ -53,6 +54,8 @@ class Recipe:
     """A `testbed.training.defence.Defence` as data: its functions by their names in `ORDERS`, `REPLAYS` and `LOSSES`.
 
     `layer` and `eps` say where and how far a relaxed loss perturbs, `ascent_steps` and `ascent_stride` how it climbs.
+    `fresh` is `none`, or which of `DRAWS` chooses labelled prompts without a search: `fresh_share` of each batch,
+    `fresh_labels` of them in all (0: new ones in every batch).
     """
 
     order: str = "anyone"
@@ -66,6 +69,9 @@ class Recipe:
     eps: float = 0.0
     ascent_steps: int = added(USUAL_ASCENT.steps)
     ascent_stride: float = added(USUAL_ASCENT.stride)
+    fresh: str = added("none")
+    fresh_share: float = added(0.5)
+    fresh_labels: int = added(0)
 
     @property
     def ascent(self) -> Ascent:
@@ -73,12 +79,21 @@ class Recipe:
         return Ascent(self.ascent_steps, self.ascent_stride)
 
 
+FRESH: dict[str, Draw | None] = {"none": None, **DRAWS}
+
+
+def fresh_of(recipe: Recipe) -> Fresh | None:
+    """The labelled prompts that a recipe adds to each batch, chosen by no search; None without any."""
+    draw = FRESH[recipe.fresh]
+    return draw and Fresh(draw, recipe.fresh_share, recipe.fresh_labels)
+
+
 def defence_of(recipe: Recipe) -> Defence:
     """The functions that a recipe names."""
     loss = LOSSES[recipe.loss](recipe.layer, recipe.eps, recipe.ascent)
     return Defence(
         Selection(ORDERS[recipe.order], recipe.candidates, recipe.failures_only),
-        Lesson(REPLAYS[recipe.replay], recipe.twins, recipe.share, loss),
+        Lesson(REPLAYS[recipe.replay], recipe.twins, recipe.share, loss, fresh_of(recipe)),
     )
 
 
@@ -128,7 +143,9 @@ class Arm:
         """What the arm is called in tables and figures."""
         if self.label or not self.steps:
             return self.label or "plain"
-        return rounds_named(self.rounds) if self.rounds else "control"
+        if self.rounds:
+            return rounds_named(self.rounds)
+        return "control" if self.recipe.fresh == "none" else f"fresh {self.recipe.fresh}"
 
 
 def rounds_named(rounds: int) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.arm import Arm, Plain, Recipe
+from experiments.arm import FRESH, Arm, Plain, Recipe
 from testbed.kinds import KINDS
 from testbed.outside import nearest
 from testbed.training.defence import LOSSES
@@ -17,7 +17,7 @@ from testbed.training.selection import ORDERS, REPLAYS
 BASE = Arm(rounds=16)  # what the fields that are not named hold: sixteen rounds of gcg on 512 finds
 PARTS: dict[str, type] = {"": Arm, "recipe": Recipe, "plain": Plain}
 HIDDEN = {"plain", "recipe", "options", "label", "task"}  # set by other words, or by --task
-CHOICES = {"order": ORDERS, "replay": REPLAYS, "loss": LOSSES, "model": KINDS}
+CHOICES = {"order": ORDERS, "replay": REPLAYS, "loss": LOSSES, "model": KINDS, "fresh": FRESH}
 
 
 class Axis(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.arm import EVALUATION, Arm, Plain, attack_of, defence_of, schedule_of, sizes_of
+from experiments.arm import EVALUATION, Arm, Plain, attack_of, defence_of, fresh_of, schedule_of, sizes_of
 from tasks import task_named
 from testbed.attacks import attack_named
 from testbed.attacks.search import Cost
@@ -21,6 +21,7 @@ from testbed.policy import greedy
 from testbed.runs.models import digest_of, load_or_make
 from testbed.runs.results import run_id
 from testbed.runs.sweep import state_file
+from testbed.training.coverage import labels_used
 from testbed.training.defence import attack_cost, training_cost
 from testbed.training.rounds import Schedule, program_digest, train, units
 from testbed.watch import Watch, silent
@@ -179,11 +180,13 @@ def compute_of(schedule: Schedule, attacks: Cost, trains: Cost, candidates: int)
 def labels_of(arm: Arm, pool: np.ndarray) -> int:
     """How many different prompts a defence had labelled, clean batches apart.
 
-    Those are the different finds of the pool `[finds, T]`. Safe twins are drawn anew for every
-    batch, so each draw counts: with them it is an upper bound.
+    Those are the different finds of the pool `[finds, T]`, safe twins, and what is labelled without
+    a search. Twins and fresh prompts count by draws, so with them it is an upper bound.
     """
     twins = arm.steps * round(arm.recipe.share * arm.batch) // 2 if arm.recipe.twins and arm.rounds else 0
-    return len(np.unique(pool, axis=0)) * bool(arm.rounds) + twins
+    fresh = fresh_of(arm.recipe)
+    chosen = labels_used(fresh, arm.steps, arm.batch) if fresh else 0
+    return len(np.unique(pool, axis=0)) * bool(arm.rounds) + twins + chosen
 
 
 def defended_name(arm: Arm, seed: int, stream: str = "defence") -> str:

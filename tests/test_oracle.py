@@ -42,5 +42,3 @@ def test_training_with_it_leaves_fewer_failures_than_plain_steps():
     before, after = (exact.count(model, TASK, policy)["it"] for model in (plain, asked))
     assert after.failures < before.failures / 2
     assert after.failures + after.false_alarms < before.failures + before.false_alarms, "not by refusing"
-
-

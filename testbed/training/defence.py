@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from testbed.attacks.search import Attack, Cost, steps_within
 from testbed.objective import Objective
+from testbed.training import coverage
+from testbed.training.coverage import Fresh
 from testbed.training.latent import noise, one_sided, untargeted
 from testbed.training.losses import PLAIN, Loss
 from testbed.training.pseudo_inputs import pseudo
@@ -45,14 +47,16 @@ class Lesson(NamedTuple):
     Attributes:
       replay: which finds of the pool are drawn.
       twins: whether every other find drawn from the pool is replaced by its nearest safe edit.
-      share: how much of a batch comes from the pool, once it holds any. The rest is clean.
+      share: how much of a batch comes from the pool, once it holds any.
       loss: what the steps descend.
+      fresh: labelled prompts that no search chose, if any. The rest of a batch is clean.
     """
 
     replay: Replay = evenly
     twins: bool = False
     share: float = 0.5
     loss: Loss = PLAIN
+    fresh: Fresh | None = None
 
 
 class Defence(NamedTuple):
@@ -66,6 +70,23 @@ class Defence(NamedTuple):
 
 
 USUAL = Defence()
+
+
+def refuse_unfit(schedule: Schedule, defence: Defence) -> None:
+    """Say in one line that the parts of a batch are no parts of it.
+
+    Raises:
+      ValueError: a share or a number is out of range, or the shares come to more than the batch.
+    """
+    lesson = defence.lesson
+    if lesson.fresh is None:
+        return
+    coverage.refuse_unfit(lesson.fresh)
+    if schedule.rounds and lesson.share + lesson.fresh.share > 1:
+        raise ValueError(
+            f"share={lesson.share} of finds and fresh_share={lesson.fresh.share} of fresh prompts are more than a "
+            "batch; lower one of them"
+        )
 
 
 def attack_cost(schedule: Schedule, attack: Attack | Source, objective: Objective, defence: Defence = USUAL) -> Cost:

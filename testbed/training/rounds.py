@@ -24,7 +24,8 @@ from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.runs import checkpoints
 from testbed.task import Task
-from testbed.training.defence import USUAL, Defence, Lesson, Selection
+from testbed.training.coverage import fresh_prompts
+from testbed.training.defence import USUAL, Defence, Lesson, Selection, refuse_unfit
 from testbed.training.schedule import Descent, Schedule, Search, Unit, units
 from testbed.training.selection import Candidates, potential, safe_twin
 from testbed.training.source import Source
@@ -83,14 +84,25 @@ def begin(model, task: Task, schedule: Schedule) -> State:
 
 
 def batch_of(
-    key: jax.Array, state: State, task: Task, descent: Descent, *, lesson: Lesson, first: jax.Array
+    key: jax.Array,
+    state: State,
+    task: Task,
+    descent: Descent,
+    *,
+    lesson: Lesson,
+    first: jax.Array,
+    run_key: jax.Array | None = None,
 ) -> jax.Array:
-    """The prompts `[B, T]` of one step: fresh clean ones and, in front, finds of the pool.
+    """The prompts `[B, T]` of one step: in front finds of the pool, then clean ones, at the end labelled ones.
 
-    `first`: where the newest round's finds begin in the pool.
+    `first`: where the newest round's finds begin in the pool. `run_key`: as in `fresh_prompts`, for lessons with any.
     """
     clean_key, pool_key = jax.random.split(key)
     prompts = jax.vmap(task.sample)(jax.random.split(clean_key, descent.batch))
+    if lesson.fresh is not None:
+        number = round(lesson.fresh.share * descent.batch)
+        drawn = fresh_prompts(jax.random.fold_in(key, 3), task, lesson.fresh, number, run_key=run_key)
+        prompts = jnp.concatenate([prompts[: descent.batch - number], drawn])
     if not descent.finds:
         return prompts
     drawable = (state.usable & lesson.replay(jnp.arange(descent.finds), first)).cumsum()
@@ -111,11 +123,13 @@ def train_unit(
     key: jax.Array, state: State, unit: Unit, task: Task, *, descent: Descent, lesson: Lesson
 ) -> tuple[State, jax.Array]:
     """Take one unit's gradient steps; also returns their losses `[steps]`. `key` is the run's."""
-    update, key = optimizer(descent).update, jax.random.fold_in(jax.random.split(key)[1], unit.number)
+    update = optimizer(descent).update
+    run_key = None if lesson.fresh is None else jax.random.fold_in(key, 2)
+    key = jax.random.fold_in(jax.random.split(key)[1], unit.number)
     first = unit.first * (descent.finds // descent.units)
 
     def one_step(state, key):
-        prompts = batch_of(key, state, task, descent, lesson=lesson, first=first)
+        prompts = batch_of(key, state, task, descent, lesson=lesson, first=first, run_key=run_key)
         loss_key = jax.random.fold_in(key, 2)
         loss, gradients = jax.value_and_grad(lesson.loss.value, 1)(loss_key, state.model, task, prompts)
         updates, optimizer_state = update(gradients, state.optimizer, state.model)
@@ -171,8 +185,9 @@ def programs(
     Each is given only its part of schedule and defence, so arms that are alike in a part share what is compiled.
 
     Raises:
-      ValueError: the defence selects among the finds of a source.
+      ValueError: the parts of the defence's batches do not fit, or it selects among the finds of a source.
     """
+    refuse_unfit(schedule, defence)
     trains = partial(train_unit, task=task, descent=schedule.descent, lesson=defence.lesson)
     if not isinstance(attack, Source):
         finds = partial(attack_unit, attack=attack, selection=defence.selection)
