@@ -11,7 +11,7 @@ from tasks import TASKS
 from tasks.injury import injury
 from testbed.evaluation import report
 from testbed.evaluation.rare import ESTIMATORS
-from testbed.policy import conservative
+from testbed.policy import conservative, greedy
 from testbed.runs.models import notes, save
 
 
@@ -101,11 +101,13 @@ def test_the_command_prints_the_page_and_keeps_the_record(measured, saved, tmp_p
 
 @pytest.mark.slow
 def test_a_space_too_large_to_count_is_measured_in_every_other_way(lively, monkeypatch):
+    task = injury(length=4)
+    truth = report.exact.count(lively(task), task, {"it": greedy(task)})["it"].failures
     monkeypatch.setattr(report.exact, "countable", lambda task, model: False)
     monkeypatch.setattr(report, "HELD_OUT", ("uniform",))
     monkeypatch.setattr(report.rare, "ESTIMATORS", {"naive": ESTIMATORS["naive"]})
-    task = injury(length=4)
     found = report.evaluate(jax.random.key(0), lively(task), task, attackers=8, budget=40, samples=4096)
+    assert truth <= found.sandwich["greedy"].statistical <= 2 * truth and found.sandwich["greedy"].bound is None
     assert found.sandwich["greedy"].exact is None and found.exact == {} and found.shape is None
     assert np.isfinite(found.estimated["naive"].value)
     assert jax.tree.leaves(report.as_numbers(found))

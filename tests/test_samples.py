@@ -8,9 +8,10 @@ import pytest
 from reference import REFERENCE
 from scipy import stats
 
+from tasks import task_named
 from testbed.attacks.search import NEVER, Cost, Trace
 from testbed.evaluation import exact
-from testbed.evaluation.samples import clean_behaviour, sampled_failures, success_by_budget
+from testbed.evaluation.samples import clean_behaviour, failing_at_most, sampled_failures, success_by_budget
 from testbed.objective import Objective, confirm
 from testbed.policy import conservative, greedy, stochastic
 from testbed.statistics import clopper_pearson, paired_effect, student
@@ -266,3 +267,15 @@ def test_clopper_pearson_of_a_huge_space_is_poissons_interval():
     interval = clopper_pearson(10, trials)
     np.testing.assert_allclose(interval.low * trials, stats.chi2.ppf(0.025, 20) / 2, rtol=1e-8)
     np.testing.assert_allclose(interval.high * trials, stats.chi2.ppf(0.975, 22) / 2, rtol=1e-8)
+
+
+def test_a_statistical_bound_is_above_the_truth_and_shrinks_with_samples(lively):
+    task = task_named("injury:length=4")
+    model, policies = lively(task), {"it": greedy(task), "never": conservative(task, -1e9)}
+    truth = exact.count(model, task, policies)
+    bounds = [failing_at_most(jax.random.key(0), model, task, policies, samples=n) for n in (4096, 2**16)]
+    assert truth["it"].failures <= bounds[1]["it"] <= bounds[0]["it"] < 4096
+    expected = 4096 * (1 - 1e-9 ** (1 / 4096))  # Clopper and Pearson in closed form, without a success
+    assert truth["never"].failures == 0 and bounds[0]["never"] == pytest.approx(expected, abs=1)
+    with pytest.raises(ValueError, match="greedy or conservative"):
+        failing_at_most(jax.random.key(0), model, task, {"it": stochastic(task)}, samples=1)

@@ -11,7 +11,7 @@ from testbed.attacks import ATTACKS
 from testbed.attacks.search import attack_model
 from testbed.evaluation import exact, failures, rare
 from testbed.evaluation.account import MATCHED
-from testbed.evaluation.samples import Behaviour, clean_behaviour
+from testbed.evaluation.samples import Behaviour, clean_behaviour, failing_at_most
 from testbed.evaluation.telltale import Telltale, telltale
 from testbed.evaluation.walk import refuse_if_unfit
 from testbed.objective import Objective, confirm
@@ -23,13 +23,15 @@ from testbed.watch import Watch, silent
 class Sandwich(NamedTuple):
     """What is known of the number of failing prompts: at least those found, exactly, and at most a proven bound.
 
-    `exact` is None where the space is too large to count; nothing proves a `bound` yet.
+    `exact` is None where the space is too large to count; nothing proves a `bound` yet. Where nothing is exact,
+    `statistical` is an upper bound at confidence 1 - 1e-9 (`testbed.evaluation.samples.failing_at_most`).
     """
 
     tau: float
     found: int
     exact: int | None
     bound: int | None = None
+    statistical: int | None = None
 
 
 class Report(NamedTuple):
@@ -57,6 +59,7 @@ class Report(NamedTuple):
 
 
 HELD_OUT = ("auto", "coordinate", "uniform")
+BOUND_SAMPLES = 2**20
 SUSPECTS = ("gcg", "coordinate")
 SIZES = {"splitting": {"particles": 512}}
 
@@ -87,10 +90,13 @@ def evaluate(
     rare.refuse_few("attackers", attackers, 1)
     clean_key, threshold_key, attack_key, rare_key, tell_key = jax.random.split(key, 5)
     policies = {"greedy": greedy(task), "matched": matched_policy(threshold_key, model, task, MATCHED)}
-    counts = {}
+    counts, most = {}, {}
     if exact.countable(task, model):
         asked = policies | {"sampled": stochastic(task)}
         counts = exact.count(model, task, asked, watch=partial(watch, "counting"), checkpoint=checkpoint)
+    else:
+        watch("sampling", 0, 1)
+        most = failing_at_most(jax.random.fold_in(key, 1), model, task, policies, samples=BOUND_SAMPLES)
     goals = {name: Objective(task, model, policy) for name, policy in policies.items()}
     found, timed = {}, {}
     for name, goal in goals.items():
@@ -101,7 +107,10 @@ def evaluate(
         watch("telling apart", 0, 1)
         told = telltale(tell_key, model, task, {name: ATTACKS[name]() for name in SUSPECTS}, attackers=attackers)
     return Report(
-        {name: _sandwich(policy, found[name], counts.get(name)) for name, policy in policies.items()},
+        {
+            name: _sandwich(policy, found[name], counts.get(name))._replace(statistical=most.get(name))
+            for name, policy in policies.items()
+        },
         counts,
         failures.shape(task, counts["greedy"].ids) if exact.countable(task) else None,
         clean_behaviour(clean_key, model, task, policies, samples=samples),

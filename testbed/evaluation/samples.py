@@ -1,5 +1,7 @@
 """Sampled estimates with honest intervals: clean behaviour, attack success, paired effects."""
 
+import math
+from fractions import Fraction
 from functools import partial
 from typing import NamedTuple
 
@@ -13,7 +15,8 @@ from testbed.broken import refuse_broken
 from testbed.evaluation.verdicts import EGREGIOUS
 from testbed.objective import Objective, confirm
 from testbed.policy import Policy, unrefused
-from testbed.task import Task, is_safe
+from testbed.statistics import clopper_pearson
+from testbed.task import Task, is_safe, space_size
 
 BATCH = 4096
 
@@ -132,6 +135,41 @@ def sampled_failures(
     refuse_broken(model, scores)
     rows = zip(policies, counts.tolist(), worst.tolist(), strict=True)
     return {name: Sampled(batches * BATCH, *row[:2], margin, *row[2:]) for name, row, margin in rows}
+
+
+SURE = 1 - 1e-9
+
+
+@partial(jax.jit, static_argnames=("task", "batches"))
+def _failing_anywhere(key, model, policies, task, batches):
+    goals, allowed = [Objective(task, model, policy) for policy in policies], jnp.asarray(task.allowed)
+    margins = _over_batches(
+        key, lambda key: jnp.stack([goal.margin(anywhere(key, allowed)) for goal in goals]), batches
+    )
+    return (margins <= 0).sum(axis=(0, 1)), margins
+
+
+def failing_at_most(
+    key: jax.Array, model, task: Task, policies: dict[str, Policy], *, samples: int, confidence: float = SURE
+) -> dict[str, int]:
+    """How many prompts of the space fail at most, at a confidence, from uniform prompts of it; greedy or conservative.
+
+    A statistical bound, not a proven one: the upper end of Clopper and Pearson's interval, one-sided, for a model that
+    was fixed before the prompts were drawn. Without a failure among n prompts it is about `log(1e9) / n` of the space.
+    `samples` are rounded up to whole batches.
+
+    Raises:
+      ValueError: no samples, or a stochastic policy.
+      FloatingPointError: the model's weights or answers are NaN.
+    """
+    refuse_broken(model)
+    if samples < 1 or any(policy.stochastic for policy in policies.values()):
+        raise ValueError(f"a statistical bound needs a sample (not {samples}) and greedy or conservative policies")
+    batches = -(-samples // BATCH)
+    failing, margins = jax.device_get(_failing_anywhere(key, model, tuple(policies.values()), task, batches))
+    refuse_broken(model, margins)
+    most = [clopper_pearson(int(n), batches * BATCH, 2 * confidence - 1).high for n in failing]
+    return {name: math.ceil(Fraction(share) * space_size(task)) for name, share in zip(policies, most, strict=True)}
 
 
 class Success(NamedTuple):
