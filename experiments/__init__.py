@@ -31,6 +31,7 @@ from experiments.questions.conservative_threshold import CONSERVATIVE_THRESHOLD
 from experiments.questions.diversity import DIVERSITY
 from experiments.questions.estimators import ESTIMATORS
 from experiments.questions.filtered_system import FILTERED_SYSTEM
+from experiments.questions.proof import PROOF
 from experiments.questions.random_failures import RANDOM_FAILURES
 from experiments.questions.relaxed_training import RELAXED_TRAINING
 from experiments.questions.reliability import RELIABILITY
@@ -51,6 +52,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "random_failures": RANDOM_FAILURES,
     "conservative_threshold": CONSERVATIVE_THRESHOLD,
     "reliability": RELIABILITY,
+    "proof": PROOF,
     "capacity": CAPACITY,
     "competence": COMPETENCE,
     "telltale": TELLTALE,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from rich.console import Console
 
-from experiments.arm import Arm, Plain, Recipe, attack_of, defence_of, schedule_of, sizes_of
+from experiments.arm import USUAL, Arm, Plain, Recipe, attack_of, defence_of, schedule_of, sizes_of, usual_plain
 from experiments.axes import BASE, Axis, axes_of, called, full_name, points, shown, value_of
 from experiments.columns import column_of, counts
 from experiments.effects import Contrast
@@ -34,7 +34,7 @@ MINUTES = 0.6  # of one run of the base arm on two cores, about
 
 
 def arm_with(values: Mapping[str, Any], task: str) -> Arm:
-    """The base arm on a task, with fields set by their full names.
+    """The base arm on a task, as its kind of model is usually trained, with fields set by their full names.
 
     Raises:
       ValueError: the fields do not fit each other (rounds into units, heads into width).
@@ -44,8 +44,9 @@ def arm_with(values: Mapping[str, Any], task: str) -> Arm:
         part, _, field = name.rpartition(".")
         parts[part][field] = value
     options = tuple(sorted(parts["attack"].items()))
-    plain, recipe = Plain(**parts["plain"]), Recipe(**parts["recipe"])
-    return dataclasses.replace(BASE, plain=plain, recipe=recipe, options=options, **parts[""])
+    kind = parts["plain"].pop("model", "transformer")
+    plain, recipe = usual_plain(kind=kind, **parts["plain"]), Recipe(**parts["recipe"])
+    return dataclasses.replace(BASE, plain=plain, recipe=recipe, options=options, **USUAL[kind].arm | parts[""])
 
 
 def arms(axes: Sequence[Axis], task: str) -> dict[str, Arm]:

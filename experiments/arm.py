@@ -1,8 +1,10 @@
 """One arm of an ablation as data: a plain model, a defence or none, and how it is evaluated."""
 
 import dataclasses
+import functools
 import itertools
-from typing import Any
+import sys
+from typing import Any, NamedTuple
 
 import jax
 
@@ -10,6 +12,7 @@ from tasks import task_named
 from testbed.attacks.search import Attack
 from testbed.evaluation.walk import countable
 from testbed.kinds import KINDS, Config, build, own_sizes
+from testbed.task import space_size
 from testbed.training.coverage import DRAWS, Draw, Fresh
 from testbed.training.defence import LOSSES, Defence, Lesson, Selection
 from testbed.training.latent import USUAL_ASCENT, Ascent, Layers
@@ -32,6 +35,7 @@ class Plain:
 
     `model` is a kind of `testbed.kinds.KINDS`. A transformer has a width, layers and heads, a machine
     has bits, a hidden width, and tables by position if it is `positional`. `b2` is AdamW's.
+    `best` keeps the model of the least loss, as in `Schedule`.
     """
 
     task: str = "injury"
@@ -47,6 +51,7 @@ class Plain:
     hidden: int = added(64)
     positional: bool = added(False)
     b2: float = added(0.999)
+    best: bool = added(False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +153,29 @@ class Arm:
         return "control" if self.recipe.fresh == "none" else f"fresh {self.recipe.fresh}"
 
 
+class Usual(NamedTuple):
+    """What a kind of model is usually trained with: fields of its `Plain`, and of an `Arm` that starts from it."""
+
+    plain: dict[str, Any]
+    arm: dict[str, Any]
+
+
+# A machine's gradients pass through signs: they are biased, and come in bursts. With AdamW's usual
+# memory some seeds never learn the rule. And while the rate decays, others drift away from it.
+USUAL = {
+    "transformer": Usual({}, {}),
+    "machine": Usual(
+        dict(steps=6144, learning_rate=1.5e-3, b2=0.99, best=True),
+        dict(steps=3072, learning_rate=1e-3, b2=0.99),
+    ),
+}
+
+
+def usual_plain(task: str, kind: str = "transformer", **fields: Any) -> Plain:
+    """A plain model of a kind as it is usually trained, but for the given fields."""
+    return Plain(task, **USUAL[kind].plain | {"model": kind} | fields)
+
+
 def rounds_named(rounds: int) -> str:
     """`1 round`, `4 rounds`."""
     return f"{rounds} round{'s' * (rounds > 1)}"
@@ -179,6 +207,7 @@ def attack_of(arm: Arm) -> Attack | Source:
     return attack
 
 
+@functools.cache
 def is_counted(plain: Plain) -> bool:
     """Whether failures of a model are counted: in a small space, or of a machine on a task with an automaton."""
     sizes = sizes_of(plain)
@@ -197,7 +226,8 @@ def sizes_of(plain: Plain) -> Config:
     """The sizes of a plain model.
 
     Raises:
-      ValueError: they don't fit each other, there is no such kind of model, or it has no such size.
+      ValueError: they don't fit each other, there is no such kind of model, it has no such size, or its counts are
+        larger than any float of a table.
     """
     if plain.model not in KINDS:
         raise ValueError(f"plain.model must be one of {', '.join(KINDS)}, not {plain.model!r}")
@@ -205,7 +235,10 @@ def sizes_of(plain: Plain) -> Config:
     for name in itertools.chain.from_iterable(own_sizes(kind) for kind in KINDS if kind != plain.model):
         if getattr(plain, name) != getattr(Plain, name):
             raise ValueError(f"a {plain.model} has no {name}; it has {', '.join(own)}")
-    return KINDS[plain.model].config_for(task_named(plain.task), **{name: getattr(plain, name) for name in own})
+    task = task_named(plain.task)
+    if space_size(task) > sys.float_info.max:
+        raise ValueError(f"{plain.task} has more than 1.7e308 prompts, which no table can compare; make it shorter")
+    return KINDS[plain.model].config_for(task, **{name: getattr(plain, name) for name in own})
 
 
 def plain_to_trained(task: str) -> dict[str, Arm]:

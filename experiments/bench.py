@@ -117,8 +117,8 @@ def plain_parts(plain: Plain):
     """Task, sizes and schedule of a plain model."""
     task = task_named(plain.task)
     sizes = sizes_of(plain)
-    recipe = dict(batch=plain.batch, learning_rate=plain.learning_rate, weight_decay=plain.weight_decay, b2=plain.b2)
-    return task, sizes, Schedule(steps=plain.steps, **recipe)
+    recipe = ("steps", "batch", "learning_rate", "weight_decay", "b2", "best")
+    return task, sizes, Schedule(**{name: getattr(plain, name) for name in recipe})
 
 
 def plain_name(plain: Plain, seed: int) -> str:

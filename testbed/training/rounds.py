@@ -290,7 +290,7 @@ def program_digest(
         else _text_digest(does[kind].func, frozenset(does[kind].keywords.items()), structure, tuple(leaves))
         for kind in kinds
     ]
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+    return hashlib.sha256(" ".join(parts + ["best"] * schedule.best).encode()).hexdigest()
 
 
 def identity(
@@ -341,20 +341,22 @@ def train(
     name = partial(identity, key, model, task, schedule, attack=attack, defence=defence)
     resume, keep = checkpoints.keeper(checkpoint, name)
     nothing = np.full((total, schedule.steps // schedule.units), np.nan, np.float32), np.full(total, np.nan, np.float32)
-    done, state, losses, found = resume((0, start, *nothing))
+    done, state, losses, found, least, best = resume((0, start, *nothing, np.inf, model))
     watch(done, total)
     left = Unit(*(column[done:] for column in work))
     for unit, after, row in progress(key, state, left, task, schedule=schedule, attack=attack, defence=defence):
         (found if unit.attacks else losses)[done] = row
         if not unit.attacks:
             refuse_nan(row, unit.number, schedule)
+            if schedule.best and float(row.mean()) < least:
+                least, best = float(row.mean()), after.model
         state, done = after, done + 1
-        keep((done, state, losses, found))
+        keep((done, state, losses, found, least, best))
         watch(done, total)
     pool = np.asarray(state.pool)[: schedule.finds * bool(schedule.rounds)]
     if isinstance(attack, Source):  # which leaves places empty once nothing is wrong
         pool = pool[np.asarray(state.usable)[: len(pool)]]
-    return state.model, History(losses[~work.attacks].ravel(), found[work.attacks], pool)
+    return (best if schedule.best else state.model), History(losses[~work.attacks].ravel(), found[work.attacks], pool)
 
 
 def refuse_nan(losses: np.ndarray, number: int, schedule: Schedule) -> None:

@@ -45,6 +45,8 @@ class Schedule:
       units: how many equal units the run is cut into; rounds divide them, and they divide steps and finds.
       weight_decay: of AdamW, times the learning rate.
       b2: of AdamW, how long it remembers squared gradients.
+      best: whether the model is kept that stood after the unit of least mean loss, and not the last one. Only without
+        rounds: what finds add to a loss makes units unlike.
 
     Raises:
       ValueError: a number is out of its range or not finite, or does not divide as stated.
@@ -59,6 +61,7 @@ class Schedule:
     units: int = 16
     weight_decay: float = 1e-2
     b2: float = 0.999
+    best: bool = False
 
     def __post_init__(self):
         for name in ("steps", "batch", "units"):
@@ -73,6 +76,10 @@ class Schedule:
                 raise ValueError(f"schedule {name} must be {least} and finite, not {value}")
         if not 0 <= self.b2 < 1:
             raise ValueError(f"schedule b2 must be at least 0 and below 1, not {self.b2}")
+        if self.rounds and self.best:
+            raise ValueError(
+                f"schedule best keeps a model by its clean loss, so it cannot be had with {self.rounds} rounds"
+            )
         if self.rounds and not (self.finds and self.budget):
             raise ValueError(f"{self.rounds} rounds need finds and a budget, not {self.finds} and {self.budget}")
         if self.rounds and self.units % self.rounds:

@@ -1,0 +1,61 @@
+"""The rule of proof: failures that no attacker finds, in most seeds, where an oracle shows that they can be removed."""
+
+import pytest
+from synthetic import table, values
+
+from experiments.experiment import judge
+from experiments.questions import proof
+from experiments.questions.proof import LARGE, PROOF, RIGHT, UNSEEN, ZERO, arms, named
+
+HUGE = [3 * 10**13, 4 * 10**12, 10**10, 2 * 10**9]
+
+
+def runs_of(gcg, oracle, hits=0):
+    """Four seeds of both arms at the largest size, and how many of gcg's attackers find a failure."""
+    left = {named("gcg", LARGE): gcg, named("oracle", LARGE): oracle}
+    found = {"attacks.auto.attackers": 256, "attacks.auto.within.39": 0, "attacks.auto.within.190": hits}
+    return table("injury", left, **found)
+
+
+@pytest.mark.parametrize(
+    ("gcg", "oracle", "hits", "outcome"),
+    [
+        (HUGE, [0, 0, 9, 0], 0, "supported"),
+        (HUGE, [0, 0, 9, 0], [0, 0, 1, 0], "supported"),
+        (HUGE, [0, 0, 9, 0], [0, 0, 1, 1], "undecided"),
+        (HUGE, [0, 0, 9, 0], 1, "refuted"),
+        ([9, 0, 0, 10**10], [0, 0, 9, 0], 0, "refuted"),
+        (HUGE, HUGE[::-1], 0, "undecided"),
+    ],
+)  # fmt: skip
+def test_the_rule(gcg, oracle, hits, outcome):
+    verdict = judge(PROOF, runs_of(gcg, oracle, hits))
+    assert verdict.outcome == outcome
+    assert set(verdict.effects.loc[verdict.effects["declared"], "of"]) == {"failing prompts", UNSEEN}
+
+
+def test_an_arm_alone_decides_nothing():
+    both = runs_of(HUGE, [0] * 4)
+    assert judge(PROOF, both[both["arm"] == named("gcg", LARGE)]).outcome == "undecided"
+    assert judge(PROOF, both[both["arm"] == named("oracle", LARGE)]).outcome == "not tested"
+
+
+def test_seeds_without_failures_are_counted_with_and_without_false_alarms():
+    runs = runs_of(HUGE, [0, 0, 0, 7])
+    runs.loc[runs["arm"] == named("oracle", LARGE), "greedy.exact.false_alarms"] = [0, 5, 0, 0]
+    effects = judge(PROOF, runs).effects
+    assert values(effects, "of", "effect", "n", after=named("oracle", LARGE), unit="share") == [
+        [ZERO, 0.75, 4],
+        [RIGHT, 0.5, 4],
+    ]
+
+
+def test_arms_differ_in_what_they_train_on_alone(monkeypatch):
+    made = arms("quick", "injury")
+    for size in ("2^21", LARGE):
+        defended = [config for name, config in made.items() if name.endswith(size) and config.steps]
+        assert len(defended) == 5 and len({config.plain for config in defended}) == 1
+        assert len({(config.steps, config.finds, config.learning_rate, config.b2) for config in defended}) == 1
+    monkeypatch.setattr(proof, "is_counted", lambda plain: False)
+    with pytest.raises(ValueError, match="its rule has no automaton"):
+        arms("quick", "injury")
