@@ -166,7 +166,7 @@ USUAL = {
     "transformer": Usual({}, {}),
     "machine": Usual(
         dict(steps=6144, learning_rate=1.5e-3, b2=0.99, best=True),
-        dict(steps=3072, learning_rate=1e-3, b2=0.99),
+        dict(steps=6144, learning_rate=1e-3, b2=0.99),
     ),
 }
 

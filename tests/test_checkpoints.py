@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -130,8 +131,13 @@ def stopping(after: int, seen: list):
     return watch
 
 
-def test_a_training_that_is_stopped_anywhere_goes_on_with_the_same_result(run, tmp_path, monkeypatch):
+BEST = dataclasses.replace(SCHEDULE, rounds=0, best=True)
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE, BEST])
+def test_a_training_that_is_stopped_anywhere_goes_on_with_the_same_result(run, schedule, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "EVERY", 0.0)
+    run = functools.partial(run, schedule=schedule)
     undisturbed = run()
     for after in (2, 4, 6, 8):
         state, first, second = tmp_path / f"{after}.npz", [], []

@@ -284,6 +284,21 @@ def test_one_call_equals_a_run_in_parts():
     assert (state.step, state.filled) == (TINY.steps, TINY.finds)
 
 
+def test_the_model_of_the_best_unit_is_kept_if_that_is_asked():
+    key, schedule = jax.random.key(0), Schedule(steps=32, batch=4, learning_rate=0.5, units=8)
+    asked = dataclasses.replace(schedule, best=True)
+    model, history = train(key, linear(), TASK, asked)
+    best = history.loss.reshape(8, -1).mean(axis=1).argmin()
+    upto = Unit(*(column[: best + 1] for column in units(schedule)))
+    state, _ = advance(key, begin(linear(), TASK, schedule), upto, TASK, schedule=schedule, attack=None)
+    assert best < 7 and equal(model, state.model)
+    last, same = train(key, linear(), TASK, schedule)
+    assert equal(history, same) and not equal(model, last)
+    assert len({program_digest(TASK, one, model=linear()) for one in (schedule, asked)}) == 2
+    with pytest.raises(ValueError, match="cannot be had with 2 rounds"):
+        dataclasses.replace(TINY, best=True)
+
+
 def test_seeds_are_an_array_axis():
     attack, work = ATTACKS["coordinate"](), units(TINY)
     keys = jax.random.split(jax.random.key(0), 2)
