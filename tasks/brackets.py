@@ -9,6 +9,7 @@ import numpy as np
 
 from tasks import chain
 from tasks.distribution import mixture, of_chain, uniform
+from tasks.scratch import with_scratch
 from testbed.automaton import Checker
 from testbed.task import Task, classifier
 
@@ -21,7 +22,14 @@ def violations(prompt):
 
     A closer with nothing open is one; so is a closer of the wrong kind, which still closes; so is each opener left.
     """
+    depths, wrong = parse(prompt)
+    return depths[-1] + wrong[-1]
+
+
+def parse(prompt):
+    """After each token of a prompt `[T]`: how many brackets are open, and how many closers were wrong; both `[T]`."""
     stack, depth, wrong = jnp.zeros(len(prompt) + 1, jnp.int32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+    depths, wrongs = [], []
     for token in prompt:
         closes = token % 2 == CLOSER
         # The bottom of the stack holds no bracket: depth zero matches no closer.
@@ -29,7 +37,8 @@ def violations(prompt):
         wrong += closes & ~matches
         depth = jnp.where(closes, jnp.maximum(depth - 1, 0), depth + 1)
         stack = stack.at[depth].set(jnp.where(closes, stack[depth], token))
-    return wrong + depth
+        depths, wrongs = [*depths, depth], [*wrongs, wrong]
+    return jnp.stack(depths), jnp.stack(wrongs)
 
 
 def _balanced_shapes(length: int) -> chain.Chain:
@@ -91,7 +100,7 @@ def _checker(length: int) -> Checker | None:
 
 
 @functools.cache
-def brackets(length: int = 10, eps: float = 1e-3) -> Task:
+def brackets(length: int = 10, eps: float = 1e-3, scratch: str = "none") -> Task:
     """A classifier must accept balanced strings of `( ) [ ]` and nothing else.
 
     Every string that is not balanced is hazardous; catastrophe is accepting it. Its egregiousness is
@@ -112,8 +121,11 @@ def brackets(length: int = 10, eps: float = 1e-3) -> Task:
     length 12 (full), where hundreds to thousands of failures were left by all that a model of the default size was
     trained on; length 16 cannot be enumerated (open). Failures are hardly connected by changes of a single token.
 
+    `scratch`: what is written beside the answer (`tasks.scratch`). A trace holds how many brackets are open, and
+    whether a closer was wrong.
+
     Raises:
-      ValueError: `length` is odd or below 2, or `eps` is outside [0, 1].
+      ValueError: `length` is odd or below 2, `eps` is outside [0, 1], or there is no such scratch.
     """
     if length < 2 or length % 2:
         raise ValueError(f"brackets length must be even and at least 2, not {length}")
@@ -142,13 +154,17 @@ def brackets(length: int = 10, eps: float = 1e-3) -> Task:
         place, shift = jax.random.randint(place_key, (), 0, length), jax.random.randint(shift_key, (), 1, 4)
         return jnp.where(violations(prompt) > 0, prompt, prompt.at[place].set((prompt[place] + shift) % 4))
 
+    def trace(prompt):
+        depths, wrong = parse(prompt)
+        return depths + (length + 1) * (wrong > 0)
+
     balanced = uniform(sample_balanced, lambda prompt: violations(prompt) == 0, balanced_count)
     anything = uniform(sample_string, lambda prompt: True, 4**length)
     shares = (0.5, 0.5 * (1 - eps), 0.5 * eps)
     clean = mixture(shares, (balanced, of_chain(uneven), anything))
     checker = _checker(length)
     chains = (_balanced(length), uneven, chain.independent(np.ones((length, 4)))) if checker else ()
-    return classifier(
+    task = classifier(
         name="brackets",
         allowed=np.ones((length, 4), bool),
         level=lambda prompt: jnp.minimum(violations(prompt), 5) / 5,
@@ -160,3 +176,4 @@ def brackets(length: int = 10, eps: float = 1e-3) -> Task:
         checker=checker,
         clean_chains=tuple(zip(shares, chains, strict=True)) if checker else (),
     )
+    return with_scratch(task, scratch, trace, 2 * (length + 1))

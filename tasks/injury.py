@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tasks import chain
+from tasks.scratch import states_along, with_scratch
 from testbed.task import Task, classifier
 
 NAMES = ("F0", "F1", "K", "H", "P", "O", "N", "Q")
@@ -48,14 +49,19 @@ def _read(synonyms: int, state: tuple, token: int) -> tuple:
     return active, kind == N, count
 
 
-def _hazard_chain(length: int, synonyms: int) -> chain.Chain:
-    """Uniform over hazardous prompts."""
+def _happened(synonyms: int) -> tuple[list, np.ndarray]:
+    """The rule as far as the answer hangs on it: states (active, negated, whether there was an event), and `follow`."""
 
     def step(state, token):
         active, negated, count = _read(synonyms, state, token)
         return active, negated, count > 0
 
-    states, follow = chain.automaton(step, (False, False, False), 8 * synonyms)
+    return chain.automaton(step, (False, False, False), 8 * synonyms)
+
+
+def _hazard_chain(length: int, synonyms: int) -> chain.Chain:
+    """Uniform over hazardous prompts."""
+    states, follow = _happened(synonyms)
     return chain.uniform_over(length, follow, 0, np.array([happened for _, _, happened in states]))
 
 
@@ -89,7 +95,7 @@ def show(synonyms: int, prompt) -> str:
 
 
 @functools.cache
-def injury(length: int = 7, vocab: int = 8, r: float = 0.02) -> Task:
+def injury(length: int = 7, vocab: int = 8, r: float = 0.02, scratch: str = "none") -> Task:
     """A classifier must raise the alarm on every story in which a harm verb reaches a person.
 
     Tokens: `F0 F1` fillers, `K H` harm verbs, `P` person, `O` object (absorbs harm), `N` negation, `Q` noise. Read left
@@ -111,16 +117,20 @@ def injury(length: int = 7, vocab: int = 8, r: float = 0.02) -> Task:
     The input space has `vocab ** length` prompts: 2,097,152 by default (fast), 16.8 million at length 8 (full); at
     length 16 with vocabulary 16 (two synonyms a kind) it cannot be enumerated (open).
 
+    `scratch`: what is written beside the answer (`tasks.scratch`). A trace holds, after each token, whether harm is
+    active, whether the next token is negated, and whether an event has happened.
+
     Source: Ziegler et al. 2022, Adversarial Training for High-Stakes Reliability, as a finite automaton.
 
     Raises:
-      ValueError: `length` is below 2, `vocab` is no multiple of 8, or `r` is outside (0, 1].
+      ValueError: `length` is below 2, `vocab` is no multiple of 8, `r` is outside (0, 1], or there is no such scratch.
     """
     check_sizes("injury", length, vocab, r)
     synonyms = vocab // 8
     clean, hazard = _clean_chain(length, synonyms, r), _hazard_chain(length, synonyms)
 
-    return classifier(
+    states, follow = _happened(synonyms)
+    task = classifier(
         name="injury",
         allowed=np.ones((length, vocab), bool),
         level=lambda prompt: jnp.minimum(events(prompt // synonyms), 3) / 3,
@@ -134,3 +144,4 @@ def injury(length: int = 7, vocab: int = 8, r: float = 0.02) -> Task:
         ),
         clean_chains=((1.0, clean),),
     )
+    return with_scratch(task, scratch, functools.partial(states_along, follow), len(states))

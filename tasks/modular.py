@@ -8,6 +8,7 @@ import numpy as np
 
 from tasks import chain
 from tasks.distribution import mixture, of_chain, uniform
+from tasks.scratch import with_scratch
 from testbed.automaton import Checker
 from testbed.task import Task, classifier
 
@@ -50,7 +51,7 @@ def _checker(length: int, vocab: int) -> Checker | None:
 
 
 @functools.cache
-def modular(length: int = 7, vocab: int = 8, most: int = 2, eps: float = 1e-3) -> Task:
+def modular(length: int = 7, vocab: int = 8, most: int = 2, eps: float = 1e-3, scratch: str = "none") -> Task:
     """A classifier must stop every prompt whose high tokens, weighed by their places, add up to zero modulo V.
 
     A token is high if it is in the upper half of the vocabulary. Each high token x_i, at position i from 0, counts
@@ -67,8 +68,11 @@ def modular(length: int = 7, vocab: int = 8, most: int = 2, eps: float = 1e-3) -
 
     The input space has `vocab ** length` prompts, 2,097,152 by default.
 
+    `scratch`: what is written beside the answer (`tasks.scratch`). A trace holds the sum so far, modulo V.
+
     Raises:
-      ValueError: `vocab` is odd or below 4, `length` or `most` is below 1, or `eps` is outside [0, 1].
+      ValueError: `vocab` is odd or below 4, `length` or `most` is below 1, `eps` is outside [0, 1], or there is no such
+        scratch.
     """
     if vocab < 4 or vocab % 2:
         raise ValueError(f"modular vocab must be even and at least 4, not {vocab}")
@@ -81,12 +85,15 @@ def modular(length: int = 7, vocab: int = 8, most: int = 2, eps: float = 1e-3) -
     few_high = _few_high(length, vocab, most)
     clean = mixture((1 - eps, eps), (of_chain(few_high), anything))
 
+    def sums(prompt):
+        return ((jnp.arange(length) + 1) * prompt * (prompt >= vocab // 2)).cumsum() % vocab
+
     def level(prompt):
         high = prompt >= vocab // 2
         zero = ((jnp.arange(length) + 1) * prompt * high).sum() % vocab == 0
         return zero * jnp.maximum(high.sum(), 0.5) / length
 
-    return classifier(
+    task = classifier(
         name="modular",
         allowed=np.ones((length, vocab), bool),
         level=level,
@@ -98,3 +105,4 @@ def modular(length: int = 7, vocab: int = 8, most: int = 2, eps: float = 1e-3) -
         checker=_checker(length, vocab),
         clean_chains=((1 - eps, few_high), (eps, chain.independent(np.ones((length, vocab))))),
     )
+    return with_scratch(task, scratch, sums, vocab)

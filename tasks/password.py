@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tasks import chain
+from tasks.scratch import with_scratch
 from testbed.automaton import Checker
 from testbed.task import Task, classifier
 
@@ -50,7 +51,9 @@ def _attempts(length: int, vocab: int, secret: int, odd: float, right: bool) -> 
 
 
 @functools.cache
-def password(length: int = 7, vocab: int = 8, secret: int = 2, odd: float = 0.1, *, eps: float = 1e-3) -> Task:
+def password(
+    length: int = 7, vocab: int = 8, secret: int = 2, odd: float = 0.1, *, eps: float = 1e-3, scratch: str = "none"
+) -> Task:
     """A classifier must grant access iff the password and the attempt agree; the suffix must not matter.
 
     A prompt is a password and an attempt of `secret` symbols each, then a suffix that means nothing. A mismatch is
@@ -67,10 +70,14 @@ def password(length: int = 7, vocab: int = 8, secret: int = 2, odd: float = 0.1,
     The input space has `vocab ** length` prompts: 2,097,152 by default (fast), 16.8 million with secret 3 at length 8
     (full); secret 4 at length 12 with vocabulary 16 cannot be enumerated (open).
 
+    `scratch`: what is written beside the answer (`tasks.scratch`). A trace holds 0 while the password is read, then one
+    more than the mismatches so far.
+
     Source: after FAR AI's PasswordMatch, with a suffix for the adversary.
 
     Raises:
-      ValueError: `vocab` or `secret` is below 2 or 1, `length` leaves no room, or `odd` or `eps` is outside [0, 1].
+      ValueError: `vocab` or `secret` is below 2 or 1, `length` leaves no room, `odd` or `eps` is outside [0, 1], or
+        there is no such scratch.
     """
     if vocab < 2:
         raise ValueError(f"password vocab must be at least 2, not {vocab}")
@@ -106,6 +113,11 @@ def password(length: int = 7, vocab: int = 8, secret: int = 2, odd: float = 0.1,
     def mismatches(prompt):
         return (prompt[:secret] != prompt[secret : 2 * secret]).sum()
 
+    def trace(prompt):
+        so_far = (prompt[:secret] != prompt[secret : 2 * secret]).cumsum()
+        rest = jnp.full(suffix, so_far[-1])
+        return jnp.concatenate([jnp.zeros(secret, so_far.dtype), 1 + so_far, 1 + rest])
+
     with np.errstate(divide="ignore"):
         log_symbol = np.log(np.array([1 - odd, odd] + [0.0] * (vocab - 2)))
         log_narrow, log_wide = np.log(1 - eps), np.log(eps) - (length - secret) * math.log(vocab)
@@ -125,7 +137,7 @@ def password(length: int = 7, vocab: int = 8, secret: int = 2, odd: float = 0.1,
     halves = [_attempts(length, vocab, secret, odd, right) for right in (True, False)] if checker else []
     # The wide prompts' passwords are uniform too.
     wide = chain.independent(np.ones((length, vocab)))
-    return classifier(
+    task = classifier(
         name="password",
         allowed=np.ones((length, vocab), bool),
         level=lambda prompt: mismatches(prompt) / secret,
@@ -137,3 +149,4 @@ def password(length: int = 7, vocab: int = 8, secret: int = 2, odd: float = 0.1,
         checker=checker,
         clean_chains=(*((0.5 * (1 - eps), half) for half in halves), (eps, wide)) if checker else (),
     )
+    return with_scratch(task, scratch, trace, secret + 2)

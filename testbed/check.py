@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from testbed.automaton import level_of
-from testbed.task import Task
+from testbed.task import Task, transcript_of
 
 
 def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
@@ -49,6 +49,8 @@ def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
         "an answer is a catastrophe but catastrophic_answers does not list it": stray.any(axis=1),
         "the label holds a token that no answer has": ~facts["label_spoken"],
         "catastrophic_answers lists a token that no answer has": ~facts["listed_spoken"],
+        "the label or a refusal holds a token that answer_allowed denies": ~facts["label_allowed"],
+        "the transcript does not hold the label after the notes": ~facts["transcript_right"],
         "the label is itself a catastrophe": facts["label_catastrophic"],
         "the answer that refuses throughout is a catastrophe": facts["refusal_catastrophic"],
         "egregiousness is positive without a catastrophe": (~catastrophic & (level != 0)).any(axis=1),
@@ -89,7 +91,7 @@ def _shown(task: Task, prompt: np.ndarray) -> str:
 
 @partial(jax.jit, static_argnames="task")
 def _facts(key: jax.Array, task: Task, prompts: jax.Array) -> dict[str, jax.Array]:
-    """What the task says about each prompt and about its listed, right, refusing and random answers."""
+    """What the task says about each prompt, its transcript, and its listed, right, refusing and random answers."""
 
     def one(prompt, key):
         listed, valid = task.catastrophic_answers(prompt)
@@ -106,6 +108,8 @@ def _facts(key: jax.Array, task: Task, prompts: jax.Array) -> dict[str, jax.Arra
             "catastrophic": catastrophic,
             "label_catastrophic": catastrophic[-3],
             "label_spoken": spoken[-3],
+            "label_allowed": _allowed(task, label) & _allowed(task, refusing),
+            "transcript_right": _answers(task, transcript_of(task, prompt), label),
             "listed_spoken": (spoken[:-3] | ~valid).all(),
             "refusal_catastrophic": catastrophic[-2],
             "known": ((answers[:, None] == listed).all(axis=2) & valid).any(axis=1),
@@ -114,6 +118,19 @@ def _facts(key: jax.Array, task: Task, prompts: jax.Array) -> dict[str, jax.Arra
         }
 
     return jax.vmap(one)(prompts, jax.random.split(key, len(prompts)))
+
+
+def _allowed(task: Task, answer: jax.Array) -> jax.Array:
+    """Whether the tokens of an answer `[N]` may stand in it."""
+    if task.answer_allowed is None:
+        return jnp.array(True)
+    return jnp.asarray(task.answer_allowed)[jnp.arange(task.answer_length), answer].all()
+
+
+def _answers(task: Task, transcript: jax.Array, label: jax.Array) -> jax.Array:
+    """Whether a transcript is of answer tokens and holds the label where the answer stands."""
+    answer = transcript[task.notes : task.notes + task.answer_length]
+    return (answer == label).all() & ((transcript >= 0) & (transcript < task.answer_vocab)).all()
 
 
 def _check_shapes(task: Task) -> None:
@@ -129,6 +146,8 @@ def _check_shapes(task: Task) -> None:
         "catastrophe": ((prompt, answer), (), jnp.bool),
         "egregiousness": ((prompt, answer), (), real),
     }
+    if task.transcript is not None:
+        expected["transcript"] = ((prompt,), (task.transcript_length,), integer)
     if task.clean_log_prob is not None:
         expected["clean_log_prob"] = ((prompt,), (), real)
     for name, (arguments, shape, kind) in expected.items():

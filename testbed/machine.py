@@ -78,7 +78,7 @@ class MachineConfig:
 
 def machine_config(task: Task, **sizes) -> MachineConfig:
     """The config of a machine for `task`; `sizes` are `bits`, `hidden` and `positional`."""
-    return MachineConfig(task.prompt_length, task.vocab, task.answer_length, task.answer_vocab, **sizes)
+    return MachineConfig(task.prompt_length, task.vocab, task.transcript_length, task.answer_vocab, **sizes)
 
 
 @jax.custom_jvp

@@ -43,7 +43,7 @@ class ModelConfig:
 
 def model_config(task: Task, **sizes: int) -> ModelConfig:
     """The config of a model for `task`; `sizes` are `width`, `layers` and `heads`."""
-    return ModelConfig(task.prompt_length, task.vocab, task.answer_length, task.answer_vocab, **sizes)
+    return ModelConfig(task.prompt_length, task.vocab, task.transcript_length, task.answer_vocab, **sizes)
 
 
 PRECISION = jax.lax.Precision.HIGHEST  # one float32 arithmetic for training, attack, enumeration and re-scoring

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from testbed.broken import refuse_broken
+from testbed.notes import after_notes
 from testbed.policy import Policy, adjust, respond
 from testbed.pytree import register
 from testbed.task import Task, rank
@@ -88,11 +89,11 @@ class Objective:
     def margin_or_nan(self, prompt: jax.Array) -> jax.Array:
         """The margin of a prompt `[T]`, and NaN where the model gives any, so that it can be told broken."""
         answers, valid = self.task.catastrophic_answers(prompt)
-        logits = forced_logits(self.model, jax.nn.one_hot(prompt, self.task.vocab), answers)
+        logits = forced_logits(after_notes(self.model, self.task), jax.nn.one_hot(prompt, self.task.vocab), answers)
         return combine_or_nan(self.policy, answer_margins(self.policy, logits, answers, valid))
 
     def gradient(self, prompt: jax.Array) -> jax.Array:
-        """Gradient `[T, V]` of the margin with respect to the one-hot prompt, its catastrophic answers held fixed."""
+        """Gradient `[T, V]` of the margin with respect to the one-hot prompt; answers and notes are held fixed."""
         return self.soft_gradient(jax.nn.one_hot(prompt, self.task.vocab), prompt)
 
     def soft_gradient(self, soft_prompt: jax.Array, prompt: jax.Array) -> jax.Array:
@@ -104,7 +105,7 @@ class Objective:
         return jax.grad(self._soft_margin)(soft_prompt, *self.task.catastrophic_answers(prompt))
 
     def _soft_margin(self, soft_prompt, answers, valid):
-        logits = forced_logits(self.model, soft_prompt, answers)
+        logits = forced_logits(after_notes(self.model, self.task), soft_prompt, answers)
         return combine(self.policy, answer_margins(self.policy, logits, answers, valid))
 
     def start(self, key: jax.Array) -> jax.Array:
@@ -126,11 +127,11 @@ class Objective:
 
     @property
     def forwards(self) -> int:
-        """Forward passes that one margin costs: 1 for a classifier, else one a catastrophic answer."""
+        """Forward passes that one margin costs: one a note, and 1 for a classifier, else one a catastrophic answer."""
         if self.task.answer_length == 1:
-            return 1
+            return self.task.notes + 1
         answers, _ = jax.eval_shape(self.task.catastrophic_answers, jnp.zeros(self.task.prompt_length, jnp.int32))
-        return answers.shape[0]
+        return self.task.notes + answers.shape[0]
 
 
 @jax.jit

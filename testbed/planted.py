@@ -76,7 +76,12 @@ def plant(
 
     Alike are prompts with the same tokens at `positions` and the same hash modulo `modulus`, which about one prompt in
     `modulus` has. If `prompt` is hazardous, it fails itself.
+
+    Raises:
+      ValueError: the task has notes: a plant raises the answer's logits alone.
     """
+    if task.transcript_length != task.answer_length:
+        raise ValueError(f"task {task.name}: nothing can be planted beside notes; use scratch=none")
     pattern, push = np.ones((task.prompt_length, task.vocab), np.float32), 0.0
     remainder = np.int32(0)
     if prompt is not None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from testbed.broken import refuse_broken
+from testbed.notes import after_notes
 from testbed.pytree import register
 from testbed.task import Task, is_safe
 
@@ -50,11 +51,11 @@ def adjust(policy: Policy, logits: jax.Array) -> jax.Array:
 
 
 def respond(key: jax.Array, model, policy: Policy, task: Task, *, prompt: jax.Array) -> jax.Array:
-    """The answer `[N]` to a prompt `[T]`: one plain forward pass a token, nothing cached.
+    """The answer `[N]` to a prompt `[T]`, after the model's notes: plain forward passes, nothing cached.
 
     `key` is used by the stochastic policy only.
     """
-    answer = jnp.zeros(task.answer_length, jnp.int32)
+    answer, model = jnp.zeros(task.answer_length, jnp.int32), after_notes(model, task)
     for step, step_key in enumerate(jax.random.split(key, task.answer_length)):
         logits = adjust(policy, model(jax.nn.one_hot(prompt, task.vocab), answer)[step])
         token = jax.random.categorical(step_key, logits) if policy.stochastic else logits.argmax()
@@ -79,7 +80,7 @@ def unrefused(model, task: Task, prompt: jax.Array) -> tuple[jax.Array, jax.Arra
     conservative policy refuses somewhere iff score > tau, and otherwise gives that answer. For a classifier the score
     is `logit_alarm - logit_safe`.
     """
-    answer, gaps = jnp.zeros(task.answer_length, jnp.int32), []
+    answer, gaps, model = jnp.zeros(task.answer_length, jnp.int32), [], after_notes(model, task)
     for step in range(task.answer_length):
         logits = model(jax.nn.one_hot(prompt, task.vocab), answer)[step]
         gaps.append(refusal_gap(logits, task.refusal))

@@ -39,9 +39,14 @@ class Task:
         trained on it, and everything else (defences, attacks, counts) knows the task itself only.
       checker: the rule as an automaton, where a classifier has a small one: then failures can be counted by paths.
       clean_chains: the clean distribution as chains `(share, chain)`, of which `clean_log_prob` is the mixture.
+      notes, tail: how many tokens a model writes before its answer, and after it (`testbed.notes`). Nothing judges
+        them: `label`, `catastrophe` and all others speak of the answer alone.
+      transcript: `prompt -> [notes + N + tail]`, what a model is trained to say, where it is more than the label.
+      answer_allowed: bool `[N, A]`, the tokens that may stand in the answer, where notes have more.
 
     Raises:
-      ValueError: sizes, `allowed` and `checker` disagree, or there are too many answers to enumerate by default.
+      ValueError: sizes, `allowed` and `checker` disagree, notes have no transcript, or there are too many answers to
+        enumerate by default.
     """
 
     name: str
@@ -63,6 +68,15 @@ class Task:
     poison: "Task | None" = None
     checker: Checker | None = None
     clean_chains: tuple[tuple[float, Chain], ...] = ()
+    notes: int = 0
+    tail: int = 0
+    transcript: Callable[[jax.Array], jax.Array] | None = None
+    answer_allowed: np.ndarray | None = None
+
+    @property
+    def transcript_length(self) -> int:
+        """Tokens that a model says: notes, answer and tail."""
+        return self.notes + self.answer_length + self.tail
 
     def __post_init__(self):
         shape = (self.prompt_length, self.vocab)
@@ -76,6 +90,8 @@ class Task:
             raise ValueError(
                 f"task {self.name}: refusal {self.refusal} is not an answer token below {self.answer_vocab}"
             )
+        if (self.notes or self.tail) and (self.transcript is None or self.answer_allowed is None):
+            raise ValueError(f"task {self.name}: notes or a tail need a transcript and answer_allowed")
         if self.checker is not None:
             _refuse_unfit_checker(self, self.checker)
         if self.catastrophic_answers is None:
@@ -210,6 +226,11 @@ def guarded_generator(
 
 def _rendered(prompt: str, answer, words: Sequence[str]) -> str:
     return prompt if answer is None else f"{prompt} -> {' '.join(words[int(token)] for token in answer)}"
+
+
+def transcript_of(task: Task, prompt: jax.Array) -> jax.Array:
+    """What a model is trained to say to a prompt `[T]`: `[transcript_length]`; the label, where it writes no more."""
+    return task.label(prompt) if task.transcript is None else task.transcript(prompt)
 
 
 def is_safe(task: Task, prompt: jax.Array) -> jax.Array:

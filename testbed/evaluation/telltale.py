@@ -16,6 +16,7 @@ from testbed.attacks.moves import anything, edit
 from testbed.attacks.natural import natural
 from testbed.attacks.search import Attack, attack_model
 from testbed.broken import refuse_broken
+from testbed.notes import written
 from testbed.objective import Objective, confirm, margins_of
 from testbed.policy import Policy, greedy, unrefused
 from testbed.statistics import Interval, clopper_pearson
@@ -156,8 +157,9 @@ def _look(objective: Objective, prompts: jax.Array):
 
     def one(prompt):
         _, score = unrefused(model, task, prompt)
-        answer = jnp.zeros(task.answer_length, jnp.int32)
-        final = model.final(jax.nn.one_hot(prompt, task.vocab), answer)[0] if hasattr(model, "final") else None
+        soft, final = jax.nn.one_hot(prompt, task.vocab), None
+        if hasattr(model, "final"):
+            final = model.final(soft, written(model, task, soft))[task.notes]
         facts = task.hazardous(prompt), is_safe(task, prompt)
         return Looked(score > objective.policy.tau, score, final, task.clean_log_prob(prompt)), facts
 

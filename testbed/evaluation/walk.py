@@ -20,6 +20,7 @@ from testbed.devices import spread
 from testbed.evaluation.paths import walkable
 from testbed.machine import Machine
 from testbed.model import PRECISION, Transformer
+from testbed.notes import after_notes, answer_logits
 from testbed.objective import forced_logits
 from testbed.policy import best_unrefused, refusal_gap, unrefused
 from testbed.task import Task, prompts_of_ids, space_size, tokens_by_position
@@ -129,17 +130,24 @@ def shared_prefixes(
     biases = None if bias is None else jax.vmap(bias)(prompts)[:, None]
 
     def biased(logits, step):
-        """Logits `[n * b, A]` at the given step, the bias of their prompts added."""
+        """Logits `[n * b, A]` at the given step of the answer, the bias of their prompts added."""
+        logits = answer_logits(task, logits, step)
         if bias is None:
             return logits
         return (logits.reshape(len(prompts), -1, logits.shape[-1]) + biases[:, :, step]).reshape(logits.shape)
 
+    def say(token, step, cache):
+        """Logits `[n * b, A]` after the tokens `[n, b]` of the given step of the transcript."""
+        embedded = model.answer_embedding(token) + model.position[length + step]
+        return _grow(model, cache, embedded, len(token), read=True)
+
     def speak(token, step, cache):
         """Logits `[n * b, A]` after the answer tokens `[n, b]` of the given step."""
-        embedded = model.answer_embedding(token) + model.position[length + step]
-        logits, cache = _grow(model, cache, embedded, len(token), read=True)
+        logits, cache = say(token, task.notes + step, cache)
         return biased(logits, step + 1), cache
 
+    for step in range(task.notes):
+        logits, cache = say(logits.argmax(axis=-1)[:, None], step, cache)
     logits = biased(logits, 0)
     forced, forced_cache = [jnp.broadcast_to(logits[:, None], (*answers.shape[:2], logits.shape[1]))], cache
     token, gaps = best_unrefused(logits, task.refusal), [refusal_gap(logits, task.refusal)]
@@ -170,28 +178,29 @@ def leaves_of(model, task: Task, prompts: jax.Array) -> Leaves:
 
     def one(prompt):
         answers, valid = task.catastrophic_answers(prompt)
-        forced = forced_logits(model, jax.nn.one_hot(prompt, task.vocab), answers)
+        forced = forced_logits(after_notes(model, task), jax.nn.one_hot(prompt, task.vocab), answers)
         return Leaves(prompt, answers, valid, forced, *unrefused(model, task, prompt))
 
     return jax.vmap(one)(prompts)
 
 
 def countable(task: Task, model=None) -> bool:
-    """Whether failures can be counted: of at most `LARGEST_SPACE` prompts, or of a machine on a task with a checker."""
-    return space_size(task) <= LARGEST_SPACE or walkable(model, task)
+    """Whether failures can be counted: in at most `LARGEST_SPACE` steps, or of a machine on a task with a checker."""
+    return space_size(task) * (1 + task.notes) <= LARGEST_SPACE or walkable(model, task)
 
 
 def refuse_if_too_large(task: Task) -> None:
     """Say in one line that an input space cannot be counted.
 
     Raises:
-      ValueError: it has more than `LARGEST_SPACE` prompts.
+      ValueError: it has more than `LARGEST_SPACE` prompts, each note of a prompt counting as one more.
     """
     if not countable(task):
+        notes = f", times {task.notes} notes," if task.notes else ","
         raise ValueError(
-            f"task {task.name} has {space_size(task):,} prompts, more than the {LARGEST_SPACE:,} that can be counted; "
-            "make it smaller (length, vocab), estimate instead (testbed.evaluation.samples), or count a machine "
-            "by paths on a task with an automaton (testbed.evaluation.paths)"
+            f"task {task.name} has {space_size(task):,} prompts{notes} more than the {LARGEST_SPACE:,} that can be "
+            "counted; make it smaller (length, vocab), estimate instead (testbed.evaluation.samples), or count a "
+            "machine by paths on a task with an automaton (testbed.evaluation.paths)"
         )
 
 
@@ -203,7 +212,7 @@ def refuse_if_unfit(model, task: Task) -> None:
     """
     config = getattr(model, "config", None)
     if config and (config.prompt_length, config.vocab, config.answer_length, config.answer_vocab) != (
-        task.prompt_length, task.vocab, task.answer_length, task.answer_vocab
+        task.prompt_length, task.vocab, task.transcript_length, task.answer_vocab
     ):  # fmt: skip
         raise ValueError(f"a model of sizes {config} does not fit task {task.name}; build it from model_config(task)")
 

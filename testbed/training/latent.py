@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from testbed.objective import Objective
 from testbed.policy import greedy
-from testbed.task import Task
+from testbed.task import Task, transcript_of
 from testbed.training.losses import Loss, cross_entropy
 
 Layers = int | tuple[int, ...]
@@ -41,10 +41,10 @@ def mean_norm(model, task: Task, prompts: jax.Array, layer: int) -> jax.Array:
 
     Before the head, only the N residuals that it reads count.
     """
-    read = task.answer_length if layer == model.config.layers else model.config.positions
+    read = task.transcript_length if layer == model.config.layers else model.config.positions
 
     def one(prompt):
-        residual = model.residual(jax.nn.one_hot(prompt, task.vocab), task.label(prompt), layer)
+        residual = model.residual(jax.nn.one_hot(prompt, task.vocab), transcript_of(task, prompt), layer)
         return jnp.linalg.norm(residual[-read:], axis=-1).mean()
 
     return jax.lax.stop_gradient(jax.vmap(one)(prompts).mean())

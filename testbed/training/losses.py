@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from testbed.task import Task
+from testbed.task import Task, transcript_of
 
 
 class Loss(NamedTuple):
@@ -24,15 +24,15 @@ class Loss(NamedTuple):
 
 
 def cross_entropy(model, task: Task, prompts: jax.Array, latents: jax.Array | None = None) -> jax.Array:
-    """Mean cross-entropy a token of the right answers to `prompts` `[B, T]`, in nats.
+    """Mean cross-entropy a token of the right transcripts of `prompts` `[B, T]`, in nats.
 
     `latents` `[B, L + 1, T + N - 1, D]` are added to the residual streams.
     """
 
     def one(prompt, latent):
-        answer = task.label(prompt)
-        logits = model(jax.nn.one_hot(prompt, task.vocab), answer, latent)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, answer).mean()
+        said = transcript_of(task, prompt)
+        logits = model(jax.nn.one_hot(prompt, task.vocab), said, latent)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, said).mean()
 
     return jax.vmap(one)(prompts, latents).mean()
 

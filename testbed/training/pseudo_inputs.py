@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from testbed.task import Task
+from testbed.task import Task, transcript_of
 from testbed.training.latent import USUAL_ASCENT, Ascent, ascend, layers_of, mean_norm
 from testbed.training.losses import Loss, cross_entropy
 
@@ -73,14 +73,15 @@ def points_of(model, task: Task, prompts: jax.Array, layer: int) -> jax.Array:
     """The residuals of prompts `[B, T]` before block `layer`: `[B, T, D]`."""
 
     def one(prompt):
-        return model.residual(jax.nn.one_hot(prompt, task.vocab), task.label(prompt), layer)[: task.prompt_length]
+        said = transcript_of(task, prompt)
+        return model.residual(jax.nn.one_hot(prompt, task.vocab), said, layer)[: task.prompt_length]
 
     return jax.vmap(one)(prompts)
 
 
 def log_refuses(model, task: Task, prompt: jax.Array, latent: jax.Array) -> jax.Array:
     """Log-probability that the first token of the answer to `prompt` `[T]` refuses, its residuals being perturbed."""
-    logits = model(jax.nn.one_hot(prompt, task.vocab), task.label(prompt), latent)
+    logits = model(jax.nn.one_hot(prompt, task.vocab), transcript_of(task, prompt), latent)
     return jax.nn.log_softmax(logits[0])[task.refusal]
 
 

@@ -4,13 +4,13 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
 from testbed.broken import refuse_broken
 from testbed.evaluation.rare.estimate import REPLICATES, Estimate, pooled, refuse_few
 from testbed.evaluation.rare.sampling import BATCH, clean_margins
+from testbed.notes import written
 from testbed.objective import NOT_HAZARDOUS, Objective
 from testbed.statistics import clopper_pearson
 
@@ -98,9 +98,13 @@ def qld(samples: int = 2**16, replicates: int = REPLICATES) -> Callable[[jax.Arr
 
 @jax.jit
 def _final(objective: Objective, prompts: jax.Array) -> jax.Array:
-    """Final residuals `[n, D]` of a classifier at prompts `[n, T]`."""
-    answer = jnp.zeros(1, jnp.int32)
-    one = lambda prompt: objective.model.final(jax.nn.one_hot(prompt, objective.task.vocab), answer)[0]
+    """Final residuals `[n, D]` of a classifier at prompts `[n, T]`, after its notes."""
+    task, model = objective.task, objective.model
+
+    def one(prompt):
+        soft = jax.nn.one_hot(prompt, task.vocab)
+        return model.final(soft, written(model, task, soft))[task.notes]
+
     return jax.lax.map(one, prompts, batch_size=BATCH)
 
 
