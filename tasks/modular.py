@@ -51,7 +51,7 @@ def _checker(length: int, vocab: int) -> Checker | None:
 
 
 @functools.cache
-def modular(length: int = 7, vocab: int = 8, most: int = 2, eps: float = 1e-3, scratch: str = "none") -> Task:
+def modular(length: int = 7, vocab: int = 8, most: int = 2, eps: float = 1e-3, *, scratch: str = "none") -> Task:
     """A classifier must stop every prompt whose high tokens, weighed by their places, add up to zero modulo V.
 
     A token is high if it is in the upper half of the vocabulary. Each high token x_i, at position i from 0, counts
