@@ -21,7 +21,7 @@ from testbed.task import Task
 from testbed.training.source import Finds, Source
 
 
-def wrong_prompts(key: jax.Array, model, task: Task, number: int, failures: float = 0.5) -> Finds:
+def wrong_prompts(key: jax.Array, model, task: Task, number: int, *, failures: float = 0.5) -> Finds:
     """At most `number` prompts that the model answers wrongly, a share `failures` of them failing.
 
     The others are false alarms. Where there are none of one kind, all are of the other if that is wanted at all; where
