@@ -14,7 +14,7 @@ from testbed.evaluation.walk import countable
 from testbed.kinds import KINDS, Config, build, own_sizes
 from testbed.task import space_size
 from testbed.training.coverage import DRAWS, Draw, Fresh
-from testbed.training.defence import LOSSES, Defence, Lesson, Selection
+from testbed.training.defence import LOSSES, Defence, Lesson, Relaxation, Selection
 from testbed.training.latent import USUAL_ASCENT, Ascent, Layers
 from testbed.training.oracle import finder_named
 from testbed.training.rounds import Schedule
@@ -59,6 +59,7 @@ class Recipe:
     """A `testbed.training.defence.Defence` as data: its functions by their names in `ORDERS`, `REPLAYS` and `LOSSES`.
 
     `layer` and `eps` say where and how far a relaxed loss perturbs, `ascent_steps` and `ascent_stride` how it climbs.
+    `overseer` judges soft prompts. It has `draws` prompts checked each time, or has learnt from `overseer_labels`.
     `fresh` is `none`, or which of `DRAWS` chooses labelled prompts without a search: `fresh_share` of each batch,
     `fresh_labels` of them in all (0: new ones in every batch).
     """
@@ -74,14 +75,18 @@ class Recipe:
     eps: float = 0.0
     ascent_steps: int = added(USUAL_ASCENT.steps)
     ascent_stride: float = added(USUAL_ASCENT.stride)
+    overseer: str = added(Relaxation().overseer)
+    draws: int = added(Relaxation().draws)
+    overseer_labels: int = added(Relaxation().labels)
     fresh: str = added("none")
     fresh_share: float = added(0.5)
     fresh_labels: int = added(0)
 
     @property
-    def ascent(self) -> Ascent:
-        """How a relaxed loss climbs."""
-        return Ascent(self.ascent_steps, self.ascent_stride)
+    def relaxation(self) -> Relaxation:
+        """Where and how far a relaxed loss perturbs, how it climbs, and who judges."""
+        ascent = Ascent(self.ascent_steps, self.ascent_stride)
+        return Relaxation(self.layer, self.eps, ascent, self.overseer, self.draws, self.overseer_labels)
 
 
 FRESH: dict[str, Draw | None] = {"none": None, **DRAWS}
@@ -95,7 +100,7 @@ def fresh_of(recipe: Recipe) -> Fresh | None:
 
 def defence_of(recipe: Recipe) -> Defence:
     """The functions that a recipe names."""
-    loss = LOSSES[recipe.loss](recipe.layer, recipe.eps, recipe.ascent)
+    loss = LOSSES[recipe.loss](recipe.relaxation)
     return Defence(
         Selection(ORDERS[recipe.order], recipe.candidates, recipe.failures_only),
         Lesson(REPLAYS[recipe.replay], recipe.twins, recipe.share, loss, fresh_of(recipe)),

@@ -13,11 +13,12 @@ from testbed.outside import nearest
 from testbed.training.defence import LOSSES
 from testbed.training.oracle import finder_named
 from testbed.training.selection import ORDERS, REPLAYS
+from testbed.training.soft_prompts import OVERSEERS
 
 BASE = Arm(rounds=16)  # what the fields that are not named hold: sixteen rounds of gcg on 512 finds
 PARTS: dict[str, type] = {"": Arm, "recipe": Recipe, "plain": Plain}
 HIDDEN = {"plain", "recipe", "options", "label", "task"}  # set by other words, or by --task
-CHOICES = {"order": ORDERS, "replay": REPLAYS, "loss": LOSSES, "model": KINDS, "fresh": FRESH}
+CHOICES = {"order": ORDERS, "replay": REPLAYS, "loss": LOSSES, "model": KINDS, "fresh": FRESH, "overseer": OVERSEERS}
 
 
 class Axis(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.arm import EVALUATION, Arm, Plain, attack_of, defence_of, fresh_of, schedule_of, sizes_of
+from experiments.arm import EVALUATION, Arm, Plain, attack_of, defence_of, schedule_of, sizes_of
 from tasks import task_named
 from testbed.attacks import attack_named
 from testbed.attacks.search import Cost
@@ -21,8 +21,7 @@ from testbed.policy import greedy
 from testbed.runs.models import digest_of, load_or_make
 from testbed.runs.results import run_id
 from testbed.runs.sweep import state_file
-from testbed.training.coverage import labels_used
-from testbed.training.defence import attack_cost, training_cost
+from testbed.training.defence import access_of, attack_cost, labels_used, training_cost
 from testbed.training.rounds import Schedule, program_digest, train, units
 from testbed.watch import Watch, silent
 
@@ -173,6 +172,7 @@ def compute_of(schedule: Schedule, attacks: Cost, trains: Cost, candidates: int)
     finds = schedule.finds * bool(schedule.rounds)
     spent = {"gradient_steps": schedule.steps, "finds": finds, "candidates": finds * candidates}
     spent |= {f"{field}_calls": int(n) for field, n in attacks._asdict().items()}
+    spent["checker_calls"] += trains.checker
     spent |= {"training_gradients": trains.gradient, "training_forwards": trains.model}
     return spent | {"forwards": int(attacks.forwards + trains.forwards)}
 
@@ -180,13 +180,11 @@ def compute_of(schedule: Schedule, attacks: Cost, trains: Cost, candidates: int)
 def labels_of(arm: Arm, pool: np.ndarray) -> int:
     """How many different prompts a defence had labelled, clean batches apart.
 
-    Those are the different finds of the pool `[finds, T]`, safe twins, and what is labelled without
-    a search. Twins and fresh prompts count by draws, so with them it is an upper bound.
+    Those are the different finds of the pool `[finds, T]`, and what is labelled besides
+    (`testbed.training.defence.labels_used`). The latter count by draws: an upper bound.
     """
-    twins = arm.steps * round(arm.recipe.share * arm.batch) // 2 if arm.recipe.twins and arm.rounds else 0
-    fresh = fresh_of(arm.recipe)
-    chosen = labels_used(fresh, arm.steps, arm.batch) if fresh else 0
-    return len(np.unique(pool, axis=0)) * bool(arm.rounds) + twins + chosen
+    finds = len(np.unique(pool, axis=0)) * bool(arm.rounds)
+    return finds + labels_used(schedule_of(arm), defence_of(arm.recipe).lesson)
 
 
 def defended_name(arm: Arm, seed: int, stream: str = "defence") -> str:
@@ -225,7 +223,7 @@ def defended_model(bench: Bench, arm: Arm, stream: str = "defence") -> Defended:
         return model, notes | {"labels": labels_of(arm, history.pool)}
 
     made = make_once(bench, name, make, "waiting for the defended model")
-    attacks, trains = attack_cost(schedule, attack, objective, defence), training_cost(schedule, defence)
+    attacks, trains = attack_cost(schedule, attack, objective, defence), training_cost(schedule, task, defence)
     compute = compute_of(schedule, attacks, trains, arm.recipe.candidates) | {"labels": made.notes["labels"]}
     return Defended(made.model, compute, made.notes["found"], made.notes["fit"])
 
@@ -242,4 +240,5 @@ def measure_arm(arm: Arm, bench: Bench, attacks: tuple[str, ...] = EVALUATION) -
         bench.key("evaluation"), model, task_named(arm.plain.task), ready,
         attackers=arm.attackers, watch=bench.watch,
     )  # fmt: skip
-    return {"compute": compute, "found": found, "fit": fit} | measured
+    given = access_of(schedule_of(arm), attack_of(arm), defence_of(arm.recipe)) if arm.steps else ("clean",)
+    return {"compute": compute, "access": ", ".join(given), "found": found, "fit": fit} | measured

@@ -14,7 +14,7 @@ from tasks.cipher_vault import cipher_vault
 from tasks.injury import injury
 from testbed.objective import Objective, margins_of
 from testbed.policy import greedy
-from testbed.training.defence import LOSSES
+from testbed.training.defence import LOSSES, Relaxation
 from testbed.training.latent import (
     USUAL_ASCENT,
     anywhere,
@@ -86,9 +86,9 @@ def test_perturbed_losses_lie_above_the_clean_one_and_gradients_above_noise(task
     def value(model, loss):
         return loss.value(KEY, model, task, prompts)
 
-    clean, noisy = value(model, LOSSES["plain"](0, 0.0)), value(model, LOSSES["noise"](0, 0.2))
-    assert value(model, LOSSES["untargeted"](0, 0.2)) > max(noisy, clean)
-    np.testing.assert_allclose(value(model, LOSSES["untargeted"](0, 0.0)), clean, rtol=1e-5)
+    clean, noisy = value(model, LOSSES["plain"](Relaxation(0, 0.0))), value(model, LOSSES["noise"](Relaxation(0, 0.2)))
+    assert value(model, LOSSES["untargeted"](Relaxation(0, 0.2))) > max(noisy, clean)
+    np.testing.assert_allclose(value(model, LOSSES["untargeted"](Relaxation(0, 0.0))), clean, rtol=1e-5)
 
 
 def perturbed(perturb, layer, eps, model, task, prompts):
@@ -140,7 +140,9 @@ def test_several_layers_are_perturbed_at_once_each_within_its_own_ball(lively):
 
 def test_all_layers_at_once_hurt_more_than_the_worst_of_them(lively):
     model, prompts = lively(VAULT, layers=2), prompts_of(VAULT)
-    value = jax.jit(lambda model, at: LOSSES["untargeted"](at, 0.2).value(KEY, model, VAULT, prompts), static_argnums=1)
+    value = jax.jit(
+        lambda model, at: LOSSES["untargeted"](Relaxation(at, 0.2)).value(KEY, model, VAULT, prompts), static_argnums=1
+    )
     assert value(model, (0, 1, 2)) > max(value(model, at) for at in range(3))
 
 
@@ -163,11 +165,11 @@ SEVERAL = [(name, (0, 1, 2)) for name in ("untargeted", "one_sided", "noise")]
 
 @pytest.mark.parametrize(("name", "layer"), [*((name, 1) for name in LOSSES), *SEVERAL])
 def test_a_step_takes_exactly_the_gradients_and_forward_passes_that_it_is_charged_for(name, layer, lively):
-    ear, prompts, loss = planted.Ear(), prompts_of(INJURY, 4), LOSSES[name](layer, 0.3)
+    ear, prompts, loss = planted.Ear(), prompts_of(INJURY, 4), LOSSES[name](Relaxation(layer, 0.3))
     model = ear.model(lively(INJURY, layers=2 if layer != 1 else 1))
     jax.block_until_ready(jax.jit(jax.grad(loss.value, 1), static_argnums=2)(KEY, model, INJURY, prompts))
     jax.effects_barrier()
-    assert ear.calls["gradient"] == len(prompts) * loss.gradients
+    assert ear.calls["gradient"] == len(prompts) * loss.gradients_on(INJURY)
     assert ear.calls["model"] == len(prompts) * loss.forwards
-    assert loss.forwards == {"plain": 0, "pseudo": 1 + SEEN}.get(name, 1 if layer == 1 else 3)
-    assert loss.gradients == {"plain": 1, "noise": 2}.get(name, USUAL_ASCENT.steps + 2)
+    assert loss.forwards == {"plain": 0, "pseudo": 1 + SEEN}.get(name, len(np.atleast_1d(layer)) * (not loss.overseen))
+    assert loss.gradients_on(INJURY) == {"plain": 1, "noise": 2}.get(name, USUAL_ASCENT.steps + 2)

@@ -101,7 +101,7 @@ def measure(arm: Arm, bench: Bench) -> dict[str, Any]:
     failing = latent_failures(bench.key("latent push"), model, task, hazards, layer=LAYER, eps=EPS)
     measured |= {"latent": {"hazards": HAZARDS, "failing": int(failing.sum())}}
     if arm.recipe.loss == "pseudo":
-        place = dict(layer=arm.recipe.layer, eps=arm.recipe.eps, ascent=arm.recipe.ascent)
+        place = dict(layer=arm.recipe.layer, eps=arm.recipe.eps, ascent=arm.recipe.relaxation.ascent)
         near = reach(bench.key("latent reach"), model, task, **place, near=EPS)
         measured |= {"pseudo": near._asdict()}
     return measured

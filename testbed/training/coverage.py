@@ -47,6 +47,7 @@ def mixed(key: jax.Array, task: Task) -> jax.Array:
 
 
 DRAWS: dict[str, Draw] = {"uniform": uniform, "hazards": hazards, "mixed": mixed}
+SAMPLED = (hazards, mixed)  # those that need a sampler of hazards
 
 
 def fresh_prompts(key: jax.Array, task: Task, fresh: Fresh, number: int, *, run_key: jax.Array) -> jax.Array:

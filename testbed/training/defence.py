@@ -5,25 +5,55 @@ from typing import NamedTuple
 
 from testbed.attacks.search import Attack, Cost, steps_within
 from testbed.objective import Objective
+from testbed.task import Task
 from testbed.training import coverage
 from testbed.training.coverage import Fresh
-from testbed.training.latent import noise, one_sided, untargeted
+from testbed.training.latent import USUAL_ASCENT, Ascent, Layers, noise, one_sided, untargeted
 from testbed.training.losses import PLAIN, Loss
 from testbed.training.pseudo_inputs import pseudo
 from testbed.training.schedule import Schedule
 from testbed.training.selection import Order, Replay, anyone, evenly
+from testbed.training.soft_prompts import OVERSEERS, Overseer, guided, soft
 from testbed.training.source import Source
 
-LOSSES: dict[str, Callable[..., Loss]] = {
-    "plain": lambda *where: PLAIN,
-    "untargeted": untargeted,
-    "one_sided": one_sided,
-    "noise": noise,
-    "pseudo": pseudo,
-}
-"""`(layer, eps, ascent) -> Loss`: where in the residual stream, how far, and how it is climbed.
 
-Its value raises a ValueError where the model has no such layer, and `pseudo`'s where several are named.
+class Relaxation(NamedTuple):
+    """Where a relaxed loss perturbs, how far, how it climbs, and by whose verdict.
+
+    Attributes:
+      layer: in the residual stream, or several.
+      eps: the radius there.
+      ascent: how it is climbed.
+      overseer: who judges soft prompts, one of `OVERSEERS`.
+      draws: prompts that the overseer `drawn` has checked, each time.
+      labels: prompts whose labels the overseer `learned` learns from.
+    """
+
+    layer: Layers = 0
+    eps: float = 0.0
+    ascent: Ascent = USUAL_ASCENT
+    overseer: str = "drawn"
+    draws: int = 32
+    labels: int = 2048
+
+    @property
+    def judge(self) -> Overseer:
+        """The overseer of that name."""
+        return OVERSEERS[self.overseer](self.draws, self.labels)
+
+
+LOSSES: dict[str, Callable[[Relaxation], Loss]] = {
+    "plain": lambda how: PLAIN,
+    "untargeted": lambda how: untargeted(how.layer, how.eps, how.ascent),
+    "one_sided": lambda how: one_sided(how.layer, how.eps, how.ascent),
+    "noise": lambda how: noise(how.layer, how.eps, how.ascent),
+    "pseudo": lambda how: pseudo(how.layer, how.eps, how.ascent),
+    "soft": lambda how: soft(how.judge, how.ascent),
+    "guided": lambda how: guided(how.judge, how.ascent),
+}
+"""`Relaxation -> Loss`.
+
+A latent one's value raises a ValueError where the model has no such layer, and `pseudo`'s where several are named.
 """
 
 
@@ -98,7 +128,46 @@ def attack_cost(schedule: Schedule, attack: Attack | Source, objective: Objectiv
     return Cost(*(attackers * (start + steps * more) for start, more in zip(once, step, strict=True)))
 
 
-def training_cost(schedule: Schedule, defence: Defence = USUAL) -> Cost:
-    """Calls that all the train units of a run make, exactly. Forward passes stand beside the gradients."""
+def training_cost(schedule: Schedule, task: Task, defence: Defence = USUAL) -> Cost:
+    """Calls that all the train units of a run make, exactly. Forward passes stand beside the gradients.
+
+    The checker's are the verdicts that an overseer asks for. What a loss learns before the run counts too.
+    """
     seen, loss = schedule.steps * schedule.batch, defence.lesson.loss
-    return Cost(seen * loss.forwards, seen * loss.gradients, 0)
+    studied = loss.study.gradients if loss.study else 0
+    return Cost(seen * loss.forwards, seen * loss.gradients_on(task) + studied, seen * loss.checks)
+
+
+def labels_used(schedule: Schedule, lesson: Lesson) -> int:
+    """How many prompts the train units of a run have labelled beside clean batches and finds.
+
+    Safe twins, fresh prompts, those that a loss draws and those that an overseer learnt from. Each draw counts.
+    """
+    loss, fresh = lesson.loss, lesson.fresh
+    twins = schedule.steps * round(lesson.share * schedule.batch) // 2 * (lesson.twins and schedule.rounds > 0)
+    chosen = coverage.labels_used(fresh, schedule.steps, schedule.batch) if fresh else 0
+    studied = loss.study.labels if loss.study else 0
+    return twins + chosen + schedule.steps * schedule.batch * loss.labels + studied
+
+
+ACCESS = {
+    "clean": "clean prompts and their labels",
+    "labels": "labels of prompts of its own choice",
+    "hazards": "a sampler of hazardous prompts",
+    "overseer": "verdicts on relaxed inputs, as many as it asks for",
+    "failures": "all failures of the model: an upper limit that no real defender reaches",
+}
+"""What a defence may be given, and what that is. Defences compare at equal labels only within an access."""
+
+
+def access_of(schedule: Schedule, attack: Attack | Source | None, defence: Defence = USUAL) -> tuple[str, ...]:
+    """What a defence is given: names of `ACCESS`, in its order. An attack may always start at hazards."""
+    lesson, attacks = defence.lesson, attack if schedule.rounds else None
+    given = {
+        "clean": True,
+        "labels": attacks is not None or labels_used(schedule, lesson) > 0,
+        "hazards": isinstance(attacks, Attack) or (lesson.fresh is not None and lesson.fresh.draw in coverage.SAMPLED),
+        "overseer": lesson.loss.overseen,
+        "failures": isinstance(attacks, Source),
+    }
+    return tuple(name for name in ACCESS if given[name])

@@ -60,13 +60,14 @@ def ascend(
     """
 
     def one_step(delta, _):
-        delta = delta + ascent.stride * radius * _unit(jax.grad(height)(delta))
+        delta = delta + ascent.stride * radius * unit(jax.grad(height)(delta))
         return delta * jnp.minimum(1, radius / jnp.maximum(jnp.linalg.norm(delta, axis=-1, keepdims=True), 1e-12)), None
 
     return jax.lax.scan(one_step, start, length=ascent.steps)[0]
 
 
-def _unit(vectors: jax.Array) -> jax.Array:
+def unit(vectors: jax.Array) -> jax.Array:
+    """Vectors `[..., D]` at length 1; one without a length stays."""
     return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
@@ -94,7 +95,7 @@ def towards_catastrophe(key, model, task, prompt, *, place, still, radius, ascen
 
 def anywhere(key, model, task, prompt, *, place, still, radius, ascent):
     """A random direction for each token, to the edge of the ball."""
-    return radius * _unit(jax.random.normal(key, still.shape))
+    return radius * unit(jax.random.normal(key, still.shape))
 
 
 def perturbations(

@@ -9,18 +9,44 @@ import optax
 from testbed.task import Task, transcript_of
 
 
-class Loss(NamedTuple):
-    """What a step descends, and its price.
+class Study(NamedTuple):
+    """What a loss learns before the run, and its price.
 
     Attributes:
-      value: `(key, model, task, prompts [B, T]) -> loss`, in nats a token.
-      gradients: gradients a prompt that a step takes, that of the loss included.
-      forwards: further forward passes a prompt.
+      learn: `(key, task) -> learnt`, which each call of the loss is then given.
+      labels: prompts whose labels it learns from.
+      gradients: gradients that it takes, in all.
     """
 
-    value: Callable[[jax.Array, Any, Task, jax.Array], jax.Array]
-    gradients: int = 1
+    learn: Callable[[jax.Array, Task], Any]
+    labels: int
+    gradients: int
+
+
+class Loss(NamedTuple):
+    """What a step descends, and its price for each prompt of the batch.
+
+    Attributes:
+      value: `(key, model, task, prompts [B, T]) -> loss`, in nats a token; with a `study` also what was learnt.
+      gradients: gradients that a step takes, that of the loss included; or `task -> int` where they hang on it.
+      forwards: further forward passes.
+      checks: verdicts of the checker that an overseer asks for.
+      labels: prompts beside those of the batch whose labels are learnt.
+      study: what is learnt before the run, if anything.
+      overseen: whether an overseer's verdicts are asked for in each step, beyond labels.
+    """
+
+    value: Callable[..., jax.Array]
+    gradients: int | Callable[[Task], int] = 1
     forwards: int = 0
+    checks: int = 0
+    labels: int = 0
+    study: Study | None = None
+    overseen: bool = False
+
+    def gradients_on(self, task: Task) -> int:
+        """Gradients that a step takes on a task, for each prompt of the batch."""
+        return self.gradients(task) if callable(self.gradients) else self.gradients
 
 
 def cross_entropy(model, task: Task, prompts: jax.Array, latents: jax.Array | None = None) -> jax.Array:

@@ -26,6 +26,7 @@ from testbed.runs import checkpoints
 from testbed.task import Task
 from testbed.training.coverage import fresh_prompts
 from testbed.training.defence import USUAL, Defence, Lesson, Selection, refuse_unfit
+from testbed.training.losses import Loss, Study
 from testbed.training.schedule import Descent, Schedule, Search, Unit, units
 from testbed.training.selection import Candidates, potential, safe_twin
 from testbed.training.source import Source
@@ -38,6 +39,7 @@ class State(NamedTuple):
       model, optimizer: what is trained, and the optimiser's state.
       pool: `[finds, T]`; usable: bool `[finds]`, the places whose finds may be trained on; filled: places taken.
       step: gradient steps taken.
+      learnt: what the loss learnt before the run; None if nothing.
     """
 
     model: Any
@@ -46,6 +48,7 @@ class State(NamedTuple):
     usable: jax.Array
     filled: jax.Array
     step: jax.Array
+    learnt: Any = None
 
 
 class History(NamedTuple):
@@ -76,11 +79,23 @@ def optimizer(descent: Descent, *, clip: float = 1.0, warm_up: int = 50) -> opta
     return optax.chain(optax.clip_by_global_norm(clip), adam)
 
 
-def begin(model, task: Task, schedule: Schedule) -> State:
-    """The state before the first unit, with a fresh optimiser and an empty pool."""
+def studied(key: jax.Array, task: Task, loss: Loss) -> Any:
+    """What a loss learns before the run of `key`; None if nothing."""
+    return loss.study and _study_of(task, loss.study)(jax.random.fold_in(key, 4))
+
+
+@lru_cache(maxsize=64)
+def _study_of(task: Task, study: Study) -> Callable[[jax.Array], Any]:
+    return jax.jit(partial(study.learn, task=task))
+
+
+def begin(model, task: Task, schedule: Schedule, learnt: Any = None) -> State:
+    """The state before the first unit, with a fresh optimiser and an empty pool. `learnt`: as `studied` gives it."""
     pool = jnp.zeros((schedule.finds, task.prompt_length), jnp.int32)
     zero = jnp.zeros((), jnp.int32)
-    return State(model, optimizer(schedule.descent).init(model), pool, jnp.zeros(schedule.finds, bool), zero, zero)
+    return State(
+        model, optimizer(schedule.descent).init(model), pool, jnp.zeros(schedule.finds, bool), zero, zero, learnt
+    )
 
 
 def batch_of(
@@ -131,7 +146,8 @@ def train_unit(
     def one_step(state, key):
         prompts = batch_of(key, state, task, descent, lesson=lesson, first=first, run_key=run_key)
         loss_key = jax.random.fold_in(key, 2)
-        loss, gradients = jax.value_and_grad(lesson.loss.value, 1)(loss_key, state.model, task, prompts)
+        learnt = () if state.learnt is None else (state.learnt,)
+        loss, gradients = jax.value_and_grad(lesson.loss.value, 1)(loss_key, state.model, task, prompts, *learnt)
         updates, optimizer_state = update(gradients, state.optimizer, state.model)
         model = optax.apply_updates(state.model, updates)
         return state._replace(model=model, optimizer=optimizer_state, step=state.step + 1), loss
@@ -281,7 +297,10 @@ def program_digest(
     Args:
       model: it, or its shapes (`jax.eval_shape`): the weights don't matter.
     """
-    leaves, structure = jax.tree.flatten(jax.eval_shape(partial(begin, task=task, schedule=schedule), model))
+    key, loss = jax.random.key(0), defence.lesson.loss
+    learnt = jax.eval_shape(lambda key: studied(key, task, loss), key)
+    state = jax.eval_shape(lambda model, learnt: begin(model, task, schedule, learnt), model, learnt)
+    leaves, structure = jax.tree.flatten(state)
     kinds = [False, True] if schedule.rounds else [False]
     does = programs(task, schedule, attack, defence)
     parts = [
@@ -290,6 +309,8 @@ def program_digest(
         else _text_digest(does[kind].func, frozenset(does[kind].keywords.items()), structure, tuple(leaves))
         for kind in kinds
     ]
+    if loss.study:
+        parts.append(_study_of(task, loss.study).lower(key).as_text())
     return hashlib.sha256(" ".join(parts + ["best"] * schedule.best).encode()).hexdigest()
 
 
@@ -336,7 +357,7 @@ def train(
     """
     if schedule.rounds and attack is None:
         raise ValueError(f"{schedule.rounds} rounds need an attack; choose one or set rounds to 0")
-    work, start = units(schedule), begin(model, task, schedule)
+    work, start = units(schedule), begin(model, task, schedule, studied(key, task, defence.lesson.loss))
     total = len(work.number)
     name = partial(identity, key, model, task, schedule, attack=attack, defence=defence)
     resume, keep = checkpoints.keeper(checkpoint, name)

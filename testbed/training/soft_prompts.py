@@ -1,0 +1,247 @@
+"""Relaxed adversarial training on soft prompts: distributions over prompts instead of prompts.
+
+A soft prompt is a product distribution `q = softmax(z)` of logits `z` `[T, V]`. A model reads it as the expected
+one-hot prompt. An overseer says how likely a prompt drawn from it is hazardous. An adversary climbs the probability
+of a catastrophe, and the model learns the right answers of what q draws. So a failure is trained against although
+nobody has found a prompt that shows it.
+
+Reference: Christiano 2019, Worst-case guarantees; Hubinger 2019, Relaxed adversarial training for inner alignment.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from testbed.model import Transformer, model_config
+from testbed.objective import Objective, forced_logits
+from testbed.policy import greedy
+from testbed.task import Task
+from testbed.training.latent import USUAL_ASCENT, Ascent, unit
+from testbed.training.losses import Loss, Study, cross_entropy
+
+SCALES = (0.3, 4.0)  # of the noise that soft prompts start from: from nearly uniform to nearly one prompt
+FORBIDDEN = -1e9  # the logit of a token that may not stand at a position
+TINY = 1e-30  # a probability below it has no slope
+RATE, STEPS, BATCH = 2e-3, 1024, 256  # how a learned overseer is trained
+
+
+class Overseer(NamedTuple):
+    """Who judges soft prompts, by their logits `z` `[T, V]`.
+
+    Attributes:
+      height: `(key, model, task, z, learnt) -> float`. Its slope in z is that of log P(catastrophe), the prompt being
+        drawn from q and the answer being the model's to q.
+      loss: `(key, model, task, z, learnt) -> float`: the cross-entropy of the right answers of what q draws, in nats.
+      checks: prompts that the checker judges, each time the overseer is asked.
+      answers: `task -> int`, answers that are scored each time, with a pass through the model each.
+      study: what it learns before the run, if anything.
+    """
+
+    height: Callable[..., jax.Array]
+    loss: Callable[..., jax.Array]
+    checks: int = 0
+    answers: Callable[[Task], int] = lambda task: 1
+    study: Study | None = None
+
+
+def noise(key: jax.Array, task: Task) -> jax.Array:
+    """The logits `[T, V]` of a soft prompt to start from: normal noise, of a log-uniform size within `SCALES`."""
+    size_key, key = jax.random.split(key)
+    low, high = np.log(SCALES)
+    size = jnp.exp(jax.random.uniform(size_key, minval=low, maxval=high))
+    return jnp.where(task.allowed, size * jax.random.normal(key, task.allowed.shape), FORBIDDEN)
+
+
+def draw(key: jax.Array, z: jax.Array, number: int) -> jax.Array:
+    """Prompts `[number, T]` drawn from a soft prompt."""
+    return jax.random.categorical(key, z, shape=(number, len(z))).astype(jnp.int32)
+
+
+def log_drawn(z: jax.Array, prompts: jax.Array) -> jax.Array:
+    """Log-probabilities `[n]` that a soft prompt draws prompts `[n, T]`."""
+    return jnp.take_along_axis(jax.nn.log_softmax(z)[None], prompts[..., None], axis=2).sum(axis=(1, 2))
+
+
+def log_hazard(task: Task, z: jax.Array) -> jax.Array:
+    """log P(a prompt drawn from q is hazardous), exactly: the probability of each of the checker's states, in turn.
+
+    Raises:
+      ValueError: the task has no checker.
+    """
+    if task.checker is None:
+        raise ValueError(f"task {task.name} has no checker that is an automaton; choose the overseer 'drawn'")
+    follow, hazardous = jnp.asarray(task.checker.follow), jnp.asarray(task.checker.level > 0)
+
+    def read(mass, q):
+        return jnp.zeros_like(mass).at[follow].add(mass[:, None] * q), None
+
+    mass, _ = jax.lax.scan(read, jnp.zeros(len(follow)).at[0].set(1.0), jax.nn.softmax(z))
+    return jnp.log(jnp.maximum(mass @ hazardous, TINY))
+
+
+def _of_classifiers(log_chance: Callable[..., jax.Array], **more) -> Overseer:
+    """An overseer by `(task, z, learnt) -> log P(hazard)`: a catastrophe is a hazard that passes."""
+
+    def says(model, task, z):
+        if task.answer_length > 1 or task.answer_vocab != 2:
+            raise ValueError(f"this overseer judges classifiers, and {task.name} is none; choose the overseer 'drawn'")
+        said = jax.nn.log_softmax(model(jax.nn.softmax(z), jnp.zeros(1, jnp.int32))[0])
+        return said[task.refusal], said[1 - task.refusal]
+
+    def height(key, model, task, z, learnt):
+        return log_chance(task, z, learnt) + says(model, task, z)[1]
+
+    def loss(key, model, task, z, learnt):
+        chance, (stops, passes) = jnp.exp(log_chance(task, z, learnt)), says(model, task, z)
+        return -(chance * stops + (1 - chance) * passes)
+
+    return Overseer(height, loss, **more)
+
+
+def exact() -> Overseer:
+    """The checker's verdict on every prompt that q can draw, weighed by its probability."""
+    return _of_classifiers(lambda task, z, learnt: log_hazard(task, z))
+
+
+@functools.cache
+def drawn(number: int) -> Overseer:
+    """The checker's verdicts on `number` prompts drawn from q: at least 1, and for generators too.
+
+    The slope of the probability of a catastrophe is estimated as that of the draws' own (REINFORCE). Draws of which
+    none is hazardous have no slope. Reference: Williams 1992.
+    """
+
+    def height(key, model, task, z, learnt):
+        prompts = draw(key, jax.lax.stop_gradient(z), number)
+        answers, valid = jax.vmap(task.catastrophic_answers)(prompts)
+        answers = answers.reshape(-1, task.answer_length)
+        logits = forced_logits(model, jax.nn.softmax(z), answers)
+        said = jnp.take_along_axis(jax.nn.log_softmax(logits), answers[..., None], axis=2).sum(axis=(1, 2))
+        own = log_drawn(z, prompts)
+        # Of value zero: the draws are where they are, and their probability has a slope.
+        weight = (own - jax.lax.stop_gradient(own))[:, None]
+        return jax.nn.logsumexp(jnp.where(valid, said.reshape(valid.shape) + weight, FORBIDDEN))
+
+    def loss(key, model, task, z, learnt):
+        right = jax.vmap(task.label)(draw(key, z, number))
+        logits = forced_logits(model, jax.nn.softmax(z), right)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, right).mean()
+
+    def answers(task):
+        return 1 if task.answer_length == 1 else number * Objective(task, None, greedy(task)).forwards
+
+    return Overseer(height, loss, number, answers)
+
+
+def _labelled(key: jax.Array, task: Task) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A soft prompt `[T, V]` of noise, a prompt `[T]` that it draws, and whether that is hazardous."""
+    noise_key, key = jax.random.split(key)
+    z = noise(noise_key, task)
+    prompt = draw(key, z, 1)[0]
+    return z, prompt, task.hazardous(prompt)
+
+
+@functools.cache
+def learned(labels: int, *, steps: int = STEPS, batch: int = BATCH) -> Overseer:
+    """A transformer that has learnt from soft prompts with a label each, that of one prompt that each drew.
+
+    It is all that an overseer can be where no program checks. A step of its `steps` sees `batch` of them, and as many
+    of those prompts.
+    """
+
+    def learn(key, task):
+        init_key, data_key, key = jax.random.split(key, 3)
+        model = Transformer(model_config(task), init_key)
+        descent = optax.adamw(optax.cosine_decay_schedule(RATE, steps))
+        data = jax.vmap(lambda key: _labelled(key, task))(jax.random.split(data_key, labels))
+
+        def loss(model, seen):
+            z, prompt, hazardous = seen
+            both = jnp.stack([jax.nn.softmax(z), jax.nn.one_hot(prompt, task.vocab)])
+            logits = jax.vmap(lambda soft: model(soft, jnp.zeros(1, jnp.int32))[0])(both)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.full(2, hazardous, jnp.int32)).mean()
+
+        def one_step(carry, key):
+            model, state = carry
+            rows = jax.random.randint(key, (batch,), 0, labels)
+            seen = jax.tree.map(lambda column: column[rows], data)
+            slope = jax.grad(lambda model: jax.vmap(loss, (None, 0))(model, seen).mean())(model)
+            updates, state = descent.update(slope, state, model)
+            return (optax.apply_updates(model, updates), state), None
+
+        return jax.lax.scan(one_step, (model, descent.init(model)), jax.random.split(key, steps))[0][0]
+
+    def log_chance(task, z, learnt):
+        if learnt is None:
+            raise ValueError("this overseer has learnt nothing yet; begin with what `rounds.studied` gives")
+        return jax.nn.log_softmax(learnt(jax.nn.softmax(z), jnp.zeros(1, jnp.int32))[0])[1]
+
+    return _of_classifiers(log_chance, study=Study(learn, labels, gradients=2 * batch * steps))
+
+
+OVERSEERS: dict[str, Callable[[int, int], Overseer]] = {
+    "exact": lambda draws, labels: exact(),
+    "drawn": lambda draws, labels: drawn(draws),
+    "learned": lambda draws, labels: learned(labels),
+}
+"""`(draws, labels) -> Overseer`: prompts that are checked each time it is asked, and labels that it learns from."""
+
+
+def climb(
+    key: jax.Array, model, task: Task, z: jax.Array, *, overseer: Overseer, ascent: Ascent = USUAL_ASCENT, learnt=None
+) -> jax.Array:
+    """Where the adversary ends: `ascent.steps` steps from logits `z` `[T, V]` up the overseer's height.
+
+    Each position's step is of one length, `ascent.stride` times that of usual noise.
+    """
+
+    def one_step(z, key):
+        slope = jax.grad(overseer.height, 3)(key, model, task, z, learnt)
+        return z + ascent.stride * task.vocab**0.5 * unit(slope), None
+
+    return jax.lax.scan(one_step, z, jax.random.split(key, ascent.steps))[0]
+
+
+def _loss(overseer: Overseer, ascent: Ascent, taught: Overseer, labels: int = 0) -> Loss:
+    """Half clean; half what `taught` loses where the adversary ends."""
+
+    def value(key, model, task, prompts, learnt=None):
+        frozen = jax.lax.stop_gradient(model)
+
+        def one(key):
+            start, climbing, key = jax.random.split(key, 3)
+            z = climb(climbing, frozen, task, noise(start, task), overseer=overseer, ascent=ascent, learnt=learnt)
+            return taught.loss(key, model, task, jax.lax.stop_gradient(z), learnt)
+
+        soft = jax.vmap(one)(jax.random.split(key, len(prompts))).mean()
+        return (cross_entropy(model, task, prompts) + soft) / 2
+
+    return Loss(
+        value,
+        gradients=lambda task: 1 + ascent.steps * overseer.answers(task) + taught.answers(task),
+        checks=ascent.steps * overseer.checks + taught.checks,
+        labels=labels,
+        study=overseer.study,
+        overseen=overseer.study is None,
+    )
+
+
+@functools.cache
+def soft(overseer: Overseer, ascent: Ascent = USUAL_ASCENT) -> Loss:
+    """Half clean, half the loss at the soft prompts themselves, by the overseer: no prompt's label is learnt."""
+    return _loss(overseer, ascent, overseer)
+
+
+def _real(key, model, task, z, learnt):
+    return cross_entropy(model, task, draw(key, z, 1))
+
+
+@functools.cache
+def guided(overseer: Overseer, ascent: Ascent = USUAL_ASCENT) -> Loss:
+    """Half clean, half on a prompt that each soft prompt draws, with its label: a search that climbs distributions."""
+    return _loss(overseer, ascent, Overseer(overseer.height, _real), labels=1)

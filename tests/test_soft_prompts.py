@@ -1,0 +1,188 @@
+"""Soft prompts: overseers against brute force, the slope of the climb, where it leads, and what it costs."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import H, K, P
+from reference import injury as rule
+
+from tasks.brackets import brackets
+from tasks.cipher_vault import cipher_vault
+from tasks.injury import injury
+from testbed.training.defence import Defence, Lesson, training_cost
+from testbed.training.latent import Ascent
+from testbed.training.rounds import begin, program_digest, studied, train
+from testbed.training.schedule import Schedule
+from testbed.training.soft_prompts import (
+    Overseer,
+    climb,
+    draw,
+    drawn,
+    exact,
+    guided,
+    learned,
+    log_drawn,
+    log_hazard,
+    noise,
+    soft,
+)
+
+TASK, VAULT, KEY = injury(length=3), cipher_vault(length=4, vocab=4), jax.random.key(0)
+
+
+def by_brute_force(task, space, hazardous):
+    """`z -> log P(hazard)`, summed over every prompt of the space."""
+    return lambda z: jnp.log(jnp.exp(log_drawn(z, jnp.asarray(space))) @ jnp.asarray(hazardous, jnp.float32))
+
+
+@pytest.mark.parametrize("task", [TASK, brackets(length=4)], ids=lambda task: task.name)
+def test_the_exact_overseer_sums_over_the_whole_space_and_so_does_its_slope(task, all_prompts):
+    space = all_prompts(task)
+    brute = by_brute_force(task, space, jax.vmap(task.hazardous)(space))
+    z = jax.vmap(lambda key: noise(key, task))(jax.random.split(KEY, 5))
+    for whole, ours in zip(
+        jax.vmap(jax.value_and_grad(brute))(z),
+        jax.vmap(jax.value_and_grad(lambda z: log_hazard(task, z)))(z),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_its_slope_is_that_of_small_differences():
+    z, step = noise(KEY, TASK), 1e-2
+    slope = np.asarray(jax.grad(lambda z: log_hazard(TASK, z))(z))
+    moved = jax.vmap(lambda d: log_hazard(TASK, z + d) - log_hazard(TASK, z - d))
+    away = step * np.eye(z.size, dtype=np.float32).reshape(-1, *z.shape)
+    np.testing.assert_allclose(moved(away) / (2 * step), slope.ravel(), atol=2e-3)
+
+
+def test_no_soft_prompt_draws_a_forbidden_token():
+    allowed = np.ones((3, 8), bool)
+    allowed[1, 2:] = False
+    z = noise(KEY, dataclasses.replace(TASK, allowed=allowed))
+    assert draw(KEY, z, 200)[:, 1].max() == 1
+    np.testing.assert_allclose(jax.nn.softmax(z)[1, 2:], 0)
+
+
+def judged(overseer, model, task, z, key=KEY):
+    """The slope in z of an overseer's height, and its loss."""
+    slope = jax.jit(jax.grad(overseer.height, 3), static_argnums=2)(key, model, task, z, None)
+    return np.asarray(slope), float(jax.jit(overseer.loss, static_argnums=2)(key, model, task, z, None))
+
+
+def test_many_draws_judge_as_the_exact_overseer_does(lively):
+    model, z = lively(TASK), jax.random.normal(KEY, (3, 8)).at[:, [K, H, P]].add(1.5)  # many of its draws are hazards
+    (slope, loss), (estimate, guess) = (judged(one, model, TASK, z) for one in (exact(), drawn(20_000)))
+    np.testing.assert_allclose(estimate, slope, atol=0.05 * np.abs(slope).max())
+    assert guess == pytest.approx(loss, abs=0.03)
+
+
+def test_a_generator_is_judged_by_what_it_would_say_to_what_is_drawn(lively, all_prompts):
+    """Against a sum over the whole space: every prompt's catastrophic answer, by its probability."""
+    model, z, space = lively(VAULT), noise(KEY, VAULT), all_prompts(VAULT)
+    answers, valid = jax.vmap(VAULT.catastrophic_answers)(space)
+    right = jax.vmap(VAULT.label)(space)
+
+    def said(z, answer):
+        logits = jax.nn.log_softmax(model(jax.nn.softmax(z), answer))
+        return jnp.take_along_axis(logits, answer[:, None], axis=1).sum()
+
+    @jax.jit
+    def whole(z):
+        bad = jnp.exp(jax.vmap(said, (None, 0))(z, answers[:, 0])) * valid[:, 0]
+        return jnp.log(jnp.exp(log_drawn(z, space)) @ bad)
+
+    @jax.jit
+    def expected(z):
+        return -jnp.exp(log_drawn(z, space)) @ jax.vmap(said, (None, 0))(z, right) / VAULT.answer_length
+
+    slope, loss = judged(drawn(4000), model, VAULT, z)
+    truth = np.asarray(jax.grad(whole)(z))
+    np.testing.assert_allclose(slope, truth, atol=0.1 * np.abs(truth).max())
+    assert loss == pytest.approx(float(expected(z)), abs=0.05)
+
+
+def test_draws_without_a_hazard_have_no_slope(lively):
+    safe = jnp.zeros((3, 8)).at[:, 0].set(50.0)  # F0 F0 F0, surely
+    assert not np.abs(judged(drawn(4), lively(TASK), TASK, safe)[0]).any()
+
+
+def wary_of_k(soft_prompt, answer):
+    """A classifier that stops a prompt with K in it, and lets all others pass."""
+    return jnp.stack([3.0, 12 * soft_prompt[:, K].sum()])[None]
+
+
+def test_the_climb_needs_both_factors():
+    """Hazards with K are stopped, so those with H must be found. Either factor alone ends elsewhere."""
+    both, hazard = exact().height, lambda key, model, task, z, learnt: log_hazard(task, z)
+    heights = {
+        "both": both,
+        "hazard alone": hazard,
+        "passing alone": lambda *where: both(*where) - hazard(*where),
+        "none": lambda key, model, task, z, learnt: 0 * z.sum(),
+    }
+
+    def ends(key, height):
+        z = climb(key, wary_of_k, TASK, noise(key, TASK), overseer=Overseer(height, None), ascent=Ascent(4))
+        return jnp.exp(both(key, wary_of_k, TASK, z, None))
+
+    @jax.jit
+    def reached(keys):
+        return {name: jax.vmap(functools.partial(ends, height=height))(keys).mean() for name, height in heights.items()}
+
+    risk = {name: float(mean) for name, mean in reached(jax.random.split(KEY, 64)).items()}
+    assert risk["both"] > 1.3 * max(risk["hazard alone"], risk["passing alone"]) > 1.3 * risk["none"], risk
+
+
+@pytest.mark.parametrize(
+    ("loss", "gradients", "checks", "labels"),
+    [
+        (soft(exact()), 1 + 6 + 1, 0, 0),
+        (soft(drawn(5)), 1 + 6 + 1, 7 * 5, 0),
+        (guided(drawn(5)), 1 + 6 + 1, 6 * 5, 1),
+        (soft(drawn(5), Ascent(2)), 1 + 2 + 1, 3 * 5, 0),
+    ],
+)
+def test_what_a_step_costs_a_classifier(loss, gradients, checks, labels):
+    assert (loss.gradients(TASK), loss.checks, loss.labels) == (gradients, checks, labels)
+    cost = training_cost(Schedule(steps=16, batch=8), TASK, Defence(lesson=Lesson(loss=loss)))
+    assert cost == (0, 128 * gradients, 128 * checks)
+
+
+def test_what_a_generator_costs_is_a_pass_for_each_answer_that_is_scored():
+    assert soft(drawn(5)).gradients(VAULT) == 1 + 6 * 5 + 5
+
+
+def test_overseers_of_classifiers_refuse_generators_and_tasks_without_an_automaton(lively):
+    with pytest.raises(ValueError, match=r"cipher_vault has no checker .* choose the overseer 'drawn'"):
+        judged(exact(), lively(VAULT), VAULT, noise(KEY, VAULT))
+    with pytest.raises(ValueError, match="has learnt nothing yet"):
+        judged(learned(8), lively(TASK), TASK, noise(KEY, TASK))
+
+
+SCHEDULE = Schedule(steps=4, batch=8, units=2)
+
+
+def test_a_learned_overseer_learns_hazards_once_a_run_and_is_part_of_what_a_run_is(lively):
+    task, model = injury(length=2), lively(injury(length=2))
+    losses = {labels: soft(learned(labels, steps=200, batch=32), Ascent(1)) for labels in (256, 128)}
+    loss = losses[256]
+    learnt = studied(KEY, task, loss)
+    prompts = jax.vmap(task.sample_hazard)(jax.random.split(KEY, 50))
+    safe = [[0, 0], [4, 2], [2, 5], [6, 4]]
+    assert not any(rule(tuple(prompt)).forbidden for prompt in safe)
+    stops = lambda prompt: jax.nn.softmax(learnt(jax.nn.one_hot(prompt, 8), jnp.zeros(1, jnp.int32))[0])[1]
+    assert jax.vmap(stops)(prompts).mean() > 0.6 > 0.4 > jax.vmap(stops)(jnp.asarray(safe)).mean()
+    defence = Defence(lesson=Lesson(loss=loss))
+    state = begin(model, task, SCHEDULE, learnt)
+    assert len(jax.tree.leaves(state)) > len(jax.tree.leaves(begin(model, task, SCHEDULE)))
+    names = {
+        program_digest(task, SCHEDULE, None, Defence(lesson=Lesson(loss=one)), model=model) for one in losses.values()
+    }
+    assert len(names) == 2, "other labels are another run"
+    _, history = train(KEY, model, task, SCHEDULE, defence=defence)
+    assert np.isfinite(history.loss).all()
