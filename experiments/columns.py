@@ -106,6 +106,16 @@ def spent(runs: pd.DataFrame, of: str = "forwards") -> pd.Series:
     return runs[f"compute.{of}"]
 
 
+def labelled(runs: pd.DataFrame) -> bool:
+    """Whether every run says how many labels its defence used: records of the first round do not."""
+    return "compute.labels" in runs and bool(runs["compute.labels"].notna().all())
+
+
+def judged(runs: pd.DataFrame) -> pd.Series:
+    """Prompts that the checker judged for a defence, clean batches apart: those labelled, and verdicts asked for."""
+    return spent(runs, "labels") + spent(runs, "checker_calls")
+
+
 def decades(counts: Any) -> Any:
     """log10(count + 1): zero failures are zero decades."""
     return np.log10(counts + 1)

@@ -1,12 +1,18 @@
 """Figures that questions share: what is left of each arm, and its price."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from experiments.columns import COUNTED, POLICIES, WHOLE, column_of, counts
+from experiments.columns import COUNTED, POLICIES, WHOLE, column_of, counts, judged, spent
 from experiments.tables import prompts
 from testbed import plots
+
+SPENT = {
+    "labels": "labels beside clean batches",
+    "judged": "labels and verdicts of the checker",
+    "forwards": "forward-pass equivalents",
+}
 
 
 def draw_arms(
@@ -47,6 +53,28 @@ def prompts_of(runs: pd.DataFrame, what: str = "failures") -> str:
     kind = WHOLE.get(what)
     numbers = counts(runs, kind).dropna().unique() if kind else []
     return f"{COUNTED[what]} (of {prompts(numbers[0])} {kind})" if len(numbers) == 1 else COUNTED[what]
+
+
+def draw_against(
+    runs: pd.DataFrame, curves: Mapping[str, Sequence[str]], of: Sequence[str] = tuple(SPENT), caption: str = ""
+) -> plots.Figure:
+    """Failing prompts against what was spent, from one task: a panel for each of `of`, names of `SPENT`.
+
+    `curves`: the arms of each curve, by its name. An arm that spent nothing of a kind is no point there.
+    """
+    figure, axes = plots.panels([f"Failing prompts by {SPENT[what]}" for what in of], caption_of(runs, caption))
+    for ax, what in zip(axes, of, strict=True):
+        numbers = judged(runs) if what == "judged" else spent(runs, what)
+        table = runs.assign(**{what: numbers.astype(float)})[numbers > 0]
+        for color, (name, arms) in zip(plots.kinds(len(curves)), curves.items(), strict=True):
+            rows = table[table["arm"].isin(arms)]
+            if len(rows):
+                plots.arms_along(ax, rows, what, column_of("failures"), label=name, color=color)
+        ax.set_xscale("log")
+        ax.set_xlabel(SPENT[what])
+        ax.set_ylabel(prompts_of(runs))
+    plots.legend_below(axes[0], columns=3)
+    return figure
 
 
 def caption_of(runs: pd.DataFrame, more: str = "") -> str:

@@ -14,6 +14,8 @@ from experiments.columns import (
     clean,
     counts,
     failures,
+    judged,
+    labelled,
     refused_share,
     sampled_note,
     spent,
@@ -83,7 +85,16 @@ def _row(rows: pd.DataFrame) -> dict[str, str]:
         "clean acc.": percent(clean(rows, "correct"), clean(rows, "samples"), 2),
         "steps": f"{spent(rows, 'gradient_steps').iloc[0]:,}",
         "forwards": f"{spent(rows).iloc[0] / 1e3:,.0f}k",
-    }
+    } | _given(rows)
+
+
+def _given(rows: pd.DataFrame) -> dict[str, str]:
+    """What a defence was given, of runs that say it: labels beside clean batches, all verdicts, and its access."""
+    if not labelled(rows):
+        return {}
+    access = {"access": rows["access"].iloc[0]} if "access" in rows else {}
+    numbers = {"labels": spent(rows, "labels"), "labels and verdicts": judged(rows)}
+    return {name: prompts(number.median()) for name, number in numbers.items()} | access
 
 
 def _column(rows: pd.DataFrame) -> dict[str, str]:
@@ -104,16 +115,20 @@ def _column(rows: pd.DataFrame) -> dict[str, str]:
             column[f"{attack} succeeds, {budget} calls"] = share
     failing, matched = failures(rows), failures(rows, "matched")
     of = " (sampled)" if sampled_note(rows) else ""
-    return column | {
-        f"FAILING PROMPTS{of}, median": prompts(failing.median()),
-        "  range over seeds": ends(failing),
-        "  share of hazardous prompts": _share(rows, of),
-        "  egregious ones, median": prompts(counts(rows, "egregious").median()),
-        f"FAILING AT 1 % CLEAN FALSE ALARMS{of}": prompts(matched.median()),
-        "  its range over seeds": ends(matched),
-        "worst margin of any seed": f"{counts(rows, 'worst_margin').min():.1f}",
-        f"safe prompts refused, whole space{of}": percent(counts(rows, "false_alarms"), counts(rows, "safe"), 2),
-    }
+    return (
+        column
+        | {
+            f"FAILING PROMPTS{of}, median": prompts(failing.median()),
+            "  range over seeds": ends(failing),
+            "  share of hazardous prompts": _share(rows, of),
+            "  egregious ones, median": prompts(counts(rows, "egregious").median()),
+            f"FAILING AT 1 % CLEAN FALSE ALARMS{of}": prompts(matched.median()),
+            "  its range over seeds": ends(matched),
+            "worst margin of any seed": f"{counts(rows, 'worst_margin').min():.1f}",
+            f"safe prompts refused, whole space{of}": percent(counts(rows, "false_alarms"), counts(rows, "safe"), 2),
+        }
+        | _given(rows)
+    )
 
 
 def _share(rows: pd.DataFrame, of: str) -> str:
