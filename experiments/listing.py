@@ -5,6 +5,7 @@ from rich.table import Table
 
 import experiments
 from experiments.experiment import Experiment
+from experiments.reading import RECORDS
 from tasks import TASKS, task_named
 from testbed.attacks import ATTACKS
 from testbed.task import space_size
@@ -36,8 +37,8 @@ def show_list(console: Console) -> None:
 
 
 def _sizes(name: str, experiment: Experiment) -> list[str]:
-    """`quick: 90 runs, 8 min`, for each preset."""
-    lines = []
+    """`quick: 90 runs, 8 min`, for each preset; before them, if no record is shipped, that there are no runs yet."""
+    lines = [] if (RECORDS / name).is_dir() else ["no runs yet"]
     for preset, size in experiment.presets.items():
         runs = size.seeds * sum(len(experiment.arms(preset, task)) for task in size.tasks)
         lines.append(f"{preset}: {runs} runs, {size.minutes:.0f} min")

@@ -1,6 +1,7 @@
 """The results page: every question with its verdict, rule, effects and figures, as Markdown."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -60,26 +61,33 @@ def is_ours(path: Path) -> bool:
     return not path.exists() or path.read_text(errors="replace").startswith(BEGINS)
 
 
-def results_page(asked: list[tuple[Job, Verdict, pd.DataFrame]], figures: dict[str, list[str]], command: str) -> str:
+def results_page(
+    asked: list[tuple[Job, Verdict, pd.DataFrame]],
+    figures: dict[str, list[str]],
+    command: str,
+    unasked: Sequence[str] = (),
+) -> str:
     """The page of questions that were asked: a table of verdicts, then a section each.
 
     Args:
       asked: each question's job, verdict and runs.
       figures: experiment -> the names of its figures, relative to the page.
       command: what generates the page.
+      unasked: questions that have no runs yet.
     """
     pairs = [(job, verdict) for job, verdict, _ in asked]
-    parts = [HEAD.format(sign=tables.SIGN, command=command), _overview(pairs), _published(pairs)]
+    parts = [HEAD.format(sign=tables.SIGN, command=command), _overview(pairs, unasked), _published(pairs)]
     for job, verdict, runs in asked:
         parts.append(_section(job, verdict, runs, figures.get(job.name, [])))
     return "\n".join(parts)
 
 
-def _overview(pairs: list[tuple[Job, Verdict]]) -> str:
+def _overview(pairs: list[tuple[Job, Verdict]], unasked: Sequence[str]) -> str:
     lines = ["| question | verdict | preset, tasks, seeds |", "| --- | --- | --- |"]
     for job, verdict in pairs:
         asked = f"{job.preset}; {', '.join(job.tasks)}; {len(job.seeds)}"
         lines.append(f"| [{job.experiment.question}](#{job.name}) | {verdict.outcome} | {asked} |")
+    lines += [f"| {question} | no runs yet | |" for question in unasked]
     return "\n".join(lines) + "\n"
 
 
