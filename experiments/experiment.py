@@ -1,6 +1,7 @@
 """The experiment contract: a question as data, from its arms to the rule that judges it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -57,6 +58,7 @@ class Experiment(NamedTuple):
       table: `runs of one task -> text`, for people.
       figure: `runs of one task -> Figure`.
       note: at most sixty words by hand, for the results page.
+      within: `folder of results -> Experiment`, where what is asked hangs on what lies there.
     """
 
     question: str
@@ -74,6 +76,7 @@ class Experiment(NamedTuple):
     table: Callable[[pd.DataFrame], pd.DataFrame] = of_arms
     figure: Callable[[pd.DataFrame], Figure] = draw_arms
     note: str = ""
+    within: Callable[[Path], "Experiment"] | None = None
 
 
 def effects_of(experiment: Experiment, runs: pd.DataFrame) -> pd.DataFrame:

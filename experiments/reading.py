@@ -8,7 +8,7 @@ import pandas as pd
 
 from experiments import columns
 from experiments.experiment import Experiment, effects_of
-from experiments.worklist import ABLATION, Job, experiment_named, runs_of
+from experiments.worklist import ABLATION, Job, experiment_in, experiment_named, runs_of
 from tasks import spelled
 from testbed import plots
 from testbed.runs import results
@@ -31,7 +31,7 @@ def load(folder: str | Path, name: str | None = None, preset: str | None = None)
     runs = columns.tidy(results.load(folder, name))
     if name == ABLATION:
         return runs.assign(presets="")
-    experiment = experiment_named(name)
+    experiment = experiment_in(name, Path(folder).parent)
     refuse_unknown_preset(name, experiment, preset)
     ids = {one: _ids_of(name, experiment, one, runs) for one in experiment.presets}
     of = [",".join(one for one in ids if run in ids[one]) for run in runs["run"]]
@@ -75,7 +75,7 @@ def recorded(
     has some of its runs, if this code knows it; and of the seeds from the first that has any up to the first without.
     Only tasks and seeds that `admits` takes are looked at.
     """
-    experiment, records = experiment_named(name), results.read(folder)[0]
+    experiment, records = experiment_in(name, folder.parent), results.read(folder)[0]
     presets = [preset] if preset else list(experiment.presets)
     usual = [task for one in reversed(experiment.presets.values()) for task in one.tasks]
     pairs = {(columns.task_of(record), record["seed"]) for record in records.values()}

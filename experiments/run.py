@@ -11,6 +11,7 @@ three seeds, a few minutes. Runs that are already recorded are skipped, so a sto
   python -m experiments.run --ablate --task=password rounds=1,4,16 budget=39,190    your own ablation
   python -m experiments.run --check=my_module:my_task         is a task of your own fit for use?
   python -m experiments.run --evaluate=PATH                   everything that can be measured about a saved model
+  python -m experiments.run --play                            attack a model yourself, on a page in your browser
   python -m experiments.run --certify=PATH                    a count by paths as a file that a stranger can check
   python -m experiments.run --plot_only                       tables and figures again, from the records alone
   python -m experiments.run --status                          what the folder holds: done, running, failed, missing
@@ -21,6 +22,7 @@ Installed, the same command is called `worst-case`. Tasks, attacks and experimen
 named as module:name; the module may lie in the working directory.
 """
 
+import functools
 import itertools
 import logging
 import os
@@ -36,15 +38,17 @@ from rich.console import Console
 
 import experiments
 from experiments import export
-from experiments.ablate import ablation
+from experiments.ablate import ablation, beside_people
 from experiments.axes import axes_of
 from experiments.evaluate import certify_saved, evaluate_saved
 from experiments.jobs import do, missing_of, pack_folders, page, show_status
 from experiments.listing import show_list
+from experiments.play.command import play
+from experiments.play.finds import finds_of
 from experiments.reading import recorded
 from experiments.rerun import rerun
 from experiments.task_check import check_named
-from experiments.worklist import ABLATION, Job, experiment_named, runs_of
+from experiments.worklist import ABLATION, Job, experiment_in, experiment_named, runs_of
 from tasks import TASKS, spelled, task_named
 from testbed import plots
 from testbed.check import check_task
@@ -77,6 +81,9 @@ flags.DEFINE_bool("ablate", False, "Your own ablation: fields as name=value,valu
 flags.DEFINE_multi_string(
     "contrast", [], "Of an ablation: an effect to declare, as rounds=1:rounds=16, or A:B > C:D. May be repeated."
 )
+flags.DEFINE_list(
+    "finds", [], "Of an ablation: files of sessions, as results/play/*.jsonl. What people found is one more arm."
+)
 flags.DEFINE_string("x", "", "Of an ablation's figure: the field along x. Default: chosen by the grid.")
 flags.DEFINE_string("hue", "", "Of an ablation's figure: the field by colour. Default: chosen by the grid.")
 flags.DEFINE_string("panel", "", "Of an ablation's figure: the field by panel. Default: chosen by the grid.")
@@ -92,6 +99,15 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "certify", None, "Count by paths where a saved machine fails, write it as a certificate beside it, and stop."
 )
+flags.DEFINE_list(
+    "play",
+    None,
+    "Attack saved models by hand, on a page in your browser: paths without suffix, the one to break last. Without a "
+    "path: the demo model.",
+)
+flags.DEFINE_string("play_condition", "full", "What the page shows: full, no_saliency, no_margins or blind.")
+flags.DEFINE_integer("play_port", 8765, "Where it listens, on this machine alone; 0: any free port.")
+flags.DEFINE_bool("play_browser", True, "Open a browser there.")
 flags.DEFINE_bool("pack", False, "Fold the finished records of --out into one records.jsonl a question, and stop.")
 flags.DEFINE_string(
     "launcher", None, "Where runs are done: threads, processes, ray, slurm. Default: threads; processes on many cores."
@@ -102,14 +118,18 @@ flags.DEFINE_list("slurm", [], "More for submitit, NAME=VALUE: timeout_min=60,me
 flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.")
 flags.DEFINE_bool("version", False, "Print the version, and stop.")
 
-MODES = ("list", "status", "plot_only", "rerun", "pack", "evaluate", "certify", "check", "version")  # one at a time
+LOOKS = ("list", "status", "plot_only", "rerun", "pack", "evaluate", "certify", "check", "version")
+MODES = (*LOOKS, "play")  # one at a time
 PURPOSES = {
     "What to run": ("experiment", "task", "preset", "seeds", "first_seed", "out", "format"),
-    "Your own ablation": ("ablate", "contrast", "x", "hue", "panel"),
+    "Your own ablation": ("ablate", "contrast", "finds", "x", "hue", "panel"),
     "Where and how": ("launcher", "workers", "cores", "slurm"),
-    "Look at what there is": MODES,
+    "Look at what there is": LOOKS,
+    "Attack by hand": ("play", "play_condition", "play_port", "play_browser"),
 }
-NEVER_EMPTY = ("experiment", "task", "preset", "out", "launcher", "rerun", "certify", "check")
+NEVER_EMPTY = ("experiment", "task", "preset", "out", "launcher", "rerun", "certify", "check", "play_condition")
+LISTS = ("evaluate", "play", "finds")
+OF_PLAY = ("play_condition", "play_port", "play_browser")
 MAIN_JOB, MAIN_PRESET = "update_frequency", "small"
 MOST_SEEDS = 10_000  # a worklist is made as a whole, before its first run
 MOST_WORKERS = 4096
@@ -227,12 +247,15 @@ def ablation_job(words: list[str]) -> Job:
     axes = axes_of(words)
     experiment = ablation(axes, FLAGS.contrast, x=FLAGS.x, hue=FLAGS.hue, panel=FLAGS.panel)
     usual = experiment.presets["grid"]
+    if FLAGS.finds:
+        experiment = beside_people(experiment, functools.partial(finds_of, FLAGS.finds))
     tasks = [t for word in tasks_named(FLAGS.task) for t in (TASKS if word == "all" else [word])] or usual.tasks
     for task in tasks:
         task_named(task)
         runs_of(ABLATION, experiment, "grid", task, 0)
     seeds = range(FLAGS.first_seed, FLAGS.first_seed + (FLAGS.seeds or usual.seeds))
     drawn = [f"--{flag}={FLAGS[flag].value}" for flag in ("x", "hue", "panel") if FLAGS[flag].value]
+    drawn += [f"--finds={','.join(FLAGS.finds)}"] if FLAGS.finds else []
     said = (*drawn, *(f"--contrast={contrast}" for contrast in FLAGS.contrast), *words)
     return Job(ABLATION, experiment, "grid", tuple(dict.fromkeys(tasks)), seeds, folder_of(ABLATION), said)
 
@@ -245,7 +268,7 @@ def job_of(name: str) -> tuple[Job, list[str]]:
     Raises:
       ValueError: there is no such preset or task, or the question cannot be asked on a task that was named.
     """
-    experiment, folder, first, left_out = experiment_named(name), folder_of(name), FLAGS.first_seed, []
+    experiment, folder, first, left_out = experiment_in(name, Path(FLAGS.out)), folder_of(name), FLAGS.first_seed, []
     preset = FLAGS.preset and one_of("preset", FLAGS.preset, experiment.presets)
     words = tasks_named(FLAGS.task)
     named = [task for word in words for task in (TASKS if word == "all" else [word])]
@@ -315,17 +338,21 @@ def refuse_contradictions(words: list[str]) -> None:
     for name in NEVER_EMPTY:
         if FLAGS[name].present and not str(FLAGS[name].value or "").strip(" ,"):
             raise ValueError(f"--{name}= is empty (an unset variable?); give it a value or leave it out")
-    if FLAGS["evaluate"].present and not all(FLAGS.evaluate or [""]):
-        raise ValueError("--evaluate= is empty (an unset variable?); give it a value or leave it out")
+    for name in LISTS:
+        if FLAGS[name].present and not all(FLAGS[name].value or [""]):
+            raise ValueError(f"--{name}= is empty (an unset variable?); give it a value or leave it out")
     modes = [name for name in MODES if FLAGS[name].value]
     if len(modes) > 1:
         raise ValueError(f"--{modes[0]} and --{modes[1]} ask for different things; give one of them")
     if words and not FLAGS.ablate:
         hint = "; fields are varied with --ablate" if "=" in words[0] else "; flags begin with two dashes (see --help)"
         raise ValueError(f"unknown argument {words[0]!r}{hint}")
-    for name in ("contrast", "x", "hue", "panel"):
+    for name in ("contrast", "finds", "x", "hue", "panel"):
         if FLAGS[name].value and not FLAGS.ablate:
             raise ValueError(f"--{name} belongs to --ablate")
+    for name in OF_PLAY:
+        if FLAGS[name].present and not FLAGS.play:
+            raise ValueError(f"--{name} belongs to --play")
 
 
 def run_jobs(console: Console, words: list[str]) -> int:
@@ -349,6 +376,13 @@ def run_jobs(console: Console, words: list[str]) -> int:
     if FLAGS.certify:
         [task, *_] = tasks_named(FLAGS.task) or [None]
         return certify_saved(FLAGS.certify, task, console)
+    if FLAGS.play:
+        [task, *_] = tasks_named(FLAGS.task) or [None]
+        folder = Path(FLAGS.out) / "play"
+        return play(
+            FLAGS.play, task, FLAGS.play_condition, folder=folder, port=FLAGS.play_port, browser=FLAGS.play_browser,
+            console=console, prepare=writable,
+        )  # fmt: skip
     for form in FLAGS.format or [""]:
         export.refuse_missing(one_of("format", form, FORMATS))
     jobs, left_out = wanted(words)
@@ -393,6 +427,12 @@ def main(argv: list[str]) -> None:
     sys.exit(status)
 
 
+def _with_demo(argv: list[str]) -> list[str]:
+    """The words of a command, a bare `--play` standing for the demo model: absl wants a value."""
+    pairs = itertools.zip_longest(argv, argv[1:], fillvalue="-")
+    return [f"{word}=demo" if word == "--play" and after.startswith("-") else word for word, after in pairs]
+
+
 def parse(argv):
     """absl's own flag parsing, with help by purpose, and exit status 2 for a flag that is wrong."""
     if any(word in ("--help", "-h", "-help", "--helpfull") for word in argv[1:]):
@@ -401,7 +441,7 @@ def parse(argv):
     try:
         if "--flagfile=" in argv or ("--flagfile", "") in itertools.pairwise(argv):
             raise flags.Error("--flagfile= is empty (an unset variable?); give it a value or leave it out")
-        return FLAGS(argv, known_only=False)
+        return FLAGS(_with_demo(argv), known_only=False)
     except UnicodeDecodeError as error:
         files = ", ".join(word for word in argv if word.startswith("--flagfile"))
         print(f"error: {files} is no text: {error}", file=sys.stderr)

@@ -27,6 +27,16 @@ def experiment_named(name: str) -> Experiment:
     return found
 
 
+def experiment_in(name: str, out: Path) -> Experiment:
+    """The experiment of a name in a folder of results: with what it finds there, if it looks.
+
+    Raises:
+      ValueError: there is none, or what lies there is damaged.
+    """
+    experiment = experiment_named(name)
+    return experiment if experiment.within is None else experiment.within(out)
+
+
 class Job(NamedTuple):
     """One experiment to run, or to draw: its name and value, preset, tasks, seeds and folder.
 

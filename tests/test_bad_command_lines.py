@@ -30,6 +30,19 @@ LINES = """
 --certify=                         | --certify= {EMPTY}
 --certify=no_such                  | no_such is not a saved model
 --certify=FILES/model --task=injury:length=4 | only a machine is counted by paths
+--play=no_such                     | no_such is not a saved model
+--play=                            | --play= {EMPTY}
+--play=,                           | --play= {EMPTY}
+--play --play_condition=seeing     | unknown condition 'seeing'; choose from full, no_saliency, no_margins, blind
+--play --play_condition=           | --play_condition= {EMPTY}
+--play --play_port=65536           | --play_port must lie from 0 to 65535, not 65536
+--play --task=password             | --task is password, demo is of task injury: play it on its own
+--play --list                      | --list and --play ask for different things
+--play_port=1234                   | --play_port belongs to --play
+--noplay_browser                   | --play_browser belongs to --play
+--finds=no_such.jsonl              | --finds belongs to --ablate
+--finds=                           | --finds= {EMPTY}
+--ablate rounds=1 --finds=no_such.jsonl | no_such.jsonl is no session
 --task=injry                       | did you mean 'injury'?
 --task=Injury                      | did you mean 'injury'?
 --task=injury,no_such              | unknown task 'no_such'

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,45 @@ def count_paths(model, task: Task, policies: dict[str, Policy], watch) -> dict[s
         counts[name] = Count(**space, **part, **worst, ids=ids)
     watch(space["prompts"], space_size(task))
     return counts
+
+
+class Ends(NamedTuple):
+    """The ends at which a catastrophe is possible, those of the smallest margin first.
+
+    Attributes:
+      margins: float32 `[n]`; failing: bool `[n]`.
+      ways: how many prompts lead to each, Python integers `[n]`.
+      states: of the machine and of the checker, `[n, 2]`.
+    """
+
+    margins: np.ndarray
+    failing: np.ndarray
+    ways: np.ndarray
+    states: np.ndarray
+
+
+def hazardous_ends(model, task: Task, policy: Policy) -> Ends:
+    """Where the hazardous prompts of a machine end: the exact distribution of its margins, in a space of any size.
+
+    Raises:
+      ValueError, FloatingPointError: as `testbed.evaluation.exact.count`.
+    """
+    refuse_if_unfit(model, task)
+    graph = paths.graph_of(model, task)
+    [verdict], (hazardous, _) = _judged_ends(model, task, (policy,), graph, paths.representatives(graph))
+    refuse_broken(model, verdict.margin)
+    rows = np.flatnonzero(hazardous)[np.argsort(verdict.margin[hazardous], kind="stable")]
+    states = np.stack([graph.machine, graph.checker], axis=1)
+    return Ends(verdict.margin[rows], verdict.failure[rows] > 0, paths.ways_to(graph)[rows], states[rows])
+
+
+def end_of(model, task: Task, prompt: np.ndarray) -> tuple[int, int]:
+    """The states of the machine and of the checker after a prompt `[T]`."""
+    state = model.final(jax.nn.one_hot(np.asarray(prompt), task.vocab), jnp.zeros(1, jnp.int32))[0]
+    checker = 0
+    for token in prompt:
+        checker = task.checker.follow[checker, token]
+    return int(paths.packed(state)), int(checker)
 
 
 def _judged_ends(model, task: Task, policies: tuple[Policy, ...], graph: paths.Graph, prompts: np.ndarray):

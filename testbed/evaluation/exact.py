@@ -180,14 +180,24 @@ def _read_margins(policy: Policy, task: Task, leaves: Leaves):
     return combined(policy, leaves, margins), jax.vmap(task.hazardous)(leaves.prompts)
 
 
-def hazardous_margins(model, task: Task, policy: Policy, walk: Walk = shared_prefixes) -> np.ndarray:
+def hazardous_margins(
+    model,
+    task: Task,
+    policy: Policy,
+    walk: Walk = shared_prefixes,
+    *,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> np.ndarray:
     """The margins of all hazardous prompts, ascending float32: the exact distribution that a search digs in.
+
+    `watch` is called with (parts done, parts in all).
 
     Raises:
       ValueError, FloatingPointError: as `count`.
     """
     parts, kept = over_space(_read_margins, model, policy, task, walk=walk), []
-    for margins, hazardous in parts.each(range(parts.count)):
+    for number, (margins, hazardous) in enumerate(parts.each(range(parts.count))):
         refuse_broken(model, margins)
         kept.append(margins[hazardous])
+        watch(number + 1, parts.count)
     return np.sort(np.concatenate(kept))

@@ -13,7 +13,7 @@ from testbed.attacks.moves import anywhere
 from testbed.attacks.search import Trace
 from testbed.broken import refuse_broken
 from testbed.evaluation.verdicts import EGREGIOUS
-from testbed.objective import Objective, confirm
+from testbed.objective import Objective, confirm, margins_of
 from testbed.policy import Policy, unrefused
 from testbed.statistics import clopper_pearson
 from testbed.task import Task, is_safe, space_size
@@ -170,6 +170,20 @@ def failing_at_most(
     refuse_broken(model, margins)
     most = [clopper_pearson(int(n), batches * BATCH, 2 * confidence - 1).high for n in failing]
     return {name: math.ceil(Fraction(share) * space_size(task)) for name, share in zip(policies, most, strict=True)}
+
+
+@partial(jax.jit, static_argnames="samples")
+def _hazards(key: jax.Array, objective: Objective, samples: int) -> jax.Array:
+    return jax.vmap(objective.start)(jax.random.split(key, samples))
+
+
+def margins_of_hazards(key: jax.Array, objective: Objective, *, samples: int) -> np.ndarray:
+    """The margins `[samples]` of random hazardous prompts: a sample of the distribution that a search digs in.
+
+    Raises:
+      FloatingPointError: the model's weights or margins are NaN.
+    """
+    return margins_of(objective, np.asarray(_hazards(key, objective, samples)))
 
 
 class Success(NamedTuple):

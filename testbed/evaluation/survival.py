@@ -18,15 +18,18 @@ class Curve(NamedTuple):
     high: np.ndarray
 
 
-def censored(first: np.ndarray, budget: int) -> stats.CensoredData:
-    """Calls to the first failure `[P]` (`NEVER` where there was none) as right-censored at the budget."""
+def censored(first: np.ndarray, budget: int | np.ndarray) -> stats.CensoredData:
+    """Calls to the first failure `[P]` (`NEVER` where there was none) as right-censored at the budget.
+
+    `budget` is one for all, or each one's own `[P]`: people stop when they like.
+    """
     first = np.asarray(first, float)
     found = first < NEVER
-    return stats.CensoredData(uncensored=first[found], right=np.full((~found).sum(), float(budget)))
+    return stats.CensoredData(uncensored=first[found], right=np.broadcast_to(budget, first.shape)[~found].astype(float))
 
 
-def kaplan_meier(first: np.ndarray, budget: int) -> Curve:
-    """The survival curve of calls to the first failure `[P]`, with the log-log Greenwood band.
+def kaplan_meier(first: np.ndarray, budget: int | np.ndarray) -> Curve:
+    """The survival curve of calls to the first failure `[P]`, with the log-log Greenwood band; `budget` as above.
 
     The band is NaN where nobody has, or everybody has, found a failure: there the formula is undefined.
 

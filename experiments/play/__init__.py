@@ -1,0 +1,1 @@
+"""A person attacks: the red-teaming page."""
