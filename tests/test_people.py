@@ -35,7 +35,7 @@ TASK = "injury:length=4"
 def target(tmp_path_factory, lively, all_prompts):
     """A saved model as a header names it, its failures, and a prompt on which it does not fail."""
     task, path = TASKS["injury"](length=4), tmp_path_factory.mktemp("models") / "mine"
-    model, prompts = lively(task), all_prompts(task)
+    model, prompts = lively(task, layers=2), all_prompts(task)
     save(path, model, task=TASK)
     fails = np.asarray(confirm(Objective(task, model, greedy(task)), prompts))
     return {"name": "mine", "path": str(path), "digest": digest_of(model)}, prompts[fails], prompts[~fails][0]
@@ -96,7 +96,7 @@ def test_people_as_an_attack_give_their_finds_as_they_are_and_are_charged(target
     task, rows = TASKS["injury"](length=4), target[1][:3]
     attack = finds.people(finds.written(rows))
     trace = attack_model(
-        jax.random.key(0), attack, Objective(task, lively(task, seed=1), greedy(task)), attackers=32, budget=3
+        jax.random.key(0), attack, Objective(task, lively(task, seed=1, layers=2), greedy(task)), attackers=32, budget=3
     )
     assert {tuple(prompt) for prompt in np.asarray(trace.prompt)} == {tuple(row) for row in rows}
     assert int(trace.cost.forwards) == 3
@@ -203,7 +203,7 @@ def test_conditions_and_models_are_arms_of_their_own(played, target):
 
 def test_a_search_by_people_compiles_once_for_all_files(target, lively):
     task = TASKS["injury"](length=4)
-    goal = Objective(task, lively(task, seed=1), greedy(task))
+    goal = Objective(task, lively(task, seed=1, layers=2), greedy(task))
     attack = finds.people(finds.written(target[1][:3]))
     attack_model(jax.random.key(0), attack, goal, attackers=4, budget=3)
     with compilations() as names:

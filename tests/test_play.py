@@ -47,7 +47,7 @@ def edits(task, prompt):
 @pytest.mark.parametrize("name", ["injury", "cipher_vault"])
 def test_a_look_says_what_plain_forward_passes_say(name, small, lively):
     task = small(name)
-    model, prompt = lively(task), hazard(task)
+    model, prompt = lively(task, layers=2), hazard(task)
     seen = looks.look(model, policies(task), task, prompt, FULL)
     goals = [Objective(task, model, policy) for policy in policies(task)]
     np.testing.assert_allclose(seen.verdicts.margin, [margins_of(goal, prompt[None])[0] for goal in goals], rtol=1e-4)
@@ -66,7 +66,7 @@ def test_a_look_says_what_plain_forward_passes_say(name, small, lively):
 
 def test_nothing_compiles_after_the_first_look(small, lively):
     task = small("injury")
-    plain, other = lively(task), lively(task, seed=1)
+    plain, other = lively(task, layers=2), lively(task, seed=1, layers=2)
     looks.look(plain, policies(task), task, hazard(task), FULL)
     with compilations() as names:
         for seed in range(3):
@@ -86,7 +86,7 @@ def test_a_look_costs_what_an_attack_would_be_charged(small, lively):
 @pytest.mark.parametrize("condition", looks.PARTS)
 def test_a_condition_withholds_what_it_hides(condition, small, lively):
     task, shown = small("injury"), looks.PARTS[condition]
-    told = looks.plain(looks.look(lively(task), policies(task), task, hazard(task), shown), shown)
+    told = looks.plain(looks.look(lively(task, layers=2), policies(task), task, hazard(task), shown), shown)
     assert ("saliency" in told) == ("saliency" in shown) and ("edits" in told) == ("edits" in shown)
     assert all((verdict["margin"] is None) == (condition == "blind") for verdict in told["verdicts"])
     json.dumps(told, allow_nan=False)
@@ -94,7 +94,7 @@ def test_a_condition_withholds_what_it_hides(condition, small, lively):
 
 def test_margins_where_nothing_can_happen_are_told_as_nothing(small, lively):
     task = small("injury")
-    seen = looks.look(lively(task), policies(task), task, np.zeros(4, int), FULL)
+    seen = looks.look(lively(task, layers=2), policies(task), task, np.zeros(4, int), FULL)
     told = looks.plain(seen, FULL)
     assert not told["hazardous"] and told["verdicts"][0]["margin"] is None
     flat = np.array(told["edits"]["replaced"]).ravel()
@@ -104,7 +104,7 @@ def test_margins_where_nothing_can_happen_are_told_as_nothing(small, lively):
 @pytest.mark.parametrize("name", ["gcg", "uniform", "infill"])
 def test_a_hint_begins_where_the_person_is_and_costs_what_it_says(name, small, lively):
     task = small("injury")
-    objective, prompt = Objective(task, lively(task), greedy(task)), hazard(task)
+    objective, prompt = Objective(task, lively(task, layers=2), greedy(task)), hazard(task)
     found = looks.hint(jax.random.key(0), ATTACKS[name](), objective, prompt, budget=60)
     start, end = margins_of(objective, np.stack([prompt, found.prompt]))
     assert found.margin <= start + 1e-5 and found.forwards <= 60
@@ -115,7 +115,7 @@ def test_a_hint_begins_where_the_person_is_and_costs_what_it_says(name, small, l
 
 def test_phrases_change_only_their_window_and_are_told_best_first(small, lively):
     task = small("injury")
-    objective, prompt = Objective(task, lively(task), greedy(task)), hazard(task)
+    objective, prompt = Objective(task, lively(task, layers=2), greedy(task)), hazard(task)
     best, cost = looks.phrases(jax.random.key(0), objective, prompt, 1)
     assert cost == 64 and best
     assert [one.margin for one in best] == sorted(one.margin for one in best)
@@ -129,7 +129,7 @@ def test_phrases_change_only_their_window_and_are_told_best_first(small, lively)
 
 def test_the_exact_truth_is_that_of_brute_force(small, lively, all_prompts):
     task = small("injury")
-    model = lively(task)
+    model = lively(task, layers=2)
     objective, told = Objective(task, model, greedy(task)), []
     known = truth.truth_of(jax.random.key(0), objective, lambda *progress: told.append(progress))
     prompts = all_prompts(task)
@@ -176,7 +176,9 @@ def test_a_machine_in_two_to_the_64_prompts_is_counted_whole():
 def test_a_space_too_large_to_count_is_sampled_and_says_so(lively, monkeypatch):
     monkeypatch.setattr(truth, "SAMPLES", 512)
     task = TASKS["injury"](length=16, vocab=16)
-    known = truth.truth_of(jax.random.key(0), Objective(task, lively(task), greedy(task)), lambda *progress: None)
+    known = truth.truth_of(
+        jax.random.key(0), Objective(task, lively(task, layers=2), greedy(task)), lambda *progress: None
+    )
     assert (known.how, known.hazardous, known.tactics) == ("sampled", 512, None)
     assert 0 <= truth.farther(known, 0.0) <= 1
 

@@ -43,7 +43,7 @@ def browser():
 def models(tmp_path_factory, lively):
     folder, task = tmp_path_factory.mktemp("models"), TASKS["injury"](length=5)
     for seed, name in enumerate(("plain", "defended")):
-        save(folder / name, lively(task, seed=seed), task="injury:length=5")
+        save(folder / name, lively(task, seed=seed, layers=2), task="injury:length=5")
     return folder
 
 

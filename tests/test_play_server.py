@@ -22,7 +22,7 @@ TASK = "injury:length=4"
 def models(tmp_path_factory, lively):
     folder, task = tmp_path_factory.mktemp("models"), TASKS["injury"](length=4)
     for seed, name in enumerate(("plain", "defended")):
-        save(folder / name, lively(task, seed=seed), task=TASK)
+        save(folder / name, lively(task, seed=seed, layers=2), task=TASK)
     return folder
 
 
@@ -300,8 +300,8 @@ def test_it_listens_on_this_machine_alone_and_says_so_if_a_port_is_taken():
 
 def test_models_that_cannot_be_played_are_refused_in_a_line(models, tmp_path, lively):
     other = TASKS["injury"](length=5)
-    save(tmp_path / "longer", lively(other), task="injury:length=5")
-    save(tmp_path / "nameless", lively(other))
+    save(tmp_path / "longer", lively(other, layers=2), task="injury:length=5")
+    save(tmp_path / "nameless", lively(other, layers=2))
     cases = {
         (str(tmp_path / "missing"),): "is not a saved model",
         (str(tmp_path / "nameless"),): "does not say its task; give --task",

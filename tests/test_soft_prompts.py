@@ -75,7 +75,10 @@ def judged(overseer, model, task, z, key=KEY):
 
 
 def test_many_draws_judge_as_the_exact_overseer_does(lively):
-    model, z = lively(TASK), jax.random.normal(KEY, (3, 8)).at[:, [K, H, P]].add(1.5)  # many of its draws are hazards
+    model, z = (
+        lively(TASK, layers=2),
+        jax.random.normal(KEY, (3, 8)).at[:, [K, H, P]].add(1.5),
+    )  # many of its draws are hazards
     (slope, loss), (estimate, guess) = (judged(one, model, TASK, z) for one in (exact(), drawn(20_000)))
     np.testing.assert_allclose(estimate, slope, atol=0.05 * np.abs(slope).max())
     assert guess == pytest.approx(loss, abs=0.03)
@@ -83,7 +86,7 @@ def test_many_draws_judge_as_the_exact_overseer_does(lively):
 
 def test_a_generator_is_judged_by_what_it_would_say_to_what_is_drawn(lively, all_prompts):
     """Against a sum over the whole space: every prompt's catastrophic answer, by its probability."""
-    model, z, space = lively(VAULT), noise(KEY, VAULT), all_prompts(VAULT)
+    model, z, space = lively(VAULT, layers=2), noise(KEY, VAULT), all_prompts(VAULT)
     answers, valid = jax.vmap(VAULT.catastrophic_answers)(space)
     right = jax.vmap(VAULT.label)(space)
 
@@ -108,7 +111,7 @@ def test_a_generator_is_judged_by_what_it_would_say_to_what_is_drawn(lively, all
 
 def test_draws_without_a_hazard_have_no_slope(lively):
     safe = jnp.zeros((3, 8)).at[:, 0].set(50.0)  # F0 F0 F0, surely
-    assert not np.abs(judged(drawn(4), lively(TASK), TASK, safe)[0]).any()
+    assert not np.abs(judged(drawn(4), lively(TASK, layers=2), TASK, safe)[0]).any()
 
 
 def wary_of_k(soft_prompt, answer):
@@ -159,9 +162,9 @@ def test_what_a_generator_costs_is_a_pass_for_each_answer_that_is_scored():
 
 def test_overseers_of_classifiers_refuse_generators_and_tasks_without_an_automaton(lively):
     with pytest.raises(ValueError, match=r"cipher_vault has no checker .* choose the overseer 'drawn'"):
-        judged(exact(), lively(VAULT), VAULT, noise(KEY, VAULT))
+        judged(exact(), lively(VAULT, layers=2), VAULT, noise(KEY, VAULT))
     with pytest.raises(ValueError, match="has learnt nothing yet"):
-        judged(learned(8), lively(TASK), TASK, noise(KEY, TASK))
+        judged(learned(8), lively(TASK, layers=2), TASK, noise(KEY, TASK))
 
 
 SCHEDULE = Schedule(steps=4, batch=8, units=2)
