@@ -5,7 +5,6 @@ import json
 import os
 import re
 import threading
-import time
 
 import jax
 import jax.numpy as jnp
@@ -159,14 +158,13 @@ def test_the_digest_of_a_model_is_of_its_tensors(small, lively):
 @pytest.mark.parametrize(
     "sizes", [{"layers": 10**6}, {"layers": 257}, {"width": 4 * 10**9}, {"vocab": 10**30}, {"prompt_length": 2**62}]
 )
-def test_absurd_sizes_are_refused_before_anything_is_built(sizes, small, lively, tmp_path):
+def test_absurd_sizes_are_refused_before_anything_is_built(sizes, small, lively, tmp_path, monkeypatch):
     save(tmp_path / "m", lively(small("injury"), layers=1))
     document = json.loads((tmp_path / "m.json").read_text())
     (tmp_path / "m.json").write_text(json.dumps(document | {"config": document["config"] | sizes}))
-    started = time.monotonic()
+    monkeypatch.setattr("testbed.runs.models.build", lambda *_: pytest.fail("it is built"))
     with pytest.raises(ValueError, match=f"{tmp_path}/m is not a saved model .* must be at most"):
         load(tmp_path / "m")
-    assert time.monotonic() - started < 5
 
 
 def test_what_is_no_regular_file_does_not_hang(small, lively, tmp_path):

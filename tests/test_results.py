@@ -323,7 +323,7 @@ def aftermath(tmp_path_factory):
     child = subprocess.run(
         [sys.executable, __file__, str(folder)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"},
-        capture_output=True, text=True, umask=0o027, timeout=100,
+        capture_output=True, text=True, umask=0o027, timeout=600,
     )  # fmt: skip
     assert child.returncode == 0, child.stderr
     return json.loads(child.stdout)

@@ -33,6 +33,7 @@ from tasks import TASKS
 from tasks.injury import injury
 from testbed import plots
 from testbed.attacks import ATTACKS
+from testbed.evaluation import walk
 from testbed.runs import results
 from testbed.runs.models import load
 from testbed.runs.sweep import Outcome
@@ -331,7 +332,7 @@ def test_the_process_ends_with_status_2_and_one_line():
     """A process of its own: all other bad command lines are tried in this one."""
     child = subprocess.run(
         [sys.executable, "-m", "experiments.run", "--seeds=0"],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100,
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert (child.returncode, child.stdout) == (2, "")
     assert child.stderr.startswith("error: ") and child.stderr.count("\n") == 1
@@ -503,6 +504,23 @@ def test_the_whole_input_space_was_counted(job):
             assert exact["prompts"] == 8**4
             assert exact["hazardous"] + exact["safe"] == 8**4
             assert int(exact["checksum"]) == sum(rank**2 for rank in range(8**4))
+
+
+def test_a_space_that_is_too_large_to_count_is_sampled_and_said_to_be(job, tmp_path, monkeypatch):
+    """The same job, whose programs are compiled already; its last call draws again."""
+    monkeypatch.setattr(walk, "LARGEST_SPACE", 4000)
+    trained = len(job.trained)
+    status, out, err = command("--seeds=1", f"--out={tmp_path}")
+    del job.trained[trained:]  # for whom they are counted
+    assert (status, err) == (0, "")
+    folder, said = tmp_path / "update_frequency", "sampled: failing prompts of 65,536 random hazards"
+    assert f"task injury, {said}" in " ".join(out.split()) and "no counts of the space" in out
+    assert said in (folder / "report.html").read_text() and (folder / "injury.png").exists()
+    for record in results.read(folder)[0].values():
+        for policy in ("greedy", "matched"):
+            assert "exact" not in record["measurements"][policy]
+            assert record["measurements"][policy]["sampled"]["hazardous"] == 65_536
+    assert command(f"--out={tmp_path}", "--plot_only")[0] == 0
 
 
 def test_arms_of_a_seed_share_one_plain_model(job):

@@ -120,9 +120,10 @@ def test_a_record_tells_where_it_comes_from(tmp_path):
 
 
 def test_seconds_are_those_of_the_run(tmp_path):
+    started = time.perf_counter()
     sweep(worklist(1, 1), Counting(lambda *_: time.sleep(0.11)), tmp_path, quiet())
     [record] = results.read(tmp_path)[0].values()
-    assert 0.1 <= record["seconds"] < 5
+    assert 0.1 <= record["seconds"] <= time.perf_counter() - started
 
 
 def test_what_is_there_is_skipped_and_left_alone(tmp_path):
@@ -247,11 +248,9 @@ def test_ctrl_c_stops_soon_and_the_rerun_completes(tmp_path, workers, ctrl_c):
             late.append((config.size, seed))  # a run that took no notice
 
     counting = Counting(slow_after_three)
-    started = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
         sweep(runs, counting, tmp_path, quiet(), place=threads(workers))
-    assert time.perf_counter() - started < 5, "it waits no longer than to the next `watch`"
-    assert late == []
+    assert late == [], "it waits no longer than to the next `watch`"
     assert len(counting.asked) <= 3 + workers, "runs that had not begun are not begun"
     finished = facts(tmp_path)
     assert 3 - workers <= len(finished) <= 3
@@ -455,7 +454,14 @@ def test_what_only_unfinished_work_needs_is_removed_at_the_end(tmp_path):
         sweep(runs, keeping, folder, quiet())
         assert held(tmp_path / "models" / "plain-seed0-made"), "somebody is at work on it"
     (tmp_path / "models" / "plain-seed0-made.lock").touch()
+    halves = [folder / f".{runs[0].id}.json.0123456789abcdef", folder / f".{runs[1].id}.error.0123456789abcdef"]
+    halves.append(tmp_path / "models" / ".plain-seed0-made.safetensors.0123456789abcdef")
+    theirs = [folder / ".mine.json.0123456789abcdef", tmp_path / "models" / ".hidden"]
+    for path in (*halves, *theirs):
+        path.touch()
     sweep(runs, keeping, folder, quiet())
+    assert [path.exists() for path in (*halves, *theirs)] == [False] * 3 + [True] * 2
+    theirs[0].unlink()
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert files == {*(f"{run.id}.json" for run in runs), "checkpoints/plain-seed0-unmade.npz"}, "another may want it"
     assert not (tmp_path / "models" / "plain-seed0-made.lock").exists()
@@ -717,7 +723,7 @@ def together(folder: Path, runs: list[Run], sweeps: int = 3) -> list[int]:
 
 
 def interrupted(folder: Path, runs: list[Run]) -> dict:
-    """Send SIGINT to a sweep in another process while it waits; report how it ended and how soon."""
+    """Send SIGINT to a sweep in another process while it is at a run; report how it ended, and what it had done."""
 
     def slow(config, seed, watch):
         for tick in range(1500):
@@ -735,11 +741,11 @@ def interrupted(folder: Path, runs: list[Run]) -> dict:
     if not child:
         work()
         os._exit(0)
-    time.sleep(0.3)
-    started = time.perf_counter()
+    while not held(folder / runs[0].id):
+        time.sleep(0.01)
     os.kill(child, signal.SIGINT)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return {"status": status, "seconds": time.perf_counter() - started}
+    return {"status": status, "records": len(facts(folder))}
 
 
 @pytest.fixture(scope="module")
@@ -766,8 +772,7 @@ def test_sweeps_that_share_a_folder_do_not_disturb_each_other(aftermath):
 
 
 def test_a_signal_from_outside_stops_a_sweep_soon(aftermath):
-    assert aftermath["interrupted"]["status"] == 42
-    assert aftermath["interrupted"]["seconds"] < 5
+    assert aftermath["interrupted"] == {"status": 42, "records": 0}, "no run is waited for"
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from testbed.watch import Watch
 
 CHECKPOINTS = "checkpoints"  # the folder, beside the records, of what unfinished runs keep
 MODELS = "models"  # the folder, beside that of the records, of the models that runs have made
+HALF_WRITTEN = r"\.(?P<name>.+)\.(json|error|safetensors)\.[0-9a-f]{16}"  # what a kill leaves of a file
 # A file of a checkpoint, or what a kill leaves of one that was being written.
 CHECKPOINT_FILE = r"\.?(?P<name>.+)\.npz(\.[0-9a-f]{16})?"
 BY_SWEEP = {"experiment", "config", "omitted", "seed", "sources", "seconds", "provenance"}
@@ -283,7 +284,7 @@ def state_file(folder: Path, name: str) -> Path:
 
 
 def _tidy(runs: Sequence[Run], folder: Path) -> None:
-    """Remove what only unfinished work needs: locks and checkpoints of these runs, and of made models.
+    """Remove what only unfinished work needs: locks, checkpoints and half files of these runs, and of made models.
 
     Nothing else is touched, since it may be somebody's, and no link is followed.
     """
@@ -291,6 +292,12 @@ def _tidy(runs: Sequence[Run], folder: Path) -> None:
     made = {path.stem for path in models.glob("*.json") if path.with_suffix(".safetensors").exists()}
     _remove_free_locks(folder / run for run in ids)
     _remove_free_locks(models / name for name in made if not models.is_symlink())
+    for place, names in ((folder, ids), (models, made)):
+        for path in place.glob(".*") if not place.is_symlink() else ():
+            half = re.fullmatch(HALF_WRITTEN, path.name)
+            if half and half["name"] in names:
+                with contextlib.suppress(OSError):
+                    path.unlink()
     checkpoints = folder / CHECKPOINTS
     if not checkpoints.is_dir() or checkpoints.is_symlink():
         return
