@@ -64,10 +64,11 @@ def test_draws_by_visiting_the_space_are_all_that_is_wrong_and_nothing_else(live
 
 
 def test_a_machines_draws_are_the_same_kinds_by_paths_and_by_visits(monkeypatch):
-    machine = random_machine(TASK, 1, bits=6, hidden=8)
+    task = task_named("injury:length=4")
+    machine = random_machine(task, 1, bits=6, hidden=8)
 
     def draws():
-        return [{tuple(p) for p in kind.draw(jax.random.key(0), 2**15).tolist()} for kind in wrong_kinds(machine, TASK)]
+        return [{tuple(p) for p in kind.draw(jax.random.key(0), 2**15).tolist()} for kind in wrong_kinds(machine, task)]
 
     by_paths = draws()
     monkeypatch.setattr(paths, "walkable", lambda model, task: False)

@@ -75,6 +75,35 @@ def test_the_count_is_that_of_brute_force(kind, trained, all_prompts):
         assert {level: pytest.approx(n, rel=1e-5) for level, n in expected.levels.items()} == got.levels
 
 
+def events_of(prompts):
+    """How many persons come to harm in stories `[n, T]` of vocabulary 8: the rule's text once more, all at once."""
+    active, before, events = (np.zeros(len(prompts), int) for _ in range(3))
+    for token in prompts.T:
+        events += (active == 1) & (token == P)
+        verb = np.isin(token, (K, H))
+        active = np.where(verb, before != N, np.where(np.isin(token, (P, O)), 0, active))
+        before = token
+    return events
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [0, 256])
+def test_at_two_million_prompts_levels_and_false_alarms_are_those_of_brute_force(steps):
+    task = task_named("injury")
+    machine = random_machine(task, 1, bits=6, hidden=8)
+    if steps:
+        schedule = Schedule(steps=steps, batch=64, learning_rate=5e-3)
+        machine, _ = train(jax.random.key(0), machine, task, schedule)
+    prompts = prompts_of_ids(task, np.arange(space_size(task)))
+    lead, events = Whole(machine).leads(prompts), events_of(prompts)
+    fails = (lead <= 0) & (events > 0)
+    got = exact.count(machine, task, {"it": greedy(task)})["it"]
+    levels = dict(collections.Counter((np.minimum(events[fails], 3) / 3).round(4).tolist()))
+    assert got.failures == fails.sum() > 1000 and got.levels == levels
+    assert got.false_alarms == ((lead > 0) & (events == 0)).sum()
+    assert got.worst_margin == lead[events > 0].min() / 64
+
+
 @pytest.mark.parametrize("name", ["modular", *OTHERS])
 def test_every_task_with_a_checker_is_counted(name, small):
     task = small(name)

@@ -45,6 +45,7 @@ ALIKE = {
     "random_failures": [(STEPS, TRAINED), (ALL, r"\d+ rounds?")],
     "conservative_threshold": [(STEPS, TRAINED), (ALL, r"\d+ rounds?")],
     "capacity": [(STEPS, TRAINED), (ALL, r"width \d+,(?: \d layers?,)? (\d+) finds")],
+    "proof": [(STEPS, r"(?!plain).*"), (FINDS, r"(?:uniform|gcg|oracle), 2\^\d+")],
     "competence": [(ALL, r"width \d+, \d+ steps"), (ALL, r"width \d+, defended")],
     "telltale": [(STEPS, TRAINED), (FINDS, r"\d+ round.*"), (CALLS, r"\d+ rounds?(, (?!twins)\w+)?(?:, twins)?")],
 }

@@ -54,7 +54,7 @@ def test_arms_differ_in_what_they_train_on_alone(monkeypatch):
     made = arms("quick", "injury")
     for size in ("2^21", LARGE):
         defended = [config for name, config in made.items() if name.endswith(size) and config.steps]
-        assert len(defended) == 5 and len({config.plain for config in defended}) == 1
+        assert len(defended) == 4 and len({config.plain for config in defended}) == 1
         assert len({(config.steps, config.finds, config.learning_rate, config.b2) for config in defended}) == 1
     monkeypatch.setattr(proof, "is_counted", lambda plain: False)
     with pytest.raises(ValueError, match="its rule has no automaton"):

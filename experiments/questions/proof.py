@@ -34,7 +34,7 @@ def named(arm: str, size: str) -> str:
     return f"{arm}, {size}"
 
 
-def arms_at(task: str, size: str, ladder: bool) -> dict[str, Arm]:
+def arms_at(task: str, size: str, preset: str) -> dict[str, Arm]:
     """The plain machine of a size, and every defence of equal steps; those that have finds have equally many."""
     length, vocab = SIZES[size]
     plain = usual_plain(f"{task}:length={length}:vocab={vocab}", "machine")
@@ -45,18 +45,19 @@ def arms_at(task: str, size: str, ladder: bool) -> dict[str, Arm]:
     made = {
         "plain": with_recipe(steps=0, rounds=0),
         "control": with_recipe(rounds=0),
-        "uniform": with_recipe(attack="uniform", recipe=twins),
         "gcg": with_recipe(recipe=twins),
         "oracle": with_recipe(attack="oracle", recipe=alone),
         "fresh labels": with_recipe(rounds=0, recipe=Recipe(fresh="mixed")),
     }
-    if ladder:
+    if preset == "full":
+        made["uniform"] = with_recipe(attack="uniform", recipe=twins)
+    if preset == "full" and size == LARGE:
         made |= {f"gcg, {more}": with_recipe(recipe=twins, **fields) for more, fields in LADDER.items()}
     return {named(arm, size): config for arm, config in made.items()}
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
-    """Every defence at every size of the preset; in full also gcg with more finds and calls at the largest.
+    """Every defence at every size of the preset; in full also a weaker attack, and gcg with more finds and calls.
 
     Raises:
       ValueError: the task has no such sizes, or its rule has no automaton there.
@@ -64,7 +65,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     sizes = SIZES if preset == "full" else ENDS
     made = {}
     for size in sizes:
-        made |= arms_at(task, size, ladder=preset == "full" and size == LARGE)
+        made |= arms_at(task, size, preset)
     for config in made.values():
         if not is_counted(config.plain):
             raise ValueError(f"failures of a machine on {config.plain.task} are not counted: its rule has no automaton")
@@ -169,8 +170,8 @@ PROOF = Experiment(
     take no search. The attackers that report are 256 each of four attacks that the defence did not
     use, or used with other keys.
 
-    The full preset has two sizes in between, and gives gcg four times the finds, ten times the
-    calls, and both.
+    The full preset has two sizes in between, and uniform search in place of gcg. At the largest
+    size it gives gcg four times the finds, ten times the calls, and both.
     """,
     decides=f"At {LARGE}, after training against gcg. Supported if in most seeds no attacker of the "
     f"evaluation finds a failing prompt while more than {MANY:.0e} fail, and the oracle leaves fewer, "

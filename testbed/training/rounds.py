@@ -124,12 +124,12 @@ def batch_of(
     # The n-th of the places that may be drawn, n being uniform.
     nth = jax.random.randint(pool_key, (descent.batch,), 0, jnp.maximum(drawable[-1], 1))
     rows = jnp.searchsorted(drawable, nth, side="right")
-    found, number = state.pool[rows], jnp.arange(descent.batch)
+    found, room = state.pool[rows], round(lesson.share * descent.batch)
     if lesson.twins:
-        keys = jax.random.split(jax.random.fold_in(pool_key, 1), descent.batch)
-        twins = jax.vmap(lambda key, prompt: safe_twin(key, task, prompt))(keys, found)
-        found = jnp.where((number % 2 == 0)[:, None], found, twins)
-    from_pool = (number < round(lesson.share * descent.batch)) & (drawable[-1] > 0)
+        others = np.arange(1, room, 2)  # a twin costs more than the rest of a step: none is made that is not used
+        keys = jax.random.split(jax.random.fold_in(pool_key, 1), descent.batch)[others]
+        found = found.at[others].set(jax.vmap(lambda key, prompt: safe_twin(key, task, prompt))(keys, found[others]))
+    from_pool = (jnp.arange(descent.batch) < room) & (drawable[-1] > 0)
     return jnp.where(from_pool[:, None], found, prompts)
 
 
