@@ -21,6 +21,7 @@ from testbed.planted import plant
 from testbed.policy import conservative, greedy, respond, unrefused
 from testbed.task import prompt_ids, transcript_of
 from testbed.training.losses import cross_entropy
+from testbed.training.soft_prompts import drawn, soft
 
 SIZES = {"injury": "length=3", "modular": "length=3", "password": "length=5:vocab=3", "brackets": "length=4"}
 KINDS = [kind for kind in SCRATCH if kind != "none"]
@@ -194,6 +195,8 @@ def test_notes_are_paid_for_trained_on_and_refused_where_they_cannot_be():
     assert cross_entropy(model, task, prompts) != cross_entropy(model, other, prompts)
     with pytest.raises(ValueError, match="nothing can be planted beside notes"):
         plant(model, task, prompts[0])
+    with pytest.raises(ValueError, match="soft prompts are for tasks without notes"):
+        soft(drawn(4)).value(jax.random.key(0), model, task, prompts)
     with pytest.raises(ValueError, match="a machine answers with one token"):
         machine_config(task)
     with pytest.raises(ValueError, match="times 9 notes, more than"):

@@ -211,6 +211,8 @@ def _loss(overseer: Overseer, ascent: Ascent, taught: Overseer, labels: int = 0)
     """Half clean; half what `taught` loses where the adversary ends."""
 
     def value(key, model, task, prompts, learnt=None):
+        if task.transcript_length != task.answer_length:
+            raise ValueError(f"task {task.name}: soft prompts are for tasks without notes; use scratch=none")
         frozen = jax.lax.stop_gradient(model)
 
         def one(key):
