@@ -158,7 +158,7 @@ def test_success_counts_confirmed_failures_within_each_budget(small, table, all_
 
 def test_success_budgets_count_margins_of_several_forward_passes(small, lively):
     task = small("agent")
-    objective = Objective(task, lively(task), conservative(task, 1e3))
+    objective = Objective(task, lively(task, layers=2), conservative(task, 1e3))
     forwards, prompt = objective.forwards, jax.vmap(task.sample_hazard)(jax.random.split(jax.random.key(0), 64))
     failing = np.asarray(prompt)[np.asarray(confirm(objective, prompt))][:1]
     assert forwards > 1 and len(failing)
