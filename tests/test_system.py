@@ -34,7 +34,7 @@ def writer():
 
 @pytest.fixture(scope="module")
 def written(writer, lively):
-    return completions(completion_log_probs(writer[0], GIVEN), lively(TASK), TASK)
+    return completions(completion_log_probs(writer[0], GIVEN), lively(TASK, layers=2), TASK)
 
 
 def test_training_learns_to_write_clean_prompts(writer):
@@ -76,7 +76,7 @@ def by_hand(written, filter_scores, tau, tries):
 
 @pytest.mark.parametrize(("tau", "tries"), [(0.0, 8), (0.0, 1), (-1.5, 3), (9e9, 8), (-9e9, 8)])
 def test_the_system_is_what_following_every_try_gives(written, lively, tau, tries):
-    scores = np.asarray(jax.vmap(lambda prompt: unrefused(lively(TASK), TASK, prompt)[1])(PROMPTS))
+    scores = np.asarray(jax.vmap(lambda prompt: unrefused(lively(TASK, layers=2), TASK, prompt)[1])(PROMPTS))
     np.testing.assert_allclose(written.score.ravel(), scores, atol=1e-5)
     found = system(written, conservative(TASK, tau), tries)
     # The walk's own scores, since a score at the threshold's edge may fall either way.
@@ -121,7 +121,7 @@ def test_the_conservative_threshold_is_the_lowest_that_costs_two_points(written)
 )
 def test_what_does_not_fit_is_refused_in_a_line(writer, lively, mistake, complaint):
     with pytest.raises(ValueError, match=complaint):
-        mistake(completion_log_probs(writer[0], GIVEN), lively(TASK))
+        mistake(completion_log_probs(writer[0], GIVEN), lively(TASK, layers=2))
 
 
 def test_nothing_to_complete_is_refused(writer, written):
