@@ -1,17 +1,15 @@
 """One arm of an ablation as data: a plain model, a defence or none, and how it is evaluated."""
 
 import dataclasses
-import functools
 import itertools
 import sys
 from typing import Any, NamedTuple
 
-import jax
-
 from tasks import task_named
 from testbed.attacks.search import Attack
 from testbed.evaluation.walk import countable
-from testbed.kinds import KINDS, Config, build, own_sizes
+from testbed.kinds import KINDS, Config, own_sizes
+from testbed.machine import MachineConfig
 from testbed.task import space_size
 from testbed.training.coverage import DRAWS, Draw, Fresh
 from testbed.training.defence import LOSSES, Defence, Lesson, Relaxation, Selection
@@ -212,11 +210,10 @@ def attack_of(arm: Arm) -> Attack | Source:
     return attack
 
 
-@functools.cache
 def is_counted(plain: Plain) -> bool:
     """Whether failures of a model are counted: in a small space, or of a machine on a task with an automaton."""
-    sizes = sizes_of(plain)
-    return countable(task_named(plain.task), jax.eval_shape(lambda: build(jax.random.key(0), sizes)))
+    task, sizes = task_named(plain.task), sizes_of(plain)
+    return countable(task) or (isinstance(sizes, MachineConfig) and task.checker is not None)
 
 
 def schedule_of(arm: Arm) -> Schedule:

@@ -114,15 +114,16 @@ def sandwich(config: Evaluation, report: dict[str, Any]) -> Table:
 
     The statistical bound is no proof. It stands alone where nothing is counted.
     """
-    columns = ["found", "exact", "bound", "statistical"]
-    heads = ["found", "<= exact", "<= proven bound", "<= statistical bound (1 - 1e-9)"]
+    heads = {"found": "found", "exact": "<= exact", "bound": "<= proven bound"}
+    if any(row.get("statistical") is not None for row in report["sandwich"].values()):
+        heads["statistical"] = "<= statistical bound (1 - 1e-9)"
     title = f"{Path(config.model).name}, task {config.task}: failing prompts"
     table = Table(title=title, title_justify="left", title_style="bold")
-    for head in ("threshold", *heads):
+    for head in ("threshold", *heads.values()):
         table.add_column(head, justify="left" if head == "threshold" else "right")
     for name, label in (("greedy", "0"), ("matched", "1 % clean false alarms")):
         row = report["sandwich"][name]
-        table.add_row(f"{row['tau']:.2f} ({label})", *(_number(row.get(column)) for column in columns))
+        table.add_row(f"{row['tau']:.2f} ({label})", *(_number(row.get(column)) for column in heads))
     return table
 
 

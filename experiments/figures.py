@@ -51,7 +51,7 @@ def draw_arms(
 def prompts_of(runs: pd.DataFrame, what: str = "failures") -> str:
     """The label of an axis of prompts of one task: what of `COUNTED` it shows, and of how many."""
     kind = WHOLE.get(what)
-    numbers = counts(runs, kind).dropna().unique() if kind else []
+    numbers = counts(runs, kind).dropna().unique() if kind and column_of(kind) in runs else []
     return f"{COUNTED[what]} (of {prompts(numbers[0])} {kind})" if len(numbers) == 1 else COUNTED[what]
 
 
