@@ -21,7 +21,8 @@ from experiments.worklist import runs_of
 from testbed import plots
 from testbed.runs import results
 
-RECORDS = Path(__file__).parents[1] / "experiments" / "records"
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "experiments" / "records"
 SHIPPED = [name for name in EXPERIMENTS if (RECORDS / name).is_dir()]  # a new question has none yet
 PRESETS = ("quick", "full")  # `small`, the main job's, is a part of quick
 
@@ -82,7 +83,7 @@ def grids(name: str) -> list[Grid]:
     """The grids that a folder holds whole: each arm with every seed that any of them has."""
     records, whole = records_of(name), []
     everyone = sorted({record["seed"] for record in records.values()})
-    for task in dict.fromkeys(record["config"]["plain"]["task"] for record in records.values()):
+    for task in dict.fromkeys(columns.task_of(record) for record in records.values()):
         for preset in PRESETS:
             listed = runs_of(name, EXPERIMENTS[name], preset, task, 0)
             runs = [run._replace(seed=seed) for seed in everyone for run in listed]
@@ -196,3 +197,11 @@ def test_the_results_page_shows_every_declared_effect_as_the_records_have_it():
         for declared in ("yes", "no"):
             part = text[text["declared"] == declared].drop(columns="declared")
             assert part.empty or tables.markdown(part) in section, f"{name}: generate the page anew"
+
+
+def test_the_front_page_says_what_the_records_of_proof_hold():
+    runs = reading.load(RECORDS / "proof", preset="quick")
+    left = {size: columns.failures(runs[runs["arm"] == f"gcg, {size}"]) for size in ("2^21", "2^64")}
+    small, large = (tables.prompts(values.median()) for values in left.values())
+    said = f"leaves {small} of 2^21 prompts failing leaves {large} of 2^64 (medians of {len(left['2^64'])} seeds"
+    assert said in " ".join((ROOT / "README.md").read_text().split())

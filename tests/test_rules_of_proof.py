@@ -50,6 +50,15 @@ def test_seeds_without_failures_are_counted_with_and_without_false_alarms():
     ]
 
 
+def test_the_figure_draws_the_defences_that_there_are():
+    left = {named(arm, size): [9, 99, 0, 9] for arm in ("plain", "gcg", "oracle") for size in ("2^21", LARGE)}
+    found = {"attacks.auto.attackers": 256, "attacks.auto.within.190": 3}
+    drawn = PROOF.figure(table("injury", left, **found))
+    assert drawn.axes[0].get_title(loc="left").startswith("Failing prompts left")
+    assert [text.get_text() for text in drawn.axes[0].get_legend().get_texts()] == ["plain", "gcg", "oracle"]
+    drawn.canvas.draw()
+
+
 def test_arms_differ_in_what_they_train_on_alone(monkeypatch):
     made = arms("quick", "injury")
     for size in ("2^21", LARGE):

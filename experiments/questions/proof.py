@@ -137,6 +137,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
         caption_of(runs, "thick lines the mean; log above 1. The oracle draws from all failures:\n"
                          "an upper limit that no real attacker has. The attackers are those of the evaluation."),
     )  # fmt: skip
+    # "gcg, 4x finds, 2^64" is the defence "gcg, 4x finds", which has no line: it is asked at one size.
     names = runs["arm"].str.rsplit(", ", n=1)
     hits = sum(successes(runs, attack, budgets(runs, attack)[-1]) for attack in attacked(runs))
     shown = runs.assign(
@@ -149,7 +150,8 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     for ax, value in zip(axes, (column_of("failures"), "refused", "found"), strict=True):
         for number, defence in enumerate(("plain", *DEFENCES)):
             rows = shown[shown["defence"] == defence]
-            plots.seeds_by_value(ax, rows, "size", sizes, value=value, label=defence, color=f"C{number}")
+            if len(rows):
+                plots.seeds_by_value(ax, rows, "size", sizes, value=value, label=defence, color=f"C{number}")
         ax.set_xlabel("prompts in the space")
     plots.legend_below(axes[0], columns=3)
     return drawn
@@ -178,7 +180,7 @@ PROOF = Experiment(
     "with the interval above zero. Refuted if that is so in fewer than half of the seeds. Undecided "
     "otherwise.",
     presets={
-        "quick": Preset(("injury",), seeds=3, minutes=40),
+        "quick": Preset(("injury",), seeds=3, minutes=20),
         "full": Preset(("injury",), seeds=10, minutes=300),
     },
     arms=arms,
@@ -189,4 +191,9 @@ PROOF = Experiment(
     effects=effects,
     table=by_row,
     figure=figure,
+    note=(
+        "What gcg solves in the small space it does not solve in the large one. But in most seeds some "
+        "attackers see what it leaves there, so the hypothesis does not hold. In most seeds the oracle "
+        "has not ended either. Uniform search left the quick preset for time, before any record of it."
+    ),
 )
