@@ -31,6 +31,7 @@ LINK = "{http://www.w3.org/1999/xlink}href"
 TIPS = "tips:"  # begins the gid of a line that says what its points are
 ZEROS = "zeros"  # the gid of a text that counts points at zero
 SHIFTS = (-0.2, 0.2)  # of two kinds of points of an arm, in rows
+ROW, HEIGHT = 9, 230  # of a row of counts of zeros, and of a panel, about, in points
 LINE = 0.05  # the height of a line of small text, as a share of a panel's
 
 
@@ -158,7 +159,8 @@ def arms_along(ax: Axes, table: pd.DataFrame, x: str, value: str, *, label: str,
     [means] = ax.plot(arms[x], arms[value], "o-", color=color, lw=2.2, ms=6, label=label)
     say_points(means, (f"{arm}, mean: {number(count)}" for arm, count in arms[value].items()))
     ax.set_yscale("symlog", linthresh=1)
-    ax.set_ylim(_lowest(ax), 3 * max(1, table[value].max(), ax.get_ylim()[1] / 3))
+    top = 3 * max(1, table[value].max(), ax.get_ylim()[1] / 3)
+    ax.set_ylim(_lowest(ax, top), top)
 
 
 def _paired_lines(ax, wide, places, label, color, marker):
@@ -171,28 +173,31 @@ def _paired_lines(ax, wide, places, label, color, marker):
     _zeros_below(ax, wide, color)
     top = 3 * max(1, wide.to_numpy().max(), ax.get_ylim()[1] / 3)
     decades = int(np.log10(top)) + 1
-    ax.set_ylim(_lowest(ax), top)
+    ax.set_ylim(_lowest(ax, top), top)
     ax.set_yticks([0, *(10.0**power for power in range(0, decades, 1 + decades // 8))])  # none below zero
 
 
 def _zeros_below(ax, wide, color):
     """Below zero, where points hide each other: how many seeds have none, a row of counts for each colour."""
-    rows = {text.get_color(): text.get_position()[1] for text in ax.texts if text.get_gid() == ZEROS}
-    height = rows.get(color, _lowest(ax) - 0.15)
+    rows = dict.fromkeys(text.get_color() for text in ax.texts if text.get_gid() == ZEROS)
+    height = -ROW * (1 + (list(rows).index(color) if color in rows else len(rows)))
     zeros = [(place, (row == 0).sum(), row.notna().sum()) for place, row in wide.iterrows()]
     if not any(none for _, none, _ in zeros):
         return
-    style = {"color": color, "fontsize": 6.5, "va": "center", "gid": ZEROS}
+    style = dict(textcoords="offset points", color=color, fontsize=6.5, va="center", gid=ZEROS, annotation_clip=False)
     for place, none, of in zeros:
         if none:
-            ax.text(place, height, f"{none}/{of}", ha="center", **style)
+            ax.annotate(f"{none}/{of}", (place, 0), (0, height), ha="center", **style)
     if color not in rows:
-        ax.text(-0.01, height, "at 0", ha="right", transform=ax.get_yaxis_transform(), **style)
+        ax.annotate("at 0", (0, 0), (-3, height), xycoords=ax.get_yaxis_transform(), ha="right", **style)
 
 
-def _lowest(ax):
-    """Where an axis of counts ends: below zero and below the counts of zeros."""
-    return min([-0.2, *(text.get_position()[1] - 0.15 for text in ax.texts if text.get_gid() == ZEROS)])
+def _lowest(ax, top):
+    """Where an axis of counts up to `top` ends: below zero, with room for the rows that count zeros."""
+    rows = len({text.get_color() for text in ax.texts if text.get_gid() == ZEROS})
+    share = ROW * (0.5 + rows) / HEIGHT
+    below = (1 + np.log10(top)) * share / (1 - share)  # in decades: the axis is even down to -1, then logarithmic
+    return -below if below <= 1 else -(10 ** (below - 1))
 
 
 def dots_by_arm(

@@ -153,7 +153,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
             if len(rows):
                 plots.seeds_by_value(ax, rows, "size", sizes, value=value, label=defence, color=f"C{number}")
         ax.set_xlabel("prompts in the space")
-    plots.legend_below(axes[0], columns=3)
+        plots.name_lines(ax)
     return drawn
 
 
