@@ -329,6 +329,7 @@ def test_numbers_that_json_cannot_hold_are_no_whole_numbers(value):
     assert not guard.whole(value)
 
 
+@pytest.mark.slow
 def test_the_count_of_another_process_ends_as_the_truth(models):
     here, count = seated(models, models), counting.Count()
     count.start(here.opponents[-1].model, here.task_name)

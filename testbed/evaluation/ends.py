@@ -75,13 +75,17 @@ def hazardous_ends(model, task: Task, policy: Policy) -> Ends:
     return Ends(verdict.margin[rows], verdict.failure[rows] > 0, paths.ways_to(graph)[rows], states[rows])
 
 
+@partial(jax.jit, static_argnames="task")
+def _last_state(model, task: Task, prompt: jax.Array) -> jax.Array:
+    return paths.packed(model.final(jax.nn.one_hot(prompt, task.vocab), jnp.zeros(1, jnp.int32))[0])
+
+
 def end_of(model, task: Task, prompt: np.ndarray) -> tuple[int, int]:
     """The states of the machine and of the checker after a prompt `[T]`."""
-    state = model.final(jax.nn.one_hot(np.asarray(prompt), task.vocab), jnp.zeros(1, jnp.int32))[0]
     checker = 0
     for token in prompt:
         checker = task.checker.follow[checker, token]
-    return int(paths.packed(state)), int(checker)
+    return int(_last_state(model, task, np.asarray(prompt, np.int32))), int(checker)
 
 
 def _judged_ends(model, task: Task, policies: tuple[Policy, ...], graph: paths.Graph, prompts: np.ndarray):
