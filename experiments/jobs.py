@@ -36,6 +36,11 @@ SHOWN = ("svg", "png")  # formats that a page can show; the shipped figures are 
 PAGE_COMMAND = "python -m experiments.run --experiment=all --plot_only --format=svg --out=experiments/records"
 
 
+def counted(number: int, what: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def file_name(task: str) -> str:
     """A task's name in the letters of a file name."""
     return "".join(letter if letter.isalnum() or letter in "-_.=" else "-" for letter in task)
@@ -104,7 +109,7 @@ def _conclusion(job: Job, verdict: Verdict) -> str:
     experiment = job.experiment
     part = set(job.tasks) < set(experiment.presets["quick"].tasks)
     if part and verdict.outcome in ("undecided", "not tested"):
-        told = f"{len(job.seeds)} seeds; {_brief(verdict) or ', '.join(job.tasks) + ': no declared effect'}"
+        told = f"{counted(len(job.seeds), 'seed')}; {_brief(verdict) or ', '.join(job.tasks) + ': no declared effect'}"
         return escape(f"{told}. The rule reads more tasks: --experiment={job.name} asks the whole question.")
     lacks = f": the rule asks for {verdict.lacks}" if verdict.lacks else ""
     return f"[bold]{verdict.outcome}[/bold]{escape(lacks)}"
@@ -112,9 +117,11 @@ def _conclusion(job: Job, verdict: Verdict) -> str:
 
 def announce(console: Console, job: Job, missing: int) -> None:
     """Say what will be done, about how long it takes, and which searches have hardly a step within their budget."""
+    runs, seeds = counted(len(job.runs), "run"), counted(len(job.seeds), "seed")
+    minutes = counted(round(job.minutes(missing)), "minute")
     console.print(
-        f"{job.name}, preset {job.preset}, {', '.join(job.tasks)}: {len(job.runs)} runs ({len(job.seeds)} seeds), "
-        f"{missing} to do, about {job.minutes(missing):.0f} minutes on two cores; records go to {job.folder}",
+        f"{job.name}, preset {job.preset}, {', '.join(job.tasks)}: {runs} ({seeds}), "
+        f"{missing} to do, about {minutes} on two cores; records go to {job.folder}",
         markup=False, highlight=False,
     )  # fmt: skip
     short = {run._replace(seed=0): said for run in job.runs if (said := _short_search(run))}

@@ -78,9 +78,7 @@ flags.DEFINE_string("out", "results", "Folder for records, models, tables and fi
 FORMATS = (*plots.FORMATS, *export.FORMATS)
 flags.DEFINE_list("format", ["png"], f"Formats of figures and tables, of {', '.join(FORMATS)}.")
 flags.DEFINE_bool("ablate", False, "Your own ablation: fields as name=value,value after the flags make a grid.")
-flags.DEFINE_multi_string(
-    "contrast", [], "Of an ablation: an effect to declare, as rounds=1:rounds=16, or A:B > C:D. May be repeated."
-)
+flags.DEFINE_multi_string("contrast", [], "Of an ablation: an effect to declare, as rounds=1:rounds=16, or A:B > C:D.")
 flags.DEFINE_list(
     "finds", [], "Of an ablation: files of sessions, as results/play/*.jsonl. What people found is one more arm."
 )

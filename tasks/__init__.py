@@ -69,7 +69,9 @@ def task_named(text: str) -> Task:
     except (TypeError, ValueError) as error:
         raise ValueError(f"task {text!r}: {error}; {_arguments(known)}") from error
     if not isinstance(task, Task):
-        raise ValueError(f"task {text!r}: {name} gives a {type(task).__name__}, not a testbed.task.Task")
+        raise ValueError(
+            f"task {text!r}: {name} gives an object of type {type(task).__name__}, not a testbed.task.Task"
+        )
     return task
 
 

@@ -101,7 +101,7 @@ LINES = """
 --task=tasks:injry                 | did you mean 'injury'?
 --task=tasks:TASKS                 | task 'tasks:TASKS' is a dict, not a function that makes a task
 --task=tasks:injury:length=0       | injury length must be at least 2
---task=os:getcwd                   | os:getcwd gives a str, not a testbed.task.Task
+--task=os:getcwd                   | os:getcwd gives an object of type str, not a testbed.task.Task
 --task=                            | --task= {EMPTY}
 --task=,                           | --task= {EMPTY}
 '--task= '                         | --task= {EMPTY}

@@ -52,7 +52,7 @@ def test_a_task_of_a_module_in_the_working_directory(folder):
     [
         ("my_own_tasks:stroy", "has no 'stroy'; did you mean 'story'?"),
         ("my_own_tasks:NUMBER", "is a int, not a function that makes a task"),
-        ("my_own_tasks:nothing", "gives a int, not a testbed.task.Task"),
+        ("my_own_tasks:nothing", "gives an object of type int, not a testbed.task.Task"),
         ("my_own_tasks:story(size=5)", "its arguments: length: int = 4"),
         ("my_own_tasks:story(length=x)", "length must be a whole number, not 'x'"),
         (

@@ -10,7 +10,7 @@ from conftest import compilations
 from machines import random_machine
 
 from experiments.play import looks, room, session, truth, words
-from tasks import TASKS
+from tasks import TASKS, task_named
 from testbed.attacks import ATTACKS
 from testbed.evaluation import exact, paths
 from testbed.objective import NOT_HAZARDOUS, Objective, margins_of
@@ -303,3 +303,9 @@ def test_the_shipped_model_is_of_its_task_and_small():
     here = room.open_room(["demo"], None, "full", None)
     assert here.task_name == "injury" and here.price == 172
     assert sum(path.stat().st_size for path in room.DEMO.parent.glob("demo.*")) < 300_000
+
+
+def test_tokens_that_only_notes_have_are_no_answers():
+    task = task_named("injury:length=3:scratch=trace")
+    told = words.words_of(task)
+    assert told.answers[:2] == ["SAFE", "ALARM"] and set(told.answers[2:]) == {""}

@@ -203,5 +203,5 @@ def test_the_front_page_says_what_the_records_of_proof_hold():
     runs = reading.load(RECORDS / "proof", preset="quick")
     left = {size: columns.failures(runs[runs["arm"] == f"gcg, {size}"]) for size in ("2^21", "2^64")}
     small, large = (tables.prompts(values.median()) for values in left.values())
-    said = f"leaves {small} of 2^21 prompts failing leaves {large} of 2^64 (medians of {len(left['2^64'])} seeds"
+    said = f"leave {small} failing of 2^21 prompts, but {large} of 2^64 (medians of {len(left['2^64'])} seeds)"
     assert said in " ".join((ROOT / "README.md").read_text().split())

@@ -54,8 +54,10 @@ def words_of(task: Task) -> Words:
 
 
 def _answers(task: Task, prompt: np.ndarray) -> list[str]:
-    """The word of each answer token, as `render` writes an answer of nothing else."""
-    said = [task.render(prompt, np.full(task.answer_length, token)) for token in range(task.answer_vocab)]
+    """The word of each answer token, as `render` writes an answer of nothing else; tokens of notes alone have none."""
+    allowed = np.ones(task.answer_vocab, bool) if task.answer_allowed is None else task.answer_allowed.any(axis=0)
+    blank = lambda token: np.full(task.answer_length, token)
+    said = [task.render(prompt, blank(token)) if allowed[token] else "" for token in range(task.answer_vocab)]
     return [text.rpartition("-> ")[2].split(" ")[0] for text in said]
 
 

@@ -218,7 +218,7 @@ TELLTALE = Experiment(
     },
     arms=arms,
     rule=rule,
-    lacks=f"on every task a ratio below {SHARE}, twice the alarms, and both of them smaller later",
+    lacks=f"a ratio below {SHARE}, twice the alarms, and both of them smaller later, on every task",
     measure=measure,
     effects=effects,
     table=of_signs,
