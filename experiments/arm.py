@@ -11,6 +11,7 @@ from testbed.evaluation.walk import countable
 from testbed.kinds import KINDS, Config, own_sizes
 from testbed.machine import MachineConfig
 from testbed.task import space_size
+from testbed.text import plural
 from testbed.training.coverage import DRAWS, Draw, Fresh
 from testbed.training.defence import LOSSES, Defence, Lesson, Relaxation, Selection
 from testbed.training.latent import USUAL_ASCENT, Ascent, Layers
@@ -181,7 +182,7 @@ def usual_plain(task: str, kind: str = "transformer", **fields: Any) -> Plain:
 
 def rounds_named(rounds: int) -> str:
     """`1 round`, `4 rounds`."""
-    return f"{rounds} round{'s' * (rounds > 1)}"
+    return plural(rounds, "round")
 
 
 def labelled(config: Any, name: str) -> Any:
@@ -239,7 +240,7 @@ def sizes_of(plain: Plain) -> Config:
             raise ValueError(f"a {plain.model} has no {name}; it has {', '.join(own)}")
     task = task_named(plain.task)
     if space_size(task) > sys.float_info.max:
-        raise ValueError(f"{plain.task} has more than 1.7e308 prompts, which no table can compare; make it shorter")
+        raise ValueError(f"{plain.task} has more prompts than any float, so no table can compare them; make it shorter")
     return KINDS[plain.model].config_for(task, **{name: getattr(plain, name) for name in own})
 
 

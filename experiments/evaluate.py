@@ -21,6 +21,7 @@ from testbed.attacks.search import NEVER
 from testbed.evaluation.certify import certify
 from testbed.evaluation.rare import Estimate, in_deployment
 from testbed.evaluation.report import as_numbers, evaluate
+from testbed.evaluation.samples import RISK
 from testbed.evaluation.survival import log_rank, median_calls
 from testbed.evaluation.walk import refuse_if_unfit
 from testbed.runs import results
@@ -116,7 +117,7 @@ def sandwich(config: Evaluation, report: dict[str, Any]) -> Table:
     """
     heads = {"found": "found", "exact": "<= exact", "bound": "<= proven bound"}
     if any(row.get("statistical") is not None for row in report["sandwich"].values()):
-        heads["statistical"] = "<= statistical bound (1 - 1e-9)"
+        heads["statistical"] = f"<= statistical bound (1 - {RISK:g})"
     title = f"{Path(config.model).name}, task {config.task}: failing prompts"
     table = Table(title=title, title_justify="left", title_style="bold")
     for head in ("threshold", *heads.values()):

@@ -28,17 +28,13 @@ from testbed.policy import greedy
 from testbed.runs import results
 from testbed.runs.packing import pack
 from testbed.runs.sweep import crowded, status, sweep
+from testbed.text import plural
 from testbed.training import rounds
 from testbed.training.source import Source
 
 REPORT = "report.html"
 SHOWN = ("svg", "png")  # formats that a page can show; the shipped figures are SVG, a tenth of PNG's size in git
 PAGE_COMMAND = "python -m experiments.run --experiment=all --plot_only --format=svg --out=experiments/records"
-
-
-def counted(number: int, what: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def file_name(task: str) -> str:
@@ -109,7 +105,7 @@ def _conclusion(job: Job, verdict: Verdict) -> str:
     experiment = job.experiment
     part = set(job.tasks) < set(experiment.presets["quick"].tasks)
     if part and verdict.outcome in ("undecided", "not tested"):
-        told = f"{counted(len(job.seeds), 'seed')}; {_brief(verdict) or ', '.join(job.tasks) + ': no declared effect'}"
+        told = f"{plural(len(job.seeds), 'seed')}; {_brief(verdict) or ', '.join(job.tasks) + ': no declared effect'}"
         return escape(f"{told}. The rule reads more tasks: --experiment={job.name} asks the whole question.")
     lacks = f": the rule asks for {verdict.lacks}" if verdict.lacks else ""
     return f"[bold]{verdict.outcome}[/bold]{escape(lacks)}"
@@ -117,8 +113,8 @@ def _conclusion(job: Job, verdict: Verdict) -> str:
 
 def announce(console: Console, job: Job, missing: int) -> None:
     """Say what will be done, about how long it takes, and which searches have hardly a step within their budget."""
-    runs, seeds = counted(len(job.runs), "run"), counted(len(job.seeds), "seed")
-    minutes = counted(round(job.minutes(missing)), "minute")
+    runs, seeds = plural(len(job.runs), "run"), plural(len(job.seeds), "seed")
+    minutes = plural(round(job.minutes(missing)), "minute")
     console.print(
         f"{job.name}, preset {job.preset}, {', '.join(job.tasks)}: {runs} ({seeds}), "
         f"{missing} to do, about {minutes} on two cores; records go to {job.folder}",

@@ -24,6 +24,7 @@ from tasks import task_named
 from testbed import plots
 from testbed.runs import results
 from testbed.runs.sweep import status
+from testbed.svg import svg
 
 TEMPLATE = Path(__file__).with_name("report.html")
 WORST = 3  # prompts shown of each arm
@@ -132,7 +133,7 @@ def _task(job: Job, task: str, rows: pd.DataFrame, figure: plots.Figure | None, 
     if note:
         parts.append(element("p", text(note), class_="warnings"))
     if figure is not None:
-        drawn = plots.svg(figure, name)
+        drawn = svg(figure, name)
         parts.append(element("figure", drawn, role="img", aria_label=f"{job.experiment.question} {task}"))
     shown = job.experiment.table(rows)
     arms = set(rows["arm"])

@@ -20,6 +20,7 @@ from experiments.experiment import judge
 from experiments.figures import draw_arms
 from testbed import plots
 from testbed.runs import results
+from testbed.svg import svg
 
 RECORDS = Path(__file__).parents[1] / "experiments" / "records"
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -178,7 +179,7 @@ def test_a_point_outside_the_figure_or_unknown_takes_no_other_ones_name():
     [line] = ax.plot([1, 2, 3, 4], [1, np.nan, 3, 1e9], "o")
     plots.say_points(line, ["first", "unknown", "third", "far"])
     ax.set_ylim(0, 10)
-    assert re.findall('data-tip="(.*?)"', plots.svg(figure, "f")) == ["first", "third"]
+    assert re.findall('data-tip="(.*?)"', svg(figure, "f")) == ["first", "third"]
 
 
 @pytest.mark.parametrize(

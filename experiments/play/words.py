@@ -19,9 +19,9 @@ class Words(NamedTuple):
 
     Attributes:
       tokens: the word of each token at each position, `[T][V]`.
-      before: what is written before each position, and after the last, `[T + 1]`; mostly nothing.
+      before: what stands before each position and after the last, `[T + 1]`. It is mostly nothing.
       answers: the word of each answer token, `[A]`.
-      keys: the key of each token, `[V]`; empty where there are more tokens than keys.
+      keys: the key of each token, `[V]`. It is empty where there are more tokens than keys.
     """
 
     tokens: list[list[str]]
@@ -31,7 +31,7 @@ class Words(NamedTuple):
 
 
 def words_of(task: Task) -> Words:
-    """Read off `task.render` which word stands for which token; numbers where a token is no word of its own."""
+    """Read off `task.render` which word stands for which token. Tokens without a word of their own are numbers."""
     blank = np.array([np.flatnonzero(row)[0] for row in task.allowed])
     spoken = lambda prompt: task.render(prompt).split()
     base = spoken(blank)
@@ -54,10 +54,10 @@ def words_of(task: Task) -> Words:
 
 
 def _answers(task: Task, prompt: np.ndarray) -> list[str]:
-    """The word of each answer token, as `render` writes an answer of nothing else; tokens of notes alone have none."""
+    """The word of each answer token, as `render` writes an answer of nothing else. Tokens of notes have none."""
     allowed = np.ones(task.answer_vocab, bool) if task.answer_allowed is None else task.answer_allowed.any(axis=0)
-    blank = lambda token: np.full(task.answer_length, token)
-    said = [task.render(prompt, blank(token)) if allowed[token] else "" for token in range(task.answer_vocab)]
+    only = lambda token: np.full(task.answer_length, token)
+    said = [task.render(prompt, only(token)) if allowed[token] else "" for token in range(task.answer_vocab)]
     return [text.rpartition("-> ")[2].split(" ")[0] for text in said]
 
 

@@ -10,6 +10,7 @@ from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of
 from experiments.grids import unattacked
 from testbed import plots
+from testbed.text import plural
 
 LAYERS = 2  # of all but those that say otherwise
 SIZES = {  # width and layers
@@ -24,7 +25,7 @@ ACCURATE, FITTED, UNFITTED, LITTLE = 0.99, 0.95, 0.8, 0.5
 
 def named(width: int, layers: int, finds: int) -> str:
     """What the arm is called."""
-    depth = f", {layers} layer{'s' * (layers > 1)}" if layers != LAYERS else ""
+    depth = f", {plural(layers, 'layer')}" if layers != LAYERS else ""
     return f"width {width}{depth}, {finds} finds"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from testbed.broken import refuse_broken, refuse_counted
 from testbed.devices import over_devices
 from testbed.objective import Objective
+from testbed.text import plural
 
 NEVER = np.iinfo(np.int32).max
 NO_TARGETS = np.zeros(0, np.int32)
@@ -132,7 +133,7 @@ def short_of_steps(attack: Attack, objective: Objective, budget: int) -> str:
     if steps >= 2:
         return ""
     price = attack.cost(objective).forwards // objective.forwards
-    made, margins = (f"{n} {word}{'s' * (n != 1)}" for n, word in ((steps, "step"), (budget, "margin")))
+    made, margins = plural(steps, "step"), plural(budget, "margin")
     return f"{attack.name} makes {made} within {margins} (a step costs {price}): give it more budget"
 
 

@@ -24,7 +24,7 @@ class Sandwich(NamedTuple):
     """What is known of the number of failing prompts: at least those found, exactly, and at most a proven bound.
 
     `exact` is None where the space is too large to count; nothing proves a `bound` yet. Where nothing is exact,
-    `statistical` is an upper bound at confidence 1 - 1e-9 (`testbed.evaluation.samples.failing_at_most`).
+    `statistical` is an upper bound, but for a small risk (`testbed.evaluation.samples.failing_at_most`).
     """
 
     tau: float

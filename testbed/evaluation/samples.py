@@ -137,7 +137,7 @@ def sampled_failures(
     return {name: Sampled(batches * BATCH, *row[:2], margin, *row[2:]) for name, row, margin in rows}
 
 
-SURE = 1 - 1e-9
+RISK = 1e-9  # that a statistical bound is none
 
 
 @partial(jax.jit, static_argnames=("task", "batches"))
@@ -150,9 +150,9 @@ def _failing_anywhere(key, model, policies, task, batches):
 
 
 def failing_at_most(
-    key: jax.Array, model, task: Task, policies: dict[str, Policy], *, samples: int, confidence: float = SURE
+    key: jax.Array, model, task: Task, policies: dict[str, Policy], *, samples: int, risk: float = RISK
 ) -> dict[str, int]:
-    """How many prompts of the space fail at most, at a confidence, from uniform prompts of it; greedy or conservative.
+    """How many prompts of the space fail at most, but for a risk, from uniform prompts of it; greedy or conservative.
 
     A statistical bound, not a proven one: the upper end of Clopper and Pearson's interval, one-sided, for a model that
     was fixed before the prompts were drawn. Without a failure among n prompts it is about `log(1e9) / n` of the space.
@@ -168,7 +168,7 @@ def failing_at_most(
     batches = -(-samples // BATCH)
     failing, margins = jax.device_get(_failing_anywhere(key, model, tuple(policies.values()), task, batches))
     refuse_broken(model, margins)
-    most = [clopper_pearson(int(n), batches * BATCH, 2 * confidence - 1).high for n in failing]
+    most = [clopper_pearson(int(n), batches * BATCH, 1 - 2 * risk).high for n in failing]
     return {name: math.ceil(Fraction(share) * space_size(task)) for name, share in zip(policies, most, strict=True)}
 
 
