@@ -12,9 +12,9 @@ import jax
 
 from experiments.arm import Arm, Plain
 from experiments.bench import bench, defended_model
+from experiments.play import DEMO
 from testbed.runs.models import save
 
-DEMO = Path(__file__).parent / "demo"
 ARM, SEED = Arm(Plain("injury"), rounds=1, finds=2048), 100
 
 

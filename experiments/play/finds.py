@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.play import session
-from experiments.play.demo import DEMO
+from experiments.play import DEMO, session
 from tasks import spelled, task_named
 from testbed.attacks.search import Attack, score
 from testbed.evaluation.walk import refuse_if_unfit

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.play import looks, session, truth, words
+from experiments.play import DEMO, looks, session, truth, words
 from experiments.play.counting import Count
-from experiments.play.demo import DEMO
 from tasks import TASKS, spelled, task_named
 from testbed.attacks import ATTACKS, attack_named
 from testbed.broken import refuse_broken
