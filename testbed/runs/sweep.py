@@ -29,6 +29,8 @@ from testbed.watch import Watch
 
 CHECKPOINTS = "checkpoints"  # the folder, beside the records, of what unfinished runs keep
 MODELS = "models"  # the folder, beside that of the records, of the models that runs have made
+MAPS_OF_A_RUN = 9_000  # that a run which compiles all that it needs was seen to add
+MAPS_BESIDE = 11_000  # left to each run beside: some more
 HALF_WRITTEN = r"\.(?P<name>.+)\.(json|error|safetensors)\.[0-9a-f]{16}"  # what a kill leaves of a file
 # A file of a checkpoint, or what a kill leaves of one that was being written.
 CHECKPOINT_FILE = r"\.?(?P<name>.+)\.npz(\.[0-9a-f]{16})?"
@@ -130,11 +132,11 @@ def _maps() -> tuple[int, int]:
 def crowded(share: float = 1.0) -> bool:
     """Whether compiled programs hold more than this share of the memory maps that they may before a run begins.
 
-    They may hold what this system allows a process less 11,000 for each run beside, one a core; but a
-    quarter in any case. A run that compiles all that it needs was seen to add 9,000.
+    They may hold what this system allows a process less `MAPS_BESIDE` for each run beside, one a core; but
+    a quarter in any case.
     """
     held, allowed = _maps()
-    return held > share * max(allowed // 4, allowed - 11_000 * (os.cpu_count() or 1))
+    return held > share * max(allowed // 4, allowed - MAPS_BESIDE * (os.cpu_count() or 1))
 
 
 def make_room() -> None:
@@ -147,9 +149,9 @@ def make_room() -> None:
         return
     jax.clear_caches()
     held, allowed = _maps()
-    if held > max(allowed // 2, allowed - 9_000):
+    if held > max(allowed // 2, allowed - MAPS_OF_A_RUN):
         raise MemoryError(
-            f"the process holds {held:,} of {allowed:,} memory maps, and a run may need 9,000; "
+            f"the process holds {held:,} of {allowed:,} memory maps, and a run may need {MAPS_OF_A_RUN:,}; "
             "raise sysctl vm.max_map_count, or use --launcher=processes"
         )
 
