@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from testbed.batch import batch_logits
 from testbed.model import ModelConfig, Transformer
 from testbed.task import Task
 from testbed.training.rounds import Schedule, optimizer
@@ -24,7 +25,7 @@ def language_model(key: jax.Array, task: Task, **sizes: int) -> Transformer:
 
 def next_token_loss(model: Transformer, prompts: jax.Array) -> jax.Array:
     """Mean cross-entropy a token of `prompts` `[B, T]`, in nats."""
-    logits = jax.vmap(model, (None, 0))(jnp.ones((1, 1)), prompts)
+    logits = batch_logits(model, jnp.ones((len(prompts), 1, 1)), prompts)
     return optax.softmax_cross_entropy_with_integer_labels(logits, prompts).mean()
 
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.task import Task, transcript_of
-from testbed.training.losses import Loss, cross_entropy
+from testbed.training.losses import Loss, cross_entropy, prompt_loss
 
 Layers = int | tuple[int, ...]
 
@@ -80,7 +80,7 @@ Perturb = Callable[..., jax.Array]
 
 def up_the_loss(key, model, task, prompt, *, place, still, radius, ascent):
     """Raise the cross-entropy of the right answer."""
-    return ascend(lambda delta: cross_entropy(model, task, prompt[None], place(delta)[None]), still, radius, ascent)
+    return ascend(lambda delta: prompt_loss(model, task, prompt, place(delta)), still, radius, ascent)
 
 
 def towards_catastrophe(key, model, task, prompt, *, place, still, radius, ascent):

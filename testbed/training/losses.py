@@ -1,11 +1,13 @@
 """Losses: what a training step descends, and its price."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import optax
 
+from testbed.batch import batch_logits
 from testbed.task import Task, transcript_of
 
 
@@ -55,12 +57,16 @@ def cross_entropy(model, task: Task, prompts: jax.Array, latents: jax.Array | No
     `latents` `[B, L + 1, T + N - 1, D]` are added to the residual streams.
     """
 
-    def one(prompt, latent):
-        said = transcript_of(task, prompt)
-        logits = model(jax.nn.one_hot(prompt, task.vocab), said, latent)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, said).mean()
+    said = jax.vmap(partial(transcript_of, task))(prompts)
+    logits = batch_logits(model, jax.nn.one_hot(prompts, task.vocab), said, latents)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, said).mean()
 
-    return jax.vmap(one)(prompts, latents).mean()
+
+def prompt_loss(model, task: Task, prompt: jax.Array, latent: jax.Array | None = None) -> jax.Array:
+    """The same of a single prompt `[T]`, for who climbs it prompt by prompt; latent `[L + 1, T + N - 1, D]`."""
+    said = transcript_of(task, prompt)
+    logits = model(jax.nn.one_hot(prompt, task.vocab), said, latent)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, said).mean()
 
 
 PLAIN = Loss(lambda key, model, task, prompts: cross_entropy(model, task, prompts))

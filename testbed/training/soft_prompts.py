@@ -22,7 +22,7 @@ from testbed.objective import Objective, forced_logits
 from testbed.policy import greedy
 from testbed.task import Task
 from testbed.training.latent import USUAL_ASCENT, Ascent, unit
-from testbed.training.losses import Loss, Study, cross_entropy
+from testbed.training.losses import Loss, Study, cross_entropy, prompt_loss
 
 SCALES = (0.3, 4.0)  # of the noise that soft prompts start from: from nearly uniform to nearly one prompt
 FORBIDDEN = -1e9  # the logit of a token that may not stand at a position
@@ -240,7 +240,7 @@ def soft(overseer: Overseer, ascent: Ascent = USUAL_ASCENT) -> Loss:
 
 
 def _real(key, model, task, z, learnt):
-    return cross_entropy(model, task, draw(key, z, 1))
+    return prompt_loss(model, task, draw(key, z, 1)[0])
 
 
 @functools.cache
