@@ -25,6 +25,7 @@ from experiments.columns import column_of, counts
 from experiments.effects import Contrast
 from experiments.experiment import Experiment, Preset, judge
 from experiments.figures import caption_of, prompts_of
+from experiments.grids import unattacked
 from experiments.play.finds import MARGINS, written
 from experiments.play.finds import NAME as PEOPLE
 from experiments.tables import by_row
@@ -40,6 +41,8 @@ MINUTES = 0.6  # of one run of the base arm on two cores, about
 def arm_with(values: Mapping[str, Any], task: str) -> Arm:
     """The base arm on a task, as its kind of model is usually trained, with fields set by their full names.
 
+    Where failures are counted its evaluation attacks only if that is asked for: no attack finds more.
+
     Raises:
       ValueError: the fields do not fit each other (rounds into units, heads into width).
     """
@@ -50,7 +53,8 @@ def arm_with(values: Mapping[str, Any], task: str) -> Arm:
     options = tuple(sorted(parts["attack"].items()))
     kind = parts["plain"].pop("model", "transformer")
     plain, recipe = usual_plain(kind=kind, **parts["plain"]), Recipe(**parts["recipe"])
-    return dataclasses.replace(BASE, plain=plain, recipe=recipe, options=options, **USUAL[kind].arm | parts[""])
+    arm = dataclasses.replace(BASE, plain=plain, recipe=recipe, options=options, **USUAL[kind].arm | parts[""])
+    return arm if "attackers" in values else unattacked(arm)
 
 
 def arms(axes: Sequence[Axis], task: str) -> dict[str, Arm]:

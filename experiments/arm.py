@@ -117,6 +117,7 @@ class Arm:
       budget: margins that a find may cost, that is: prompts scored.
       attack: the attack trained against, by name; or a source of `testbed.training.oracle.SOURCES`.
       attackers: attackers of each attack in the evaluation; with 0 it has no attacks.
+      evaluation: the attacks of the evaluation, by name.
       recipe: what training makes of the finds, and what its loss sees.
       label: what the arm is called, if its rounds don't say it all.
       learning_rate, batch, weight_decay, b2: of the defence's steps. The rate is half the plain peak:
@@ -142,6 +143,7 @@ class Arm:
     weight_decay: float = added(1e-2)
     options: tuple[tuple[str, Any], ...] = added(())
     b2: float = added(0.999)
+    evaluation: tuple[str, ...] = added(EVALUATION)
 
     def __post_init__(self):
         if self.attackers < 0:

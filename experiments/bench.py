@@ -194,7 +194,7 @@ def defended_name(arm: Arm, seed: int, stream: str = "defence") -> str:
     programs = program_digest(task, schedule, attack_of(arm), defence_of(arm.recipe), model=_blank_like(sizes))
     # How many evaluate a model, and what it is called, does not change it.
     kind = "defended" if stream == "defence" else stream.replace(" ", "-")
-    own = run_id(kind, dataclasses.replace(arm, attackers=0, label=""), seed)
+    own = run_id(kind, dataclasses.replace(arm, attackers=0, evaluation=EVALUATION, label=""), seed)
     order = " ".join(str(column.tolist()) for column in units(schedule))
     return f"{own}-{_named(plain_name(arm.plain, seed), programs, order)}"
 
@@ -228,14 +228,14 @@ def defended_model(bench: Bench, arm: Arm, stream: str = "defence") -> Defended:
     return Defended(made.model, compute, made.notes["found"], made.notes["fit"])
 
 
-def measure_arm(arm: Arm, bench: Bench, attacks: tuple[str, ...] = EVALUATION) -> dict[str, Any]:
+def measure_arm(arm: Arm, bench: Bench, attacks: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Train an arm and measure it: plain numbers for a record, with what its defence spent.
 
-    It is attacked by each of `attacks`, if the arm has attackers. Paired arms are evaluated with
-    the same keys; the evaluation's streams are not the training's.
+    If it has attackers, it is attacked in the ways of its evaluation, or by `attacks` in their place.
+    Paired arms are evaluated with the same keys; the evaluation's streams are not the training's.
     """
     model, compute, found, fit = defended_model(bench, arm)
-    ready = {name: attack_named(name)() for name in attacks if arm.attackers}
+    ready = {name: attack_named(name)() for name in (arm.evaluation if attacks is None else attacks) if arm.attackers}
     measured = report(
         bench.key("evaluation"), model, task_named(arm.plain.task), ready,
         attackers=arm.attackers, watch=bench.watch,

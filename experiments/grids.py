@@ -20,9 +20,9 @@ def counted_arm(task: str, **fields: Any) -> Arm:
     return Arm(usual_plain(task, kind), attackers=0, **USUAL[kind].arm | fields)
 
 
-def unattacked(arms: dict[str, Arm]) -> dict[str, Arm]:
-    """The arms, evaluated without attacks where every prompt is judged: no attack finds more, and it takes minutes."""
-    return {name: dataclasses.replace(arm, attackers=0) if is_counted(arm.plain) else arm for name, arm in arms.items()}
+def unattacked(arm: Arm) -> Arm:
+    """The arm, evaluated without attacks where every prompt is judged: no attack finds more, and it takes minutes."""
+    return dataclasses.replace(arm, attackers=0) if is_counted(arm.plain) else arm
 
 
 def with_finds(arm: str, finds: int, usual: int) -> str:

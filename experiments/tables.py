@@ -71,7 +71,9 @@ def ranged(values: pd.Series) -> str:
 
 
 def percent(successes: pd.Series, trials: pd.Series, digits: int) -> str:
-    """A share pooled over runs."""
+    """A share pooled over runs; a dash where nothing was tried."""
+    if not trials.sum():
+        return "-"
     return f"{successes.sum() / trials.sum():.{digits}%}"
 
 

@@ -17,6 +17,15 @@ from experiments.effects import differences, of_contrasts, refuse_duplicates
 WORDS = ["rounds=1,4,16", "budget=19,190", "learning_rate=5e-4,2e-3"]
 
 
+def test_the_evaluation_attacks_where_nothing_is_counted_or_where_that_is_asked():
+    def attackers(task, *words):
+        return {arm.attackers for arm in arms(axes_of(["rounds=1", *words]), task).values()}
+
+    assert attackers("password") == {0}
+    assert attackers("password", "attackers=8") == {8}
+    assert attackers("injury:length=12") == {BASE.attackers}
+
+
 def test_a_grid_is_every_combination_by_name():
     made = arms(axes_of(WORDS), "password")
     assert list(made)[:3] == [
@@ -26,14 +35,16 @@ def test_a_grid_is_every_combination_by_name():
     ]
     assert len(made) == 1 + 3 * 2 * 2
     arm = made["rounds=16, budget=190, learning_rate=0.002"]
-    assert arm == dataclasses.replace(BASE, plain=Plain("password"), rounds=16, budget=190, learning_rate=2e-3)
+    assert arm == dataclasses.replace(
+        BASE, plain=Plain("password"), rounds=16, budget=190, learning_rate=2e-3, attackers=0
+    )
     assert made["plain"].steps == 0 and made["plain"].plain == arm.plain
 
 
 def test_every_field_of_arm_recipe_plain_and_attack_can_be_named():
     known = fields(["gcg"])
     for part, kind in {"": Arm, "recipe.": Recipe, "plain.": Plain}.items():
-        hidden = {"plain", "recipe", "options", "label", "task"}
+        hidden = {"plain", "recipe", "options", "label", "task", "evaluation"}
         assert {part + f.name for f in dataclasses.fields(kind) if f.name not in hidden} <= known.keys()
     assert {"attack.candidates", "attack.patience"} & known.keys()
     others = dict(learning_rate=5e-4, batch=64, weight_decay=0.1, width=16, layers=1, heads=2, order="worst")

@@ -6,10 +6,10 @@ import functools
 import jax
 import numpy as np
 import pytest
-from conftest import SMALL
+from conftest import SMALL, compilations
 
 from testbed.attacks import ATTACKS
-from testbed.attacks.search import attack_model, search
+from testbed.attacks.search import attack_model
 from testbed.evaluation import exact
 from testbed.objective import Objective
 from testbed.planted import plant, planted_prefixes
@@ -89,9 +89,8 @@ def test_an_attack_is_compiled_once_for_all_plants(small, lively):
     task = small("cipher_vault")
     model, hazard = lively(task), draw(task, 0)
     plants = plant(model, task), plant(model, task, hazard, POSITIONS), plant(model, task, hazard, modulus=MODULUS)
-    compiled = search._cache_size()
-    for planted in plants:
-        attack_model(
-            jax.random.key(0), ATTACKS["uniform"](), Objective(task, planted, greedy(task)), attackers=8, budget=9
-        )
-    assert search._cache_size() == compiled + 1
+    with compilations() as names:
+        for planted in plants:
+            objective = Objective(task, planted, greedy(task))
+            attack_model(jax.random.key(0), ATTACKS["uniform"](), objective, attackers=8, budget=9)
+    assert sum("search" in name for name in names) == 1

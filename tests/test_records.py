@@ -24,7 +24,7 @@ from testbed.runs import results
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "experiments" / "records"
 SHIPPED = [name for name in EXPERIMENTS if (RECORDS / name).is_dir()]  # a new question has none yet
-PRESETS = ("quick", "full")  # `small`, the main job's, is a part of quick
+PRESETS = ("quick", "full")  # of `small`, the main job's, none are shipped
 
 STEPS = ("gradient_steps",)
 FINDS = (*STEPS, "finds", "candidates")

@@ -268,7 +268,9 @@ def test_without_an_experiment_it_is_the_main_job(tmp_path, asked):
     command(f"--out={tmp_path}")
     command(f"--out={tmp_path}", "--experiment=update_frequency", "--task=injury")
     (small, *_), (quick, *_) = asked
-    assert {run.id for run in small} < {run.id for run in quick}, "what the main job did need not be done again"
+    models = [{defended_name(run.config, run.seed) for run in runs if run.config.steps} for runs in (small, quick)]
+    assert models[0] < models[1], "what the main job trained need not be trained again"
+    assert {run.config.name for run in small if run.config.attackers} == set(update_frequency.ATTACKED)
 
 
 @pytest.mark.parametrize("crowded", [True, False])

@@ -40,7 +40,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
         return {named(arm, finds): dataclasses.replace(whole, **change) for arm, change in changes.items()}
 
     if preset == "quick":
-        return unattacked(blocks(FINDS))
+        return {name: unattacked(arm) for name, arm in blocks(FINDS).items()}
     return blocks(FINDS) | {arm: config for arm, config in blocks(FEW).items() if config.rounds}
 
 

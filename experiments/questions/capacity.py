@@ -36,7 +36,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
         for width, layers in SIZES[preset]
         for finds in FINDS
     }
-    return unattacked(made) if preset == "quick" else made
+    return {name: unattacked(arm) for name, arm in made.items()} if preset == "quick" else made
 
 
 def fit_of_failures(runs: pd.DataFrame) -> pd.Series:

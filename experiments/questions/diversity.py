@@ -35,7 +35,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
 
     made = {"control": Arm(Plain(task), finds=FINDS)} | selected(ORDERS, ROUNDS[preset])
     if preset == "quick":
-        return unattacked(made)
+        return {name: unattacked(arm) for name, arm in made.items()}
     return made | selected(("unselected", "diverse"), SOME, FEW)
 
 

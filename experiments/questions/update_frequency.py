@@ -10,10 +10,12 @@ from experiments.columns import column_of, failures, setting, typical
 from experiments.effects import Contrast, holding, of_contrast
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of, prompts_of
+from experiments.grids import unattacked
 from testbed import plots
 
 ROUNDS = {"small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64)}
-BASE = {"small": Arm(), "quick": Arm(), "full": Arm(units=64)}
+BASE = {"small": Arm(evaluation=("coordinate",)), "quick": Arm(), "full": Arm(units=64)}
+ATTACKED = ("plain", "16 rounds")  # in the small preset: every prompt is counted, so attacks only illustrate
 EQUAL = "equal exposures"
 ATTACKS = ("gcg", "uniform", "clean_rejection")
 FREQUENT = Contrast("1 round", "16 rounds")
@@ -21,7 +23,10 @@ MORE_FINDS = Contrast("1 round, 4x finds", "16 rounds")
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
-    """Plain, control, each number of rounds, and one round with more finds. Full adds weaker attacks and sizes."""
+    """Plain, control, each number of rounds, and one round with more finds. Full adds weaker attacks and sizes.
+
+    Small has no more finds, and attacks two arms alone, in one way that the defence did not use.
+    """
     base = dataclasses.replace(BASE[preset], plain=Plain(task))
     arm = functools.partial(dataclasses.replace, base)
 
@@ -30,8 +35,9 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
 
     made = {"plain": arm(steps=0), "control": base}
     made |= {rounds_named(rounds): arm(rounds=rounds) for rounds in ROUNDS[preset]}
-    if preset != "small":
-        made |= finds(4, 1)
+    if preset == "small":
+        return {name: one if name in ATTACKED else unattacked(one) for name, one in made.items()}
+    made |= finds(4, 1)
     if preset == "full":
         made |= {f"{rounds_named(r)}, {a}": arm(rounds=r, attack=a) for a in ATTACKS[1:] for r in (1, 16)}
         made |= {f"16 rounds, {EQUAL}": arm(rounds=16, recipe=Recipe(replay="newest"))}

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from testbed.broken import refuse_broken, refuse_counted
+from testbed.compilation import compiled_sooner
 from testbed.devices import over_devices
 from testbed.objective import Objective
 from testbed.text import plural
@@ -137,7 +138,7 @@ def short_of_steps(attack: Attack, objective: Objective, budget: int) -> str:
     return f"{attack.name} makes {made} within {margins} (a step costs {price}): give it more budget"
 
 
-@partial(jax.jit, static_argnames=("attack", "budget"))
+@compiled_sooner("attack", "budget")
 def search(
     key: jax.Array,
     attack: Attack,

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from testbed.attacks.search import Attack, attack_model
+from testbed.compilation import compiled_sooner
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.runs import checkpoints
@@ -155,7 +156,7 @@ def train_unit(
     return jax.lax.scan(one_step, state, jax.random.split(key, descent.steps // descent.units))
 
 
-@partial(jax.jit, static_argnames=("task", "search", "attack", "selection"))
+@compiled_sooner("task", "search", "attack", "selection")
 def attack_unit(
     key: jax.Array, state: State, unit: Unit, task: Task, *, search: Search, attack: Attack, selection: Selection
 ) -> tuple[State, jax.Array]:
