@@ -410,6 +410,8 @@ def main(argv: list[str]) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worst-case-testbed"
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache))
+        # Small programs too: some eighty of them cost each start several seconds.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     mend_cache()
     try:
         status = run_jobs(console, argv[1:])

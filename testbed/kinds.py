@@ -1,6 +1,7 @@
 """The kinds of models, by name: what a saved model says it is, and what an arm asks for."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ def own_sizes(kind: str) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(KINDS[kind].config) if field.name not in OF_TASK)
 
 
+@functools.partial(jax.jit, static_argnames="config")
 def build(key: jax.Array, config: Config) -> Model:
-    """An untrained model of the given sizes."""
+    """An untrained model of the given sizes; one program in place of some forty."""
     return KINDS[kind_of(config)].model(config, key)
