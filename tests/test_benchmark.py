@@ -1,11 +1,18 @@
 """The benchmark's arithmetic, on a clock that is made up, and what it measures."""
 
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import flags
 
 from experiments import benchmark
 from tasks import TASKS
 from testbed.attacks import ATTACKS
+from testbed.model import Transformer, model_config
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +44,37 @@ def test_every_attack_is_measured_against_its_target(monkeypatch):
         assert name.split()[1] == f"{attack},"
         assert target == (0.6 if ATTACKS[attack]().gradients else 0.8)
         assert passes <= spent <= 128 * 400
+
+
+def products_in(function, *arguments):
+    """FLOPs of all products of matrices in a function's program, counted by JAX's own text of it."""
+    total = 0
+    for equation in jax.make_jaxpr(function)(*arguments).jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
+    return total
+
+
+@pytest.mark.parametrize("name", ["injury", "pointer_vault"])
+def test_flops_are_those_of_the_products_of_a_forward_pass(name):
+    """But for attention, which computes all pairs and masks those that it must not see."""
+    task = TASKS[name]()
+    config = model_config(task)
+    prompt = jnp.zeros((config.prompt_length, config.vocab))
+    answer = jnp.zeros(config.answer_length, jnp.int32)
+    model = jax.eval_shape(lambda: Transformer(config, jax.random.key(0)))
+    said = products_in(lambda model, *inputs: model(*inputs), model, prompt, answer)
+    reads = [config.positions] * (config.layers - 1) + [config.answer_length]
+    masked = sum(read * (read - 1) // 2 for read in reads) * 4 * config.width
+    assert said - masked == benchmark.flops(config)
+
+
+def test_a_walk_over_one_prompt_is_a_forward_pass_but_for_what_all_nodes_share():
+    task = TASKS["injury"](length=3)
+    single = dataclasses.replace(task, allowed=task.allowed & (np.arange(task.vocab) == 0))
+    config = model_config(single)
+    embedding = 2 * config.prompt_length * config.vocab * config.width
+    projections = 2 * 3 * config.prompt_length * config.width**2
+    assert benchmark.walk_flops(single, config) == benchmark.flops(config) - embedding - projections
