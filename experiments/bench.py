@@ -17,8 +17,11 @@ from testbed.attacks.search import Cost
 from testbed.evaluation.account import report
 from testbed.kinds import Config, Model, build
 from testbed.objective import Objective, confirm
+from testbed.outside import sources
 from testbed.policy import greedy
+from testbed.runs.measurements import measured_once
 from testbed.runs.models import digest_of, load_or_make
+from testbed.runs.provenance import here
 from testbed.runs.results import run_id
 from testbed.runs.sweep import state_file
 from testbed.training.defence import access_of, attack_cost, labels_used, training_cost
@@ -69,6 +72,11 @@ class Bench(NamedTuple):
     def models(self) -> Path:
         """Where models lie."""
         return self.folder.parent / "models"
+
+    @property
+    def measurements(self) -> Path:
+        """Where measurements of models lie, shared by all experiments."""
+        return self.folder.parent / "measurements"
 
     @property
     def digests(self) -> dict[str, str]:
@@ -235,10 +243,13 @@ def measure_arm(arm: Arm, bench: Bench, attacks: tuple[str, ...] | None = None) 
     Paired arms are evaluated with the same keys; the evaluation's streams are not the training's.
     """
     model, compute, found, fit = defended_model(bench, arm)
-    ready = {name: attack_named(name)() for name in (arm.evaluation if attacks is None else attacks) if arm.attackers}
-    measured = report(
-        bench.key("evaluation"), model, task_named(arm.plain.task), ready,
+    names = (arm.evaluation if attacks is None else attacks) if arm.attackers else ()
+    # All that the numbers hang on: runs that share a model share what was measured of it.
+    of = {"model": digest_of(model), "task": arm.plain.task, "seed": bench.seed, "attackers": arm.attackers,
+          "attacks": names, "sources": sources([arm.plain.task, names]), "here": here() | {"revision": ""}}  # fmt: skip
+    measured = measured_once(bench.measurements, of, lambda: report(
+        bench.key("evaluation"), model, task_named(arm.plain.task), {name: attack_named(name)() for name in names},
         attackers=arm.attackers, watch=bench.watch,
-    )  # fmt: skip
+    ))  # fmt: skip
     given = access_of(schedule_of(arm), attack_of(arm), defence_of(arm.recipe)) if arm.steps else ("clean",)
     return {"compute": compute, "access": ", ".join(given), "found": found, "fit": fit} | measured

@@ -125,12 +125,13 @@ def rerun(name: str, out: Path, console: Console) -> int:
     then, source = record_named(name, out)
     run = run_of(then)
     console.print(f"{run.id} of {source}: once more; it took {then['seconds']} s", markup=False, highlight=False)
-    with tempfile.TemporaryDirectory() as folder:
-        outcome = sweep([run], perform, Path(folder), console)
+    with tempfile.TemporaryDirectory() as empty:
+        folder = Path(empty) / run.experiment  # models and measurements lie beside it
+        outcome = sweep([run], perform, folder, console)
         if outcome.failed:
             console.print(f"failed: {outcome.failed[0]}", style="red", markup=False, highlight=False)
             return 1
-        now = results.read(Path(folder))[0][run.id]
+        now = results.read(folder)[0][run.id]
     numbers = dict(leaves(then["measurements"]))
     changed = differences(then["measurements"], now["measurements"])
     for name, old, new in changed:

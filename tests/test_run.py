@@ -553,8 +553,10 @@ def test_the_status_tells_what_is_done_and_what_is_not(job):
     assert job.contents() == before
 
 
-def test_a_record_is_done_again_and_compared_number_by_number(job, tmp_path):
-    before = job.contents()
+def test_a_record_is_done_again_and_compared_number_by_number(job, tmp_path, monkeypatch):
+    before, elsewhere = job.contents(), tmp_path / "temporary"
+    elsewhere.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
     record = json.loads((job.folder / f"{job.run_of('16 rounds', 1)}.json").read_text())
     path = tmp_path / f"{record['run']}.json"
 
@@ -570,6 +572,7 @@ def test_a_record_is_done_again_and_compared_number_by_number(job, tmp_path):
     count = len(list(leaves(record["measurements"])))
     status, out, err = again(record)
     assert (status, err) == (0, "")
+    assert not list(elsewhere.iterdir()), "neither models nor measurements stay for another time"
     assert f"{count} of {count} measurements are the same" in out
     assert " then, " not in out, "nothing differs, the code's origin neither"
 

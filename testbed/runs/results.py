@@ -123,7 +123,7 @@ def described(experiment: str, config: Any, seed: int) -> dict[str, Any]:
     return {"experiment": experiment, "config": plain, "omitted": paths, "seed": seed, "sources": named}
 
 
-def _plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """Numpy numbers and arrays as JSON's own types."""
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return np.asarray(value).tolist()
@@ -211,7 +211,7 @@ def write(folder: Path, run: str, record: dict[str, Any]) -> bool:
       TypeError: the record holds what JSON cannot.
       ValueError: it is not a whole record of this run: it would not be read again.
     """
-    record = json.loads(json.dumps(record | {"format": FORMAT, "run": run}, default=_plain))
+    record = json.loads(json.dumps(record | {"format": FORMAT, "run": run}, default=as_plain))
     record = {"format": FORMAT, "run": run} | record | {"digest": _digest(record)}
     try:
         _refuse_malformed(record)
