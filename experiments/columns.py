@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from testbed.training.defence import ACCESS
+
 POLICIES = {"greedy": "threshold 0", "matched": "threshold at 1 % clean false alarms"}
 COUNTED = {
     "failures": "failing prompts",
@@ -142,6 +144,15 @@ def sampled_note(runs: pd.DataFrame) -> str:
     if not sizes:
         return ""
     return f"sampled: failing prompts of {runs[sizes[0]].max():,.0f} random hazards"
+
+
+def limit_note(runs: pd.DataFrame) -> str:
+    """What must be said of defences that are given all failures of the model, by what gives them; else nothing."""
+    if "access" not in runs:  # records of the first round, which had none
+        return ""
+    given = runs["access"].fillna("").str.split(", ").map(lambda names: "failures" in names)
+    sources = ", ".join(dict.fromkeys(runs.loc[given, "config.attack"]))
+    return sources and f"{sources} draws from {ACCESS['failures']}"
 
 
 def attacked(runs: pd.DataFrame) -> list[str]:

@@ -91,6 +91,8 @@ def show(console: Console, job: Job, runs: pd.DataFrame) -> Verdict:
         title = ", ".join(filter(None, (job.name, f"task {task}", note)))
         fits = experiment.table is not tables.of_arms or len(tables.blocks(text, console.width)) == 1
         tables.show_text(console, text if fits else tables.by_row(rows), title)
+        if limit := columns.limit_note(rows):
+            console.print(limit, markup=False, highlight=False)
     verdict = judge(experiment, runs)
     tables.show_effects(console, verdict.effects)
     if experiment.decides:

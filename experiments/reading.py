@@ -153,8 +153,10 @@ def frame_of(job: Job) -> pd.DataFrame:
 
 
 def drawn_of(experiment: Experiment, rows: pd.DataFrame) -> plots.Figure:
-    """The figure of one task's runs, which says so where its numbers are sampled."""
-    figure, note = experiment.figure(rows), columns.sampled_note(rows)
+    """The figure of one task's runs, which says so where numbers are sampled, or an arm is given all failures."""
+    figure, note, limit = experiment.figure(rows), columns.sampled_note(rows), columns.limit_note(rows)
+    if limit:
+        plots.say_more(figure, limit)
     return plots.not_counted(figure, note) if note else figure
 
 

@@ -135,6 +135,8 @@ def _task(job: Job, task: str, rows: pd.DataFrame, figure: plots.Figure | None, 
     if figure is not None:
         drawn = svg(figure, name)
         parts.append(element("figure", drawn, role="img", aria_label=f"{job.experiment.question} {task}"))
+    if limit := columns.limit_note(rows):
+        parts.append(element("p", text(limit)))
     shown = job.experiment.table(rows)
     arms = set(rows["arm"])
     if columns.is_account(rows):

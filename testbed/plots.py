@@ -47,9 +47,14 @@ def panels(titles: Sequence[str], caption: str, columns: int = 2) -> tuple[Figur
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title, fontsize=10, loc="left", fontweight="bold")
         ax.spines[["top", "right"]].set_visible(False)
-    lines = [textwrap.fill(line, int(14 * figure.get_figwidth())) for line in caption.split("\n")]
-    figure.supxlabel("\n".join(lines), fontsize=8.5, x=0.01, ha="left")
+    say_more(figure, caption)
     return figure, axes
+
+
+def say_more(figure: Figure, text: str) -> None:
+    """Add lines below the caption of a figure."""
+    lines = [textwrap.fill(line, int(14 * figure.get_figwidth())) for line in text.split("\n")]
+    figure.supxlabel("\n".join(filter(None, [figure.get_supxlabel(), *lines])), fontsize=8.5, x=0.01, ha="left")
 
 
 def shades(count: int) -> np.ndarray:

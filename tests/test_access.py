@@ -1,14 +1,24 @@
 """What a defence is given: its access, its labels, and tables and figures that say so."""
 
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 from synthetic import table
 
+from experiments.ablate import ablation
 from experiments.arm import Arm, Recipe, attack_of, defence_of, schedule_of
+from experiments.axes import axes_of
 from experiments.bench import labels_of
 from experiments.figures import draw_against
+from experiments.jobs import show
+from experiments.reading import drawn_of
+from experiments.report import report
 from experiments.tables import by_arm, by_row
+from experiments.worklist import ABLATION, Job
 from testbed.training.defence import ACCESS, access_of
+from testbed.training.source import UPPER_LIMIT
 
 GIVEN = {
     "control": (Arm(), "clean", 0),
@@ -54,6 +64,21 @@ def test_tables_say_labels_verdicts_and_access_where_records_do():
     assert set(rows["access"]) == {"clean, labels"}
     assert by_arm(spending().assign(**{"greedy.exact.worst_margin": 0.0})).loc["labels", "many"] == "100"
     assert "labels" not in by_row(spending().drop(columns="compute.labels")), "records of the first round"
+
+
+@pytest.mark.parametrize(("access", "said"), [("clean, labels, failures", True), ("clean, labels", False)])
+def test_whoever_draws_from_all_failures_is_named_a_limit_wherever_it_is_listed(access, said, tmp_path):
+    experiment, out = ablation(axes_of(["attack=gcg,oracle"])), io.StringIO()
+    runs = table("injury", {"attack=gcg": [900, 800], "attack=oracle": [9, 0]}, **{"greedy.clean.safe": 1000} | CLEAN)
+    own = runs["arm"] == "attack=oracle"
+    runs = runs.assign(access=own.map({True: access, False: "clean, labels, hazards"}))
+    runs = runs.assign(**{"config.attack": own.map({True: "oracle", False: "gcg"}), "compute.gradient_steps": 768})
+    job = Job(ABLATION, experiment, "grid", ("injury",), range(2), tmp_path)
+    figure = drawn_of(experiment, runs)
+    verdict = show(Console(file=out, width=400), job, runs)
+    page = report(job, runs, verdict, {"injury": figure})
+    line = f"oracle draws from all failures of the model: {UPPER_LIMIT}"
+    assert [line in shown for shown in (out.getvalue(), page, " ".join(figure.get_supxlabel().split()))] == [said] * 3
 
 
 def test_a_figure_has_a_curve_a_defence_and_no_point_where_nothing_was_spent():

@@ -74,8 +74,7 @@ def rule(effects: pd.DataFrame) -> str:
 def figure(runs: pd.DataFrame) -> plots.Figure:
     """Failing prompts against labels and against compute, a curve a defence, from one task."""
     curves = {name: [named(name, n) for n in NUMBERS["full"]] for name in DEFENCES}
-    caption = "thick lines the mean; counted exactly. Dashed: the same steps without labels.\n"
-    caption += "The oracle draws from all failures: an upper limit that no real defender has."
+    caption = "thick lines the mean; counted exactly. Dashed: the same steps without labels."
     drawn = draw_against(runs, curves, ("labels", "forwards"), caption)
     control = typical(failures(runs[runs["arm"] == "control"]))
     for ax in drawn.axes:

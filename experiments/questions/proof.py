@@ -134,9 +134,8 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     """What each defence leaves, and its price, against the size of the space, from the runs of one task."""
     drawn, axes = plots.panels(
         ["Failing prompts left, counted exactly", "Safe prompts refused, in a million", "Attackers that succeed, in %"],
-        caption_of(runs, "thick lines the mean; log above 1. The oracle draws from all failures:\n"
-                         "an upper limit that no real attacker has. The attackers are those of the evaluation."),
-    )  # fmt: skip
+        caption_of(runs, "thick lines the mean; log above 1. The attackers are those of the evaluation."),
+    )
     # "gcg, 4x finds, 2^64" is the defence "gcg, 4x finds", which has no line: it is asked at one size.
     names = runs["arm"].str.rsplit(", ", n=1)
     hits = sum(successes(runs, attack, budgets(runs, attack)[-1]) for attack in attacked(runs))

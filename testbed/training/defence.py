@@ -14,7 +14,7 @@ from testbed.training.pseudo_inputs import pseudo
 from testbed.training.schedule import Schedule
 from testbed.training.selection import Order, Replay, anyone, evenly
 from testbed.training.soft_prompts import OVERSEERS, Overseer, guided, soft
-from testbed.training.source import Source
+from testbed.training.source import UPPER_LIMIT, Source
 
 
 class Relaxation(NamedTuple):
@@ -155,7 +155,7 @@ ACCESS = {
     "labels": "labels of prompts of its own choice",
     "hazards": "a sampler of hazardous prompts",
     "overseer": "verdicts on relaxed inputs, as many as it asks for",
-    "failures": "all failures of the model: an upper limit that no real defender reaches",
+    "failures": f"all failures of the model: {UPPER_LIMIT}",
 }
 """What a defence may be given, and what that is. Defences compare at equal labels only within an access."""
 

@@ -12,6 +12,9 @@ import numpy as np
 
 from testbed.task import Task
 
+UPPER_LIMIT = "an upper limit that no real attacker has"
+"""What is said of a source wherever it is shown."""
+
 
 class Finds(NamedTuple):
     """What a source gives: prompts `[n, T]`, and the share of them that fail."""
