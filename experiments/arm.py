@@ -120,7 +120,7 @@ class Arm:
       evaluation: the attacks of the evaluation, by name.
       recipe: what training makes of the finds, and what its loss sees.
       label: what the arm is called, if its rounds don't say it all.
-      learning_rate, batch, weight_decay, b2: of the defence's steps. The rate is half the plain peak:
+      learning_rate, batch, weight_decay, b2, adam_eps: of the defence's steps. The rate is half the plain peak:
         fine-tuning, not training anew.
       options: parameters of the attack, as pairs of name and value, sorted.
 
@@ -144,6 +144,7 @@ class Arm:
     options: tuple[tuple[str, Any], ...] = added(())
     b2: float = added(0.999)
     evaluation: tuple[str, ...] = added(EVALUATION)
+    adam_eps: float = added(1e-8)
 
     def __post_init__(self):
         if self.attackers < 0:
@@ -221,10 +222,8 @@ def is_counted(plain: Plain) -> bool:
 
 def schedule_of(arm: Arm) -> Schedule:
     """The schedule of an arm's defence."""
-    return Schedule(
-        steps=arm.steps, rounds=arm.rounds, finds=arm.finds, budget=arm.budget, units=arm.units,
-        batch=arm.batch, learning_rate=arm.learning_rate, weight_decay=arm.weight_decay, b2=arm.b2,
-    )  # fmt: skip
+    own = {field.name for field in dataclasses.fields(Schedule)} - {"best"}  # which is of plain models
+    return Schedule(**{name: getattr(arm, name) for name in own})
 
 
 def sizes_of(plain: Plain) -> Config:

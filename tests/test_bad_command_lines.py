@@ -208,6 +208,7 @@ rounds=1,4                         | unknown argument 'rounds=1,4'; fields are v
 --ablate learning_rate=nan         | schedule learning_rate must be above 0 and finite, not nan
 --ablate learning_rate=-1          | schedule learning_rate must be above 0 and finite, not -1.0
 --ablate weight_decay=-1           | schedule weight_decay must be at least 0 and finite, not -1.0
+--ablate adam_eps=0                | schedule adam_eps must be above 0 and finite, not 0.0
 --ablate attack=no_such            | unknown attack 'no_such'; choose from
 --ablate recipe.order=no_such      | recipe.order must be one of anyone, worst
 --ablate rounds=1,4 --task=no_such | unknown task 'no_such'

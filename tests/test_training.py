@@ -220,6 +220,7 @@ def test_programs_are_named_by_all_that_changes_them_and_by_nothing_else():
     drawn_from = lambda rows: dataclasses.replace(TASK, sample=lambda key: rows[jax.random.randint(key, (), 0, 5000)])
     others = [
         named(learning_rate=2e-2), named(weight_decay=1e-3), named(batch=16), named(steps=16), named(units=2),
+        named(adam_eps=1e-4), named(b2=0.99),
         named(finds=16), named(budget=60), named(rounds=0), named(attack="uniform"), named(lesson=Lesson(loss=twice)),
         named(lesson=Lesson(share=0.25)), named(lesson=Lesson(REPLAYS["newest"])),
         named(selection=Selection(failures_only=True)), named(selection=Selection(ORDERS["worst"], candidates=2)),
@@ -271,6 +272,16 @@ def test_weight_decay_shrinks_what_has_no_slope():
     unshrunk, _ = kept.update(jnp.zeros(()), bare, weight)
     assert unshrunk == 0
     assert shrunk == pytest.approx(-0.25 * 8.0 * 2e-3 / 4), "a quarter of the peak rate after one step of four"
+
+
+def test_a_slope_far_below_eps_hardly_moves_a_weight():
+    descent = Schedule(steps=8, units=8, weight_decay=0.0).descent
+    slope = jnp.float32(1e-6)
+    for eps, share in ((1e-8, 1 / 1.01), (1e-4, 1 / 101)):  # Adam: the rate times g / (|g| + eps), of a constant g
+        update = optimizer(descent._replace(adam_eps=eps)).update
+        _, state = update(slope, optimizer(descent).init(jnp.zeros(())), jnp.zeros(()))
+        moved, _ = update(slope, state, jnp.zeros(()))
+        assert moved == pytest.approx(-share * 2e-3 / 4, rel=1e-3), "a quarter of the peak rate after one step of four"
 
 
 def test_one_call_equals_a_run_in_parts():

@@ -76,7 +76,7 @@ def optimizer(descent: Descent, *, clip: float = 1.0, warm_up: int = 50) -> opta
     rate = optax.warmup_cosine_decay_schedule(
         0.0, descent.learning_rate, warmup_steps=min(warm_up, descent.steps // 2), decay_steps=descent.steps
     )
-    adam = optax.adamw(rate, b2=descent.b2, weight_decay=descent.weight_decay)
+    adam = optax.adamw(rate, b2=descent.b2, eps=descent.adam_eps, weight_decay=descent.weight_decay)
     return optax.chain(optax.clip_by_global_norm(clip), adam)
 
 

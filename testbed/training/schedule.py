@@ -28,6 +28,7 @@ class Descent(NamedTuple):
     weight_decay: float
     units: int
     b2: float
+    adam_eps: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Schedule:
       units: how many equal units the run is cut into; rounds divide them, and they divide steps and finds.
       weight_decay: of AdamW, times the learning rate.
       b2: of AdamW, how long it remembers squared gradients.
+      adam_eps: of AdamW, added to the root of their mean: gradients far below it hardly move a weight.
       best: whether the model is kept that stood after the unit of least mean loss, and not the last one. Only without
         rounds: what finds add to a loss makes units unlike.
 
@@ -61,6 +63,7 @@ class Schedule:
     units: int = 16
     weight_decay: float = 1e-2
     b2: float = 0.999
+    adam_eps: float = 1e-8
     best: bool = False
 
     def __post_init__(self):
@@ -70,7 +73,7 @@ class Schedule:
         for name in ("rounds", "finds", "budget"):
             if getattr(self, name) < 0:
                 raise ValueError(f"schedule {name} must not be negative, not {getattr(self, name)}")
-        for name, least in (("learning_rate", "above 0"), ("weight_decay", "at least 0")):
+        for name, least in (("learning_rate", "above 0"), ("adam_eps", "above 0"), ("weight_decay", "at least 0")):
             value = getattr(self, name)
             if not (0 <= value < float("inf")) or (least == "above 0" and not value):
                 raise ValueError(f"schedule {name} must be {least} and finite, not {value}")
@@ -96,7 +99,7 @@ class Schedule:
     @property
     def descent(self) -> Descent:
         """What its train units read: schedules that are alike in it share their program."""
-        return Descent(self.steps, self.finds, self.batch, self.learning_rate, self.weight_decay, self.units, self.b2)
+        return Descent(*(getattr(self, name) for name in Descent._fields))
 
 
 class Unit(NamedTuple):
