@@ -7,11 +7,22 @@ from experiments.arm import USUAL, Arm, Plain, is_counted, usual_plain
 
 LARGE = "injury:length=16:vocab=16"  # 2^64 prompts, counted for machines
 LARGE_TWO = "injury_two:length=16:vocab=16"
+ON_MACHINES = "large"  # the preset in which a question about transformers asks machines, in large spaces
 
 
 def counted_kind(task: str) -> str:
     """The kind of model whose failures on a task are counted: a transformer in a small space, else a machine."""
     return "transformer" if is_counted(Plain(task)) else "machine"
+
+
+def arm_of_preset(preset: str, task: str, **fields: Any) -> Arm:
+    """An arm with the given fields: of a transformer, or in the preset `ON_MACHINES` of a machine.
+
+    A machine's arm is as usually trained, whatever steps and rates are given. It is not attacked in the evaluation.
+    """
+    if preset != ON_MACHINES:
+        return Arm(Plain(task), **fields)
+    return Arm(usual_plain(task, "machine"), attackers=0, **fields | USUAL["machine"].arm)
 
 
 def counted_arm(task: str, **fields: Any) -> Arm:

