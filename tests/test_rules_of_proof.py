@@ -1,5 +1,6 @@
 """The rule of proof: failures that no attacker finds, in most seeds, where an oracle shows that they can be removed."""
 
+import pandas as pd
 import pytest
 from synthetic import table, values
 
@@ -32,6 +33,15 @@ def test_the_rule(gcg, oracle, hits, outcome):
     verdict = judge(PROOF, runs_of(gcg, oracle, hits))
     assert verdict.outcome == outcome
     assert set(verdict.effects.loc[verdict.effects["declared"], "of"]) == {"failing prompts", UNSEEN}
+
+
+def test_of_models_that_nobody_attacked_it_is_not_said_that_no_attacker_finds_a_failure():
+    middle = named("gcg", "2^48")
+    runs = pd.concat([runs_of(HUGE, [0] * 4), table("injury", {middle: HUGE})], ignore_index=True)
+    effects = judge(PROOF, runs).effects
+    assert values(effects, "after", of=UNSEEN) == [[named("gcg", LARGE)]]
+    assert values(effects, "effect", of=ZERO, after=middle) == [[0]]
+    assert {config.attackers for arm, config in arms("sizes", "injury").items() if arm.endswith("2^48")} == {0}
 
 
 def test_an_arm_alone_decides_nothing():

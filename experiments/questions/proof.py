@@ -18,7 +18,7 @@ from testbed.statistics import clopper_pearson
 # Length and vocabulary of the task at each size. All but the first are too large to visit.
 SIZES = {"2^21": (7, 8), "2^32": (8, 16), "2^48": (12, 16), "2^64": (16, 16)}
 SMALL, LARGE = "2^21", "2^64"
-ENDS = (SMALL, LARGE)
+ENDS = (SMALL, LARGE)  # where attackers are asked too; in between all that they could say is counted
 DEFENCES = ("control", "uniform", "gcg", "oracle", "fresh labels")
 STEPS, ROUNDS, FINDS = 6144, 32, 8192
 MANY = 1e9
@@ -39,7 +39,7 @@ def arms_at(task: str, size: str, preset: str) -> dict[str, Arm]:
     length, vocab = SIZES[size]
     plain = usual_plain(f"{task}:length={length}:vocab={vocab}", "machine")
     usual = Arm(plain, **USUAL["machine"].arm | dict(steps=STEPS, rounds=ROUNDS, units=ROUNDS, finds=FINDS))
-    usual = dataclasses.replace(usual, attackers=256)
+    usual = dataclasses.replace(usual, attackers=256 if size in ENDS else 0)
     twins, alone = Recipe(twins=True), Recipe()
     with_recipe = functools.partial(dataclasses.replace, usual)
     made = {
@@ -57,12 +57,14 @@ def arms_at(task: str, size: str, preset: str) -> dict[str, Arm]:
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
-    """Every defence at every size of the preset; in full also a weaker attack, and gcg with more finds and calls.
+    """Every defence at every size of the preset: in quick the smallest and the largest.
+
+    In full there is also a weaker attack, and at the largest size gcg with more finds and calls.
 
     Raises:
       ValueError: the task has no such sizes, or its rule has no automaton there.
     """
-    sizes = SIZES if preset == "full" else ENDS
+    sizes = ENDS if preset == "quick" else SIZES
     made = {}
     for size in sizes:
         made |= arms_at(task, size, preset)
@@ -72,10 +74,9 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     return made
 
 
-def found_any(runs: pd.DataFrame) -> pd.Series:
-    """Whether any attacker of a run's evaluation found a failing prompt."""
-    hits = [successes(runs, attack, budgets(runs, attack)[-1]) for attack in attacked(runs)]
-    return sum(hits) > 0
+def hits(runs: pd.DataFrame) -> pd.Series:
+    """How many attackers of a run's evaluation found a failing prompt; NaN where none were asked."""
+    return sum(successes(runs, attack, budgets(runs, attack)[-1]) for attack in attacked(runs))
 
 
 def of_seeds(task: str, arm: str, of: str, holds: pd.Series, declared: bool = False) -> dict[str, Any]:
@@ -107,11 +108,9 @@ def effects(runs: pd.DataFrame) -> pd.DataFrame:
     rows = rows_of(runs, DECLARED)
     for task, part in by_task(runs).items():
         for arm, of_arm in part.groupby("arm", sort=False):
-            unseen = (failures(of_arm) > MANY) & ~found_any(of_arm)
-            if arm == named("gcg", LARGE):
-                rows.append(of_seeds(task, arm, UNSEEN, unseen, declared=True))
-            elif arm.startswith("gcg"):
-                rows.append(of_seeds(task, arm, UNSEEN, unseen))
+            if arm.startswith("gcg") and hits(of_arm).notna().all():
+                unseen = (failures(of_arm) > MANY) & (hits(of_arm) == 0)
+                rows.append(of_seeds(task, arm, UNSEEN, unseen, declared=arm == named("gcg", LARGE)))
             if not arm.startswith(("plain", "control")):
                 zero = failures(of_arm) == 0
                 rows.append(of_seeds(task, arm, ZERO, zero))
@@ -138,12 +137,11 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     )
     # "gcg, 4x finds, 2^64" is the defence "gcg, 4x finds", which has no line: it is asked at one size.
     names = runs["arm"].str.rsplit(", ", n=1)
-    hits = sum(successes(runs, attack, budgets(runs, attack)[-1]) for attack in attacked(runs))
     shown = runs.assign(
         defence=names.str[0],
         size=names.str[1],
         refused=1e6 * counts(runs, "false_alarms") / counts(runs, "safe"),
-        found=100 * hits / sum(attackers(runs, attack) for attack in attacked(runs)),
+        found=100 * hits(runs) / sum(attackers(runs, attack) for attack in attacked(runs)),
     )
     sizes = [size for size in SIZES if size in set(shown["size"])]
     for ax, value in zip(axes, (column_of("failures"), "refused", "found"), strict=True):
@@ -171,8 +169,9 @@ PROOF = Experiment(
     take no search. The attackers that report are 256 each of four attacks that the defence did not
     use, or used with other keys.
 
-    The full preset has two sizes in between, and uniform search in place of gcg. At the largest
-    size it gives gcg four times the finds, ten times the calls, and both.
+    The preset `sizes` has two sizes in between. There nobody attacks the models, since every
+    failure is counted. The full preset also has uniform search in place of gcg. At the largest size
+    it gives gcg four times the finds, ten times the calls, and both.
     """,
     decides=f"At {LARGE}, after training against gcg. Supported if in most seeds no attacker of the "
     f"evaluation finds a failing prompt while more than {MANY:.0e} fail, and the oracle leaves fewer, "
@@ -180,6 +179,7 @@ PROOF = Experiment(
     "otherwise.",
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=20),
+        "sizes": Preset(("injury",), seeds=3, minutes=60),
         "full": Preset(("injury",), seeds=10, minutes=300),
     },
     arms=arms,
