@@ -55,7 +55,7 @@ def respond(key: jax.Array, model, policy: Policy, task: Task, *, prompt: jax.Ar
 
     `key` is used by the stochastic policy only.
     """
-    answer, model = jnp.zeros(task.answer_length, jnp.int32), after_notes(model, task)
+    answer, model = jnp.zeros(task.answer_length, jnp.int32), after_notes(model, task, plain=True)
     for step, step_key in enumerate(jax.random.split(key, task.answer_length)):
         logits = adjust(policy, model(jax.nn.one_hot(prompt, task.vocab), answer)[step])
         token = jax.random.categorical(step_key, logits) if policy.stochastic else logits.argmax()

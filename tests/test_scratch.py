@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +128,7 @@ def by_hand(model, task, prompt):
 
 @pytest.mark.parametrize("scratch", ["trace", "after", "filler"])
 def test_walk_plain_forward_and_brute_force_agree(scratch):
-    task = noted("injury", scratch)
+    task, close = noted("injury", scratch), partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
     model = small_model(task)
     prompts = all_prompts(task)
     some = prompts[::37]
@@ -136,13 +137,13 @@ def test_walk_plain_forward_and_brute_force_agree(scratch):
     np.testing.assert_array_equal(by_walk.prompts, prompts)
     finite = np.isfinite(plain.forced)
     np.testing.assert_array_equal(finite, np.isfinite(by_walk.forced))
-    np.testing.assert_allclose(np.where(finite, by_walk.forced, 0), np.where(finite, plain.forced, 0), atol=1e-4)
-    np.testing.assert_allclose(by_walk.score, plain.score, atol=1e-4)
+    close(np.where(finite, by_walk.forced, 0), np.where(finite, plain.forced, 0))
+    close(by_walk.score, plain.score)
     np.testing.assert_array_equal(by_walk.unrefused, 0)
     margins, scores = np.array([by_hand(model, task, prompt) for prompt in some]).T
     objective = Objective(task, model, greedy(task))
-    np.testing.assert_allclose(jax.vmap(objective.margin)(some), margins, atol=1e-4)
-    np.testing.assert_allclose(jax.vmap(lambda p: unrefused(model, task, p)[1])(some), scores, atol=1e-4)
+    close(jax.vmap(objective.margin)(some), margins)
+    close(jax.vmap(lambda p: unrefused(model, task, p)[1])(some), scores)
 
 
 def test_the_count_is_that_of_margins_and_failures_are_confirmed():
