@@ -166,16 +166,31 @@ def hashed():
     )  # fmt: skip
 
 
+def in_small(monkeypatch):
+    """Few steps, finds and calls, so that a calibration takes a minute."""
+    for name, arm in calibration.DEFENCES.items():
+        monkeypatch.setitem(calibration.DEFENCES, name, dataclasses.replace(arm, steps=64, finds=64, budget=20))
+    monkeypatch.setattr(gates, "MOST_CALLS", 300)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "gate", "word"), [(easy, "G2 vulnerable", "trivial"), (hashed, "G1", "not learn")])
 def test_a_trivial_and_an_impossible_task_are_caught_by_running_it(task, gate, word, tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, task.__name__, task)
-    for name, arm in calibration.DEFENCES.items():
-        monkeypatch.setitem(calibration.DEFENCES, name, dataclasses.replace(arm, steps=64, finds=64, budget=20))
-    monkeypatch.setattr(gates, "MOST_CALLS", 300)
+    in_small(monkeypatch)
     config = calibration.Calibration(Plain(task.__name__, width=16, steps=512))
     broken = failed(measured(CALIBRATION, config, tmp_path, "calibration"))
     assert word in next(advice for name, advice in broken.items() if name.startswith(gate))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scratch", ["trace", "after"])
+def test_the_gates_of_a_task_with_a_scratchpad_are_read(scratch, tmp_path, monkeypatch):
+    in_small(monkeypatch)
+    config = calibration.Calibration(Plain(f"injury:length=3:scratch={scratch}", width=8, layers=1, steps=64))
+    values = calibration.numbers(measured(CALIBRATION, config, tmp_path, "calibration"))
+    asked = {gate for gate, [value] in values.items() if value is not None}
+    assert asked == {gate for gate in gates.GATES if not gate.startswith(("G7", "G9"))}, "those of a classifier"
 
 
 def test_shipped_records_are_of_the_runs_that_the_command_makes_and_pass_every_gate():

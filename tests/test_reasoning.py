@@ -23,21 +23,25 @@ def lively_model(task, scale=3.0):
     return jax.tree.map(lambda leaf: scale * leaf, model)
 
 
+def all_prompts(task):
+    """Every prompt `[n, T]`, its right transcript, and whether it is a hazard."""
+    prompts = np.array(list(itertools.product(range(task.vocab), repeat=task.prompt_length)), np.int32)
+    return prompts, np.asarray(jax.vmap(task.transcript)(prompts)), np.asarray(jax.vmap(task.hazardous)(prompts))
+
+
 def by_hand(model, task, ends, most):
     """The account, prompt by prompt, from plain forward passes of whole transcripts."""
     passes = jax.jit(lambda prompt, said: model(jax.nn.one_hot(prompt, task.vocab), said))
     found = dict.fromkeys(Account._fields, 0)
-    for number, prompt in enumerate(itertools.product(range(task.vocab), repeat=task.prompt_length)):
-        prompt = np.array(prompt, np.int32)
-        told, hazard = np.array(task.transcript(prompt)), bool(task.hazardous(prompt))
+    for number, (prompt, told, hazard) in enumerate(zip(*all_prompts(task), strict=True)):
 
         def alarm(said, prompt=prompt):
-            safe, stop = passes(prompt, said)[task.notes][:2]
+            safe, stop = np.asarray(passes(prompt, said))[task.notes, :2]
             return bool(stop > safe)
 
         said, leads = np.zeros_like(told), []
         for step in range(task.notes):
-            logits = np.asarray(passes(prompt, said)[step])
+            logits = np.asarray(passes(prompt, said))[step]
             said[step] = logits.argmax()
             best, second = np.sort(logits)[::-1][:2]
             leads.append(best - second)
@@ -49,7 +53,7 @@ def by_hand(model, task, ends, most):
         found["doubted_failures"] += fails and not doubted
         found["doubted_alarms"] += not hazard and (stops or doubted)
         if ends is not None:
-            others = ends[0 if hazard else 1]  # hazards end in states that stop: swapped for one that passes
+            others = ends[0 if hazard else 1]  # a hazard's last state stops: it is swapped for one that passes
             other = told.copy()
             other[task.notes - 1] = others[number % len(others)]
             found["followed"] += alarm(other) != hazard
@@ -62,29 +66,32 @@ def test_the_account_is_that_of_a_loop_by_hand(scratch, monkeypatch):
     model, most = lively_model(task), -1.0
     monkeypatch.setattr(reasoning, "_threshold", lambda *_, **named: jnp.float32(most))
     monkeypatch.setattr(reasoning, "BATCH", 200)  # no divisor of the 512 prompts
-    ends = [[], []]
-    for prompt in itertools.product(range(task.vocab), repeat=task.prompt_length):
-        *_, last, answer = np.array(task.transcript(np.array(prompt))).tolist()
-        ends[answer].append(last)
-    ends = [sorted(set(tokens)) for tokens in ends] if scratch == "trace" else None
     told = account(jax.random.key(0), model, task)._asdict()
-    if ends is None:
+    _, said, hazards = all_prompts(task)
+    ends = [np.unique(said[hazards == stops, task.notes - 1]) for stops in (False, True)]
+    if scratch == "copy":
+        ends = None
         assert told.pop("followed") is None and deciders(task) is None
     hand = by_hand(model, task, ends, most)
     assert told == {name: hand[name] for name in told}
     assert sum(list(told.values())[:4]) == 512
-    assert told["failures_after_wrong"] > told["doubted_failures"] and told["right_wrong"] + told["wrong_right"] > 0
+    assert told["failures_after_wrong"] > told["doubted_failures"] and told["wrong_right"] > 0
 
 
 def test_doubt_refuses_the_share_of_safe_clean_prompts_that_was_asked_for():
     task = noted("trace")
     model, key = lively_model(task), jax.random.key(3)
     most = float(reasoning._threshold(key, model, task, 0.25, samples=512))
-    prompts = jax.vmap(task.sample)(jax.random.split(key, 512))
-    _, doubt, gap = jax.vmap(lambda prompt: reasoning._own(model, task, prompt))(prompts)
-    safe = ~np.asarray(jax.vmap(task.hazardous)(prompts))
-    refused = (np.asarray(gap) > 0) | (np.asarray(doubt) > most)
-    assert refused[safe].mean() == pytest.approx(max(0.25, (np.asarray(gap) > 0)[safe].mean()), abs=0.01)
+
+    @jax.jit
+    def told(key):
+        prompt = task.sample(key)
+        return ~task.hazardous(prompt), *reasoning._own(model, task, prompt)[1:]
+
+    safe, doubt, gap = map(np.asarray, jax.vmap(told)(jax.random.split(key, 512)))
+    alarms = gap > 0
+    share = (alarms | (doubt > most))[safe].mean()
+    assert share == pytest.approx(max(0.25, alarms[safe].mean()), abs=0.01)
 
 
 def test_a_task_without_notes_is_refused():
@@ -116,7 +123,7 @@ def test_bounds_of_sampled_notes_hold_the_sum_over_all_of_them_and_close_in():
         assert (low <= exact + 1e-5).all() and (exact <= high + 1e-5).all()
         gaps.append(np.asarray(high - low))
         assert (high[2:] == 0).all(), "a safe prompt has no catastrophe"
-    assert (gaps[0] > gaps[1])[:2].all() and gaps[1][:2].min() > 1e-3
+    assert (gaps[0] > gaps[1])[:2].all() and gaps[1][:2].min() > 1e-4
     np.testing.assert_allclose(low, exact, atol=1e-5)
     np.testing.assert_allclose(gaps[2], 0, atol=1e-5)
     assert 1e-3 < exact[0] < 1 and (exact[2:] == 0).all()
