@@ -168,8 +168,8 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
         for more in depths
         for title in ("Failing prompts by what is written", "Safe prompts refused")
     ]
-    said = "thick: means; counted exactly. A find costs equally many forward passes.\n`trace` writes the rule's "
-    said += f"states, then answers; `after` answers first. Equal compute: {LONGER} times the steps."
+    said = "thick: means. Counted exactly. Finds cost\nequally many forward passes. `trace` writes the rule's states, "
+    said += f"then answers; `after` answers first. Equal compute: {LONGER} times the steps."
     drawn, axes = plots.panels(titles, caption_of(runs, said))
     for (more, of), ax in zip(itertools.product(depths, ("failures", "false_alarms")), axes, strict=True):
         rows = runs[runs["more"] == more]
@@ -210,7 +210,7 @@ SCRATCHPAD = Experiment(
     "zero, and no more at matched false alarms in the mean. Equivalent if both intervals lie within "
     f"{ALIKE} decades of zero on {TASKS} tasks. Refuted if the interval of either lies below {LEAST} on {TASKS} tasks.",
     presets={
-        "quick": Preset(("injury:length=6", "modular:length=6"), seeds=8, minutes=60),
+        "quick": Preset(("injury:length=6", "modular:length=6"), seeds=8, minutes=20),
         "full": Preset(("injury", "modular", "password", "brackets"), seeds=10, minutes=4000),
     },
     arms=arms,
