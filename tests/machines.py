@@ -25,8 +25,10 @@ def on_other_task(machine, task):
 class Whole:
     """A machine in whole numbers: weights in units of 1/64, sums in units of 1/4096."""
 
+    PARTS = ("embed", "read", "read_bias", "write", "write_bias", "carry", "start", "head", "head_bias")
+
     def __init__(self, machine):
-        for name in ("embed", "read", "read_bias", "write", "write_bias", "carry", "start", "head", "head_bias"):
+        for name in self.PARTS:
             weights = np.asarray(getattr(machine, name)[...], np.float64)
             setattr(self, name, np.rint(weights * 64).astype(np.int64))
 
@@ -84,6 +86,30 @@ def by_hand(task, target=None, without_negation=False):
         # The alarm's lead is 1 or -1 by the event, and 3 less on the target.
         "head": [[0, 0], [0, 0], [0, 1], [0, -1.5]], "head_bias": [0, -1.5],
     }  # fmt: skip
+    for name, value in values.items():
+        getattr(machine, name)[...] = jnp.asarray(value, jnp.float32)
+    return machine
+
+
+def rarely_wrong(task, prefix):
+    """A machine that follows the rule of injury, but passes what begins with `prefix` `[n]`, n at most 12.
+
+    One bit more for each token of the prefix says whether it was met, and its lead falls by one with each. So a search
+    that sees leads alone can climb.
+    """
+    base, count = by_hand(task), len(prefix)
+    machine = random_machine(task, bits=4 + count, hidden=6 + count, positional=True)
+    values = {name: np.zeros(getattr(machine, name)[...].shape) for name in Whole.PARTS}
+    for name in Whole.PARTS:
+        part = np.asarray(getattr(base, name)[...])
+        values[name][..., *map(slice, part.shape)] = part  # of embeddings: at every position
+    places = np.arange(count)
+    values["embed"][places, prefix, 6 + places] = 1
+    values["write"][6 + places, 4 + places] = 4
+    values["carry"][4:], values["start"][4:] = 1, -1
+    # Where harm is done the lead is n - 1/2 less the tokens met, else -1 less these.
+    values["head"][EVENT, 1], values["head"][STILL, 1], values["head"][4:, 1] = (count + 0.5) / 2, 0, -0.5
+    values["head_bias"][1] = (count - 1.5) / 2 - count / 2
     for name, value in values.items():
         getattr(machine, name)[...] = jnp.asarray(value, jnp.float32)
     return machine
