@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import signal
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ import uvicorn
 
 from experiments.play import command, counting, guard, room, server, session, truth
 from tasks import TASKS
+from testbed.runs import signals
 from testbed.runs.models import save
 
 TOKEN = "a-token"
@@ -296,6 +298,20 @@ def test_it_listens_on_this_machine_alone_and_says_so_if_a_port_is_taken():
     taken.close()
     with pytest.raises(ValueError, match="must lie from 0 to 65535"):
         command.listening(65536)
+
+
+def test_until_the_page_is_open_a_stop_ends_the_command_at_once(monkeypatch, tmp_path):
+    def look(*_):
+        seen.append([signal.getsignal(each) for each in signals.STOPS])
+        raise ValueError("seen enough")
+
+    seen, before = [], [signal.getsignal(each) for each in signals.STOPS]
+    monkeypatch.setattr(room, "open_room", look)
+    with pytest.raises(ValueError, match="seen enough"):
+        command.play(
+            ["demo"], None, "full", folder=tmp_path, port=0, browser=False, console=None, prepare=lambda folder: None
+        )
+    assert seen == [[signal.SIG_DFL] * 2] and [signal.getsignal(each) for each in signals.STOPS] == before
 
 
 def test_models_that_cannot_be_played_are_refused_in_a_line(models, tmp_path, lively):

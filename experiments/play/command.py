@@ -10,6 +10,7 @@ from rich.console import Console
 
 from experiments.play import room
 from experiments.play.counting import Count
+from testbed.runs.signals import deadly
 
 ADDRESS = "127.0.0.1"
 
@@ -84,13 +85,14 @@ def play(
     from experiments.play.server import app
 
     refuse_no_port(port)
-    here = room.open_room(paths, task, condition, folder)
-    socket_ = listening(port)
-    prepare(folder)
-    port, token = socket_.getsockname()[1], token_urlsafe(16)
-    room.see(here, room.begin(room.first_key(), here, "blank")[0])  # compiles, so that no edit does
-    count = Count()
-    count.start(here.opponents[-1].model, here.task_name)
+    with deadly():
+        here = room.open_room(paths, task, condition, folder)
+        socket_ = listening(port)
+        prepare(folder)
+        port, token = socket_.getsockname()[1], token_urlsafe(16)
+        room.see(here, room.begin(room.first_key(), here, "blank")[0])  # compiles, so that no edit does
+        count = Count()
+        count.start(here.opponents[-1].model, here.task_name)
     address = f"http://{ADDRESS}:{port}/?token={token}"
     console.print(f"open {address}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"sessions: {folder.resolve()}; stop with Ctrl-C", markup=False, highlight=False, soft_wrap=True)

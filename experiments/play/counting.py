@@ -12,6 +12,7 @@ from experiments.play.truth import Truth, truth_of
 from tasks import task_named
 from testbed.objective import Objective
 from testbed.policy import greedy
+from testbed.runs.signals import start_shielded
 
 GIVES_WAY = 19  # the nicest that a process can be
 
@@ -27,17 +28,19 @@ class Count:
     def start(self, model: Any, task: str) -> None:
         """Count in another process, and read in a thread what it says. It ends when this process does."""
         spawn = multiprocessing.get_context("spawn")
-        here, there = spawn.Pipe(duplex=False)
-        process = spawn.Process(target=_count, args=(there, jax.device_get(model), task), daemon=True)
-        process.start()
+        here, there = spawn.Pipe()
+        # The model goes through the pipe: a parent that ends while it writes arguments leaves a traceback.
+        process = spawn.Process(target=_count, args=(there, task), daemon=True)
+        start_shielded(process)
         there.close()
-        threading.Thread(target=self._listen, args=(here,), daemon=True).start()
+        threading.Thread(target=self._listen, args=(here, jax.device_get(model)), daemon=True).start()
 
-    def _listen(self, here: Connection) -> None:
+    def _listen(self, here: Connection, model: Any) -> None:
         try:
+            here.send(model)
             while self.truth is None and not self.error:
                 self.take(*here.recv())
-        except EOFError:
+        except (EOFError, ConnectionError):
             self.error = "the count was stopped"
 
     def take(self, kind: str, said: Any) -> None:
@@ -48,18 +51,18 @@ class Count:
             setattr(self, kind, said)
 
 
-def _count(there: Connection, model: Any, task: str) -> None:
-    """The other process: it says how far it is, then the truth, or in a line why there is none."""
+def _count(there: Connection, task: str) -> None:
+    """The other process: it is sent a model, and says how far it is, then the truth, or in a line why there is none."""
     os.nice(GIVES_WAY)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     played = task_named(task)
-    objective = Objective(played, model, greedy(played))
     try:
+        objective = Objective(played, there.recv(), greedy(played))
         found = truth_of(jax.random.key(0), objective, lambda *progress: there.send(("done", progress)))
         there.send(("truth", found))
     except (ValueError, FloatingPointError) as error:
         there.send(("error", str(error)))
-    except BrokenPipeError:  # nobody plays any more
+    except (EOFError, ConnectionError):  # nobody plays any more
         pass
 
 

@@ -6,11 +6,10 @@
 import contextlib
 import os
 import re
-import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cache, partial
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
-from testbed.runs import provenance, results
+from testbed.runs import provenance, results, signals
 from testbed.runs.board import live_board, show_phase, show_tally
 from testbed.runs.launchers.local import threads
 from testbed.runs.launchers.place import Place
@@ -166,34 +165,6 @@ def _failed(path: Path, error: Exception) -> Ended:
     return Ended(failure=failure)
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """While the block runs, Ctrl-C and SIGTERM are only noted in the list; a second one kills.
-
-    A handler that raises would not do: what is raised within a callback, as of JAX at a garbage
-    collection, is lost. Only the main thread may set handlers: in another, the list stays empty.
-    A signal that is ignored (`nohup`) stays ignored.
-    """
-    caught: list[int] = []
-    before = {}
-
-    def note(number, _):
-        caught.append(number)
-        for each in before:
-            signal.signal(each, signal.SIG_DFL)
-
-    if threading.current_thread() is threading.main_thread():
-        before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-        before = {each: then for each, then in before.items() if then not in (signal.SIG_IGN, None)}
-        for each in before:
-            signal.signal(each, note)
-    try:
-        yield caught
-    finally:
-        for each, then in before.items():
-            signal.signal(each, then)
-
-
 def sweep(
     runs: Sequence[Run],
     perform: Perform,
@@ -220,7 +191,7 @@ def sweep(
     stop, failed, elsewhere = threading.Event(), [], []
     with (
         place or threads() as (width, do_in_place),
-        _signals() as caught,
+        signals.noted() as caught,
         live_board(console) as board,
         ThreadPoolExecutor(width) as pool,
     ):

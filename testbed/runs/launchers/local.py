@@ -5,7 +5,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import queue
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from testbed.runs.launchers.place import LOOK, Place, available_cores, elsewhere, settings
+from testbed.runs.signals import start_shielded
 
 
 def threads(
@@ -36,7 +36,6 @@ class _Child(NamedTuple):
 
 def _serve(pipe, cores: list[int]) -> None:
     """Do what comes through the pipe, on the given cores, for as long as the parent lives."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent takes it, and ends this process
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     one_at_a_time = threading.Lock()
@@ -59,7 +58,7 @@ def _start(cores: list[int]) -> _Child:
     context = multiprocessing.get_context("spawn")  # a fork would take over JAX's threads, but not what they do
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, cores), daemon=True)
-    process.start()
+    start_shielded(process)  # this process takes Ctrl-C, and ends the child
     theirs.close()
     return _Child(process, ours)
 
