@@ -31,14 +31,21 @@ def test_streams_are_apart_and_those_of_the_first_round_are_where_they_were():
 
 
 def test_a_saved_model_names_its_config_its_seed_and_the_programs_that_made_it(monkeypatch):
-    usual = plain_name(PLAIN, 0)
+    """Which changes of code make other programs is in the next test, and in `test_training`."""
+    programs = {"init": "a", "training": "b"}
+    monkeypatch.setattr(benches, "_init_program", lambda config: programs["init"])
+    monkeypatch.setattr(benches, "program_digest", lambda *_, **__: programs["training"])
+    usual, defended = plain_name(PLAIN, 0), defended_name(ARM, 0)
     assert usual == plain_name(PLAIN, 0) != plain_name(PLAIN, 1)
     for field, value in dict(heads=2, learning_rate=1e-3).items():  # any field changes a run's id (test_results)
         assert plain_name(dataclasses.replace(PLAIN, **{field: value}), 0) != usual, field
-    defended = defended_name(ARM, 0)
     for field, value in dict(budget=40, recipe=Recipe(order="worst")).items():
         assert defended_name(dataclasses.replace(ARM, **{field: value}), 0) != defended, field
-    assert defended_name(dataclasses.replace(ARM, attackers=9, label="x"), 0) == defended
+    assert defended_name(dataclasses.replace(ARM, attackers=9, label="x"), 0) == defended != defended_name(ARM, 1)
+    for kind in programs:
+        with monkeypatch.context() as patch:
+            patch.setitem(programs, kind, "c")
+            assert plain_name(PLAIN, 0) != usual and defended_name(ARM, 0) != defended, kind
 
 
 def test_a_change_of_code_makes_another_model(monkeypatch):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_training import TASK, linear
 
 from testbed.attacks import ATTACKS
 from testbed.runs import checkpoints
@@ -106,17 +107,9 @@ def test_the_identity_tells_programs_and_inputs_apart():
 SCHEDULE = Schedule(steps=8, rounds=2, finds=16, budget=20, batch=16, units=4)
 
 
-@pytest.fixture(scope="module")
-def run(small, lively):
-    """`(seed, schedule, attack, **options) -> bits`: an adversarial training in miniature."""
-    task = small("injury")
-    model = lively(task, layers=1)
-
-    def train(seed=0, schedule=SCHEDULE, attack="coordinate", **options):
-        options["attack"] = ATTACKS[attack]()
-        return bits(training.train(jax.random.key(seed), model, task, schedule, **options))
-
-    return train
+def run(seed=0, schedule=SCHEDULE, attack="coordinate", **options):
+    """The bits of an adversarial training in miniature (of a transformer: `test_kills`)."""
+    return bits(training.train(jax.random.key(seed), linear(), TASK, schedule, attack=ATTACKS[attack](), **options))
 
 
 class Stop(Exception):
@@ -136,21 +129,21 @@ BEST = dataclasses.replace(SCHEDULE, rounds=0, best=True)
 
 
 @pytest.mark.parametrize("schedule", [SCHEDULE, BEST])
-def test_a_training_that_is_stopped_anywhere_goes_on_with_the_same_result(run, schedule, tmp_path, monkeypatch):
+def test_a_training_that_is_stopped_anywhere_goes_on_with_the_same_result(schedule, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "EVERY", 0.0)
-    run = functools.partial(run, schedule=schedule)
-    undisturbed = run()
+    trained = functools.partial(run, schedule=schedule)
+    undisturbed = trained()
     total = len(units(schedule).number)
     for after in range(2, total + 1, 2):
         state, first, second = tmp_path / f"{after}.npz", [], []
         with pytest.raises(Stop):
-            run(watch=stopping(after, first), checkpoint=state)
-        assert run(watch=stopping(-1, second), checkpoint=state) == undisturbed
+            trained(watch=stopping(after, first), checkpoint=state)
+        assert trained(watch=stopping(-1, second), checkpoint=state) == undisturbed
         assert second[0] == after, "it goes on from where it was"
         assert first + second[1:] == [*range(total + 1)], "and repeats nothing"
 
 
-def test_another_training_does_not_take_the_state_over(run, tmp_path, monkeypatch):
+def test_another_training_does_not_take_the_state_over(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "EVERY", 0.0)
     state = tmp_path / "a.npz"
     run(checkpoint=state)
@@ -170,6 +163,6 @@ def test_another_training_does_not_take_the_state_over(run, tmp_path, monkeypatc
         assert seen[0] == 0
 
 
-def test_a_short_training_writes_nothing(run, tmp_path):
+def test_a_short_training_writes_nothing(tmp_path):
     run(checkpoint=tmp_path / "a.npz")
     assert list(tmp_path.iterdir()) == []

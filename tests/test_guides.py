@@ -88,11 +88,21 @@ def test_attacks_take_it(name, lively):
     assert task.allowed[np.arange(4), trace.prompt].all()
 
 
-def test_the_count_and_an_experiment_take_it(tmp_path, monkeypatch, lively):
-    small = functools.partial(dose(), length=4, vocab=4)
-    monkeypatch.setitem(TASKS, "dose", functools.cache(lambda: small()))
-    assert exact.count(lively(small()), small(), {"greedy": greedy(small())})["greedy"].prompts == 256
+@pytest.fixture
+def small(monkeypatch):
+    """The guide's task at a small size, in the table of tasks."""
+    made = functools.partial(dose(), length=4, vocab=4)
+    monkeypatch.setitem(TASKS, "dose", functools.cache(lambda: made()))
+    return made()
+
+
+def test_the_count_and_a_worklist_take_it(small, lively):
+    assert exact.count(lively(small), small, {"greedy": greedy(small)})["greedy"].prompts == 256
     assert {run.task for run in runs_of("update_frequency", UPDATE_FREQUENCY, "quick", "dose", 0)} == {"dose"}
+
+
+@pytest.mark.slow
+def test_an_experiment_takes_it(small, tmp_path):
     plain = arm.Plain("dose", width=8, steps=16, layers=1)
     tiny = arm.Arm(plain, steps=16, rounds=1, finds=16, budget=30, attack="uniform")
     measured = measure_arm(tiny, bench(0, tmp_path / "e"), attacks=("uniform",))

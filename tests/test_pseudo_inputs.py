@@ -73,7 +73,7 @@ def test_an_overseer_that_saw_one_kind_only_still_judges(kind):
     assert sure > 0.99 if kind else sure < 0.01
 
 
-@functools.partial(jax.jit, static_argnames=("task", "layer", "eps"))
+@functools.partial(jax.jit, static_argnames=("task", "layer"))
 def made(model, task, prompts, layer, eps):
     """Pseudo-inputs from prompts, where these were, and log P(refusal) there and here."""
     found = pseudo_inputs(KEY, model, task, prompts, layer=layer, eps=eps)
@@ -100,12 +100,12 @@ def prompts_of(task, number=32):
     return jax.vmap(task.sample)(jax.random.split(jax.random.key(3), number))
 
 
-@pytest.mark.parametrize("layer", [0, 1])
-def test_latents_lead_from_the_prompts_to_the_points_and_nowhere_else(layer, lively):
-    found, start, _, _ = made(lively(VAULT, layers=2), VAULT, prompts_of(VAULT), layer, 1.0)
-    moved = found.latents[:, layer, : VAULT.prompt_length]
+@pytest.mark.parametrize(("task", "layer"), [(INJURY, 1), (VAULT, 0)])
+def test_latents_lead_from_the_prompts_to_the_points_and_nowhere_else(task, layer, lively):
+    found, start, _, _ = made(lively(task, layers=2), task, prompts_of(task), layer, 1.0)
+    moved = found.latents[:, layer, : task.prompt_length]
     np.testing.assert_allclose(start + moved, found.points, atol=1e-4)
-    assert not found.latents[:, layer, VAULT.prompt_length :].any()
+    assert not found.latents[:, layer, task.prompt_length :].any()
     assert not found.latents[:, [other for other in range(3) if other != layer]].any()
 
 

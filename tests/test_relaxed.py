@@ -138,12 +138,12 @@ def test_several_layers_are_perturbed_at_once_each_within_its_own_ball(lively):
         assert 0.9 * radius < norms[:, layer].max() <= 1.001 * radius
 
 
-def test_all_layers_at_once_hurt_more_than_the_worst_of_them(lively):
+def test_two_layers_at_once_hurt_more_than_the_worse_of_them(lively):
     model, prompts = lively(VAULT, layers=2), prompts_of(VAULT)
     value = jax.jit(
         lambda model, at: LOSSES["untargeted"](Relaxation(at, 0.2)).value(KEY, model, VAULT, prompts), static_argnums=1
     )
-    assert value(model, (0, 1, 2)) > max(value(model, at) for at in range(3))
+    assert value(model, (0, 2)) > max(value(model, at) for at in (0, 2))
 
 
 @BOTH
@@ -160,10 +160,7 @@ def test_latent_failures_are_the_failures_at_radius_zero_and_more_beyond(task, l
     assert safe.any() and not latent_failures(KEY, model, task, drawn, layer=1, eps=5.0)[safe].any()
 
 
-SEVERAL = [(name, (0, 1, 2)) for name in ("untargeted", "one_sided", "noise")]
-
-
-@pytest.mark.parametrize(("name", "layer"), [*((name, 1) for name in LOSSES), *SEVERAL])
+@pytest.mark.parametrize(("name", "layer"), [*((name, 1) for name in LOSSES), ("untargeted", (0, 1, 2))])
 def test_a_step_takes_exactly_the_gradients_and_forward_passes_that_it_is_charged_for(name, layer, lively):
     ear, prompts, loss = planted.Ear(), prompts_of(INJURY, 4), LOSSES[name](Relaxation(layer, 0.3))
     model = ear.model(lively(INJURY, layers=2 if layer != 1 else 1))

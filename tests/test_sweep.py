@@ -5,6 +5,7 @@ Run as a program, this file is the child of its own tests: it forks sweeps that 
 
 import dataclasses
 import errno
+import gc
 import hashlib
 import io
 import json
@@ -519,77 +520,6 @@ def test_a_run_whose_parts_make_no_record_fails_and_writes_none(tmp_path, parts)
     assert "ValueError" in failure and not list(tmp_path.glob("*.json"))
 
 
-LOST = """
-import gc, os, signal, sys, threading, time
-sys.path[:0] = [{tests!r}, {root!r}]
-import test_sweep as t
-from testbed.runs import sweep as module
-from pathlib import Path
-
-folder, runs, collected = Path({folder!r}), t.worklist(2, 1), []
-
-def callback(phase, info):
-    # A KeyboardInterrupt that is raised here, as by Python's own handler, is written to stderr, and is gone.
-    if collected and threading.current_thread() is threading.main_thread():
-        collected.pop()
-        os.kill(os.getpid(), signal.{name})
-        for _ in range(1000):
-            pass
-
-def sleep(seconds):
-    collected.append(1)
-    gc.collect()
-    real(min(seconds, 0.1))
-
-real, module.time.sleep = time.sleep, sleep
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGTERM, signal.default_int_handler)
-gc.callbacks.append(callback)
-with t.hold(folder / runs[1].id):  # as another sweep is at it, this one waits, and sleeps
-    threading.Timer(200, os._exit, [7]).start()
-    try:
-        module.sweep(runs, t.perform, folder, t.quiet())
-    except KeyboardInterrupt:
-        kept = signal.getsignal(signal.SIGINT) is signal.getsignal(signal.SIGTERM) is signal.default_int_handler
-        os._exit(42 if kept else 43)
-os._exit(0)
-"""
-
-
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_that_falls_into_a_callback_is_not_lost(tmp_path, name):
-    names = {"tests": str(ROOT / "tests"), "root": str(ROOT), "folder": str(tmp_path / "out"), "name": name}
-    child = subprocess.run([sys.executable, "-c", LOST.format(**names)], capture_output=True, text=True, timeout=300)
-    assert child.returncode == 42, child.stderr
-    assert list(facts(tmp_path / "out")) == [worklist(2, 1)[0].id], "what was finished is recorded"
-    assert "KeyboardInterrupt" not in child.stderr
-
-
-DEAF = """
-import os, signal, time
-import test_sweep as t
-from pathlib import Path
-
-def deaf(run, folder, watch):
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(1.0)
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(600.0)
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-t.sweep(t.worklist(1, 1), deaf, Path({folder!r}), t.quiet(), place=t.threads(1))
-"""
-
-
-def test_a_second_ctrl_c_kills(tmp_path):
-    """A run that never calls `watch` cannot be stopped; a first Ctrl-C waits for it."""
-    script = f"import sys; sys.path[:0] = [{str(ROOT / 'tests')!r}, {str(ROOT)!r}]\n" + DEAF.format(
-        folder=str(tmp_path)
-    )
-    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
-    assert child.returncode == -signal.SIGINT, child.stderr
-
-
 def test_in_another_thread_and_for_a_signal_that_is_ignored_no_handler_is_set(tmp_path):
     seen = []
 
@@ -748,6 +678,59 @@ def interrupted(folder: Path, runs: list[Run]) -> dict:
     return {"status": status, "records": len(facts(folder))}
 
 
+def lost(folder: Path, runs: list[Run], name: str) -> dict:
+    """A sweep whose signal comes while Python collects garbage; how it ended, what it recorded, and wrote to stderr.
+
+    A KeyboardInterrupt that is raised there, as by Python's own handler, is written to stderr, and is gone.
+    """
+    collected, waited = [], time.sleep
+
+    def callback(phase, info):
+        if collected and threading.current_thread() is threading.main_thread():
+            collected.pop()
+            signal.raise_signal(getattr(signal, name))
+            for _ in range(1000):
+                pass
+
+    def sleep(seconds):
+        collected.append(1)
+        gc.collect()
+        waited(min(seconds, 0.1))
+
+    def work():
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.default_int_handler)
+        threading.Timer(600, os._exit, [7]).start()
+        time.sleep = sleep
+        gc.callbacks.append(callback)
+        with hold(folder / runs[1].id):  # as another sweep is at it, this one waits, and sleeps
+            try:
+                sweep(runs, perform, folder, quiet())
+            except KeyboardInterrupt:
+                kept = signal.getsignal(signal.SIGINT) is signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+                os._exit(42 if kept else 43)
+
+    said = folder.with_suffix(".said")
+    return {"status": forked(work), "records": list(facts(folder)), "said": said.read_text()}
+
+
+def deaf(folder: Path, runs: list[Run]) -> int:
+    """How a sweep ends to which Ctrl-C comes twice, while a run does not call `watch`."""
+
+    def work():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sweep(runs, unheard, folder, quiet(), place=threads(1))
+
+    def unheard(run, folder, watch):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(600.0)
+
+    return forked(work)
+
+
 @pytest.fixture(scope="module")
 def aftermath(tmp_path_factory):
     """What the child process saw."""
@@ -773,6 +756,17 @@ def test_sweeps_that_share_a_folder_do_not_disturb_each_other(aftermath):
 
 def test_a_signal_from_outside_stops_a_sweep_soon(aftermath):
     assert aftermath["interrupted"] == {"status": 42, "records": 0}, "no run is waited for"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_that_falls_into_a_callback_is_not_lost(aftermath, name):
+    """What is finished is recorded, and the handlers of before are back."""
+    assert aftermath["lost"][name] == {"status": 42, "records": [worklist(2, 1)[0].id], "said": ""}
+
+
+def test_a_second_ctrl_c_kills(aftermath):
+    """A run that never calls `watch` cannot be stopped; a first Ctrl-C waits for it."""
+    assert aftermath["deaf"] == -signal.SIGINT
 
 
 @pytest.mark.parametrize(
@@ -832,4 +826,7 @@ if __name__ == "__main__":
     right, files = facts(home / "together") == expected(many), len(list((home / "together").iterdir()))
     told["together"] = {"statuses": statuses, "right": right, "files": files}
     told["interrupted"] = interrupted(home / "interrupted", many)
+    two = worklist(2, 1)
+    told["lost"] = {name: lost(home / name, two, name) for name in ("SIGINT", "SIGTERM")}
+    told["deaf"] = deaf(home / "deaf", two)
     print(json.dumps(told))
