@@ -83,11 +83,12 @@ def results_page(
 
 
 def _overview(pairs: list[tuple[Job, Verdict]], unasked: Sequence[str]) -> str:
-    lines = ["| question | verdict | preset, tasks, seeds |", "| --- | --- | --- |"]
+    lines = ["| question | verdict on the hypothesis | first effect that decides | preset, tasks, seeds |"]
+    lines.append("| --- | --- | --- | --- |")
     for job, verdict in pairs:
         asked = f"{job.preset}; {', '.join(job.tasks)}; {len(job.seeds)}"
-        lines.append(f"| [{job.experiment.question}](#{job.name}) | {verdict.outcome} | {asked} |")
-    lines += [f"| {question} | no runs yet | |" for question in unasked]
+        lines.append(f"| [{job.experiment.question}](#{job.name}) | {verdict.outcome} | {_first(verdict)} | {asked} |")
+    lines += [f"| {question} | no runs yet | | |" for question in unasked]
     return "\n".join(lines) + "\n"
 
 
@@ -126,7 +127,7 @@ def _section(job: Job, verdict: Verdict, runs: pd.DataFrame, figures: list[str])
     experiment = job.experiment
     lacks = f" The rule asks for {verdict.lacks}." if verdict.lacks else ""
     lines = [
-        f"## {job.name}", "", f"**{experiment.question}** {verdict.outcome.capitalize()}.{lacks}", "",
+        f"## {job.name}", "", f"**{experiment.question}** Verdict on the hypothesis: {verdict.outcome}.{lacks}", "",
         f"*Hypothesis.* {experiment.hypothesis}", "", f"*Rule.* {experiment.decides}", "",
     ]  # fmt: skip
     if experiment.note:

@@ -48,6 +48,7 @@ from experiments.play.finds import finds_of
 from experiments.reading import recorded
 from experiments.rerun import rerun
 from experiments.task_check import check_named
+from experiments.usage import usage
 from experiments.worklist import ABLATION, Job, experiment_in, experiment_named, runs_of
 from tasks import TASKS, spelled, task_named
 from testbed import plots
@@ -132,18 +133,6 @@ MAIN_JOB, MAIN_PRESET = "update_frequency", "small"
 MOST_SEEDS = 10_000  # a worklist is made as a whole, before its first run
 MOST_WORKERS = 4096
 LARGEST_SEED = 2**32  # the generator knows no more: a larger seed would be a smaller one again
-
-
-def usage() -> str:
-    """What `--help` shows: the command, then its flags by purpose."""
-    lines = [__doc__.strip(), ""]
-    for purpose, names in PURPOSES.items():
-        lines.append(f"{purpose}:")
-        for name in names:
-            text = FLAGS[name].help
-            lines.append(f"  --{name:12} {text}")
-        lines.append("")
-    return "\n".join(lines)
 
 
 def one_of(kind: str, name: str, table) -> str:
@@ -436,7 +425,7 @@ def _with_demo(argv: list[str]) -> list[str]:
 def parse(argv):
     """absl's own flag parsing, with help by purpose, and exit status 2 for a flag that is wrong."""
     if any(word in ("--help", "-h", "-help", "--helpfull") for word in argv[1:]):
-        print(usage())
+        print(usage(__doc__, PURPOSES, FLAGS))
         sys.exit(0)
     try:
         if "--flagfile=" in argv or ("--flagfile", "") in itertools.pairwise(argv):

@@ -155,8 +155,8 @@ def typeset(number: float, unit: str) -> str:
 
 
 def with_interval(value: float, low: float, high: float, unit: str) -> str:
-    """A number with its interval, if it has one, for people; `-` where it is not known."""
-    if math.isnan(value) or math.isnan(low):
+    """A number with its interval, if it has one, for people; `-` where it is not known. One seed bounds nothing."""
+    if math.isnan(value) or not math.isfinite(low):
         return typeset(value, unit)
     return f"{typeset(value, unit)} [{typeset(low, unit)}, {typeset(high, unit)}]"
 

@@ -159,7 +159,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
 
 PROOF = Experiment(
     question="Does what solves a small space solve a large one?",
-    hypothesis="No. In a large space attacks report no failure where many are left.",
+    hypothesis="In a large space attacks report no failure where many are left.",
     design=f"""
     "Avoid catastrophe on the whole input space" is the aim. Here the space grows from 2^21 to 2^64
     prompts, and every failure is still counted: the models are finite-state machines, and failing

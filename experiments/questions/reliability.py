@@ -60,7 +60,7 @@ def rule(effects: pd.DataFrame) -> str:
 
 RELIABILITY = Experiment(
     question="Can adversarial training leave no failure at all?",
-    hypothesis="It can.",
+    hypothesis="It can leave none.",
     design=f"""
     "If we had accomplished that, we think it would have been the first demonstration of a deep
     learning system avoiding a difficult-to-formalize catastrophe with an ultra-high level of
