@@ -5,21 +5,21 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-
-from absl import flags
+from typing import Any
 
 WIDEST = 100
 _wrapped = functools.partial(textwrap.wrap, break_on_hyphens=False, break_long_words=False)
 INDENT = 17  # of what is said of a flag
 
 
-def usage(about: str, purposes: Mapping[str, Sequence[str]], known: flags.FlagValues, width: int = 0) -> str:
+def usage(about: str, purposes: Mapping[str, Sequence[str]], known: Mapping[str, Any], width: int = 0) -> str:
     """The text of `--help`.
 
     Args:
       about: what the command does, in paragraphs; and examples, indented by two, each with two or
         more blanks before what is said of it.
       purposes: what flags are for -> their names.
+      known: the flags, by name, each with its `help`.
       width: of a line in characters; 0: that of the terminal, at most `WIDEST`.
     """
     width = width or min(shutil.get_terminal_size().columns, WIDEST)

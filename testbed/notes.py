@@ -57,13 +57,13 @@ def after_notes(model: Callable, task: Task, plain: bool = False) -> Callable:
     def from_cache(soft_prompt, answer):
         said = jnp.zeros(task.transcript_length, jnp.int32).at[place].set(answer)
         own = jnp.arange(task.transcript_length) < task.notes
-        return answer_logits(task, spoken(model, task, soft_prompt, said, own)[1][place])
+        return answer_logits(task, spoken(model, task, soft_prompt, said, own=own)[1][place])
 
     return from_cache if isinstance(model, Transformer) and not plain else from_passes
 
 
 def spoken(
-    model: Transformer, task: Task, soft_prompt: jax.Array, said: jax.Array, own: jax.Array
+    model: Transformer, task: Task, soft_prompt: jax.Array, said: jax.Array, *, own: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Speak a transcript, token by token, each from the keys and values of what was said before.
 

