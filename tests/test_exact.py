@@ -264,6 +264,13 @@ def test_a_count_that_is_killed_goes_on_to_identical_numbers(tmp_path, monkeypat
     model, policies = lively(task, layers=2), {"bold": conservative(task, 2.0), "sampled": stochastic(task)}
     whole, visited = exact.count(model, task, policies), []
 
+    unlink = type(path).unlink
+
+    def killed(file, **options):
+        if file == path:
+            raise Killed
+        unlink(file, **options)
+
     def until(limit):
         def watch(done, total):
             visited.append(done)
@@ -275,6 +282,9 @@ def test_a_count_that_is_killed_goes_on_to_identical_numbers(tmp_path, monkeypat
     for limit in (400, 2000):
         with pytest.raises(Killed):
             exact.count(model, task, policies, watch=until(limit), checkpoint=path)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(type(path), "unlink", killed)  # after the last part, before the file goes
+        exact.count(model, task, policies, watch=until(np.inf), checkpoint=path)
     resumed = exact.count(model, task, policies, watch=until(np.inf), checkpoint=path)
     assert all(same(resumed[name], whole[name]) for name in policies)
     assert not path.exists()

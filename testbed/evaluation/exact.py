@@ -158,7 +158,8 @@ def count(
         done, held = checkpoints.load(checkpoint, of, (0, b"")) or (0, b"{}")
         counts, numbers = _counts(json.loads(held)), range(done, parts.count)
     saved = time.monotonic()
-    for number, (judged, kinds, log_prob, ids) in zip(numbers, parts.each(numbers), strict=True):
+    read = parts.each(numbers) if numbers else ()  # all of them were counted, if a kill fell after the last
+    for number, (judged, kinds, log_prob, ids) in zip(numbers, read, strict=True):
         ids = ids.astype(np.int64)
         clean = None if log_prob is None else np.exp(log_prob.astype(np.float64))
         for (name, policy), verdict in zip(policies.items(), judged, strict=True):
