@@ -21,8 +21,6 @@ SMALL, LARGE = "2^21", "2^64"
 ENDS = (SMALL, LARGE)  # where attackers are asked too; in between all that they could say is counted
 DEFENCES = ("control", "uniform", "gcg", "oracle", "fresh labels")
 STEPS, ROUNDS, FINDS = 6144, 32, 8192
-# What the shipped records were trained with. The usual recipe of machines is a better one since then.
-RECORDED = dict(learning_rate=1e-3, b2=0.99, adam_eps=1e-8)
 MANY = 1e9
 UNSEEN = f"seeds in which no attacker finds one of more than {MANY:.0e} failing prompts"
 ZERO = "seeds without a failing prompt"
@@ -41,7 +39,7 @@ def arms_at(task: str, size: str, preset: str) -> dict[str, Arm]:
     length, vocab = SIZES[size]
     plain = usual_plain(f"{task}:length={length}:vocab={vocab}", "machine")
     equal = dict(steps=STEPS, rounds=ROUNDS, units=ROUNDS, finds=FINDS)
-    usual = Arm(plain, **USUAL["machine"].arm | RECORDED | equal)
+    usual = Arm(plain, **USUAL["machine"].arm | equal)
     usual = dataclasses.replace(usual, attackers=256 if size in ENDS else 0)
     twins, alone = Recipe(twins=True), Recipe()
     with_recipe = functools.partial(dataclasses.replace, usual)
