@@ -253,7 +253,7 @@ def test_the_page_gives_question_verdict_effects_and_figures(tmp_path, monkeypat
     folded = "".join(out.split())
     assert f"{tmp_path}/{{injury.png,password.png}}" in folded and f"{tmp_path}/alone/injury.png" in folded
     page = (tmp_path / "README.md").read_text()
-    assert "Undecided. The rule asks for two decades." in page
+    assert "Verdict on the hypothesis: undecided. The rule asks for two decades." in page
     row = "| injury | 1 round | 16 rounds | failing prompts | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | 2 | 0.5 (0.5) |"
     assert row in page and "![" in page
     with monkeypatch.context() as patch:
