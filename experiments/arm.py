@@ -6,6 +6,7 @@ import sys
 from typing import Any, NamedTuple
 
 from tasks import task_named
+from testbed.attacks import attack_named
 from testbed.attacks.search import Attack
 from testbed.evaluation.walk import countable
 from testbed.kinds import KINDS, Config, own_sizes
@@ -125,7 +126,7 @@ class Arm:
       options: parameters of the attack, as pairs of name and value, sorted.
 
     Raises:
-      ValueError: attackers are negative.
+      ValueError: attackers are negative, or an attack of the evaluation is not there.
     """
 
     plain: Plain = Plain()
@@ -149,6 +150,8 @@ class Arm:
     def __post_init__(self):
         if self.attackers < 0:
             raise ValueError(f"attackers must not be negative, not {self.attackers}")
+        for name in self.evaluation:
+            attack_named(name)  # which would be missed only after the training
 
     @property
     def name(self) -> str:

@@ -21,7 +21,7 @@ from testbed.outside import sources
 from testbed.policy import greedy
 from testbed.runs.measurements import measured_once
 from testbed.runs.models import digest_of, load_or_make
-from testbed.runs.provenance import here
+from testbed.runs.provenance import means
 from testbed.runs.results import run_id
 from testbed.runs.sweep import state_file
 from testbed.training.defence import access_of, attack_cost, labels_used, training_cost
@@ -246,7 +246,7 @@ def measure_arm(arm: Arm, bench: Bench, attacks: tuple[str, ...] | None = None) 
     names = (arm.evaluation if attacks is None else attacks) if arm.attackers else ()
     # All that the numbers hang on: runs that share a model share what was measured of it.
     of = {"model": digest_of(model), "task": arm.plain.task, "seed": bench.seed, "attackers": arm.attackers,
-          "attacks": names, "sources": sources([arm.plain.task, names]), "here": here() | {"revision": ""}}  # fmt: skip
+          "attacks": names, "sources": sources([arm.plain.task, names]), "means": means()}  # fmt: skip
     measured = measured_once(bench.measurements, of, lambda: report(
         bench.key("evaluation"), model, task_named(arm.plain.task), {name: attack_named(name)() for name in names},
         attackers=arm.attackers, watch=bench.watch,

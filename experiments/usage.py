@@ -16,11 +16,11 @@ def usage(about: str, purposes: Mapping[str, Sequence[str]], known: Mapping[str,
     """The text of `--help`.
 
     Args:
-      about: what the command does, in paragraphs; and examples, indented by two, each with two or
-        more blanks before what is said of it.
+      about: paragraphs that say what the command does. Examples are indented by two. Two or more
+        blanks stand before what is said of one.
       purposes: what flags are for -> their names.
-      known: the flags, by name, each with its `help`.
-      width: of a line in characters; 0: that of the terminal, at most `WIDEST`.
+      known: the flags, by name. Each has its `help`.
+      width: of a line, in characters. 0 is that of the terminal, at most `WIDEST`.
     """
     width = width or min(shutil.get_terminal_size().columns, WIDEST)
     lines = [line for part in about.strip().split("\n\n") for line in (*_part(part, width), "")]
@@ -34,7 +34,7 @@ def usage(about: str, purposes: Mapping[str, Sequence[str]], known: Mapping[str,
 
 
 def _part(part: str, width: int) -> Iterator[str]:
-    """The lines of a paragraph, or of examples: what is said of one goes below it where it does not fit beside it."""
+    """The lines of a paragraph, or of examples. What is said of one goes below it where it does not fit beside it."""
     if not part.startswith("  "):
         yield from _wrapped(" ".join(part.split()), width)
         return

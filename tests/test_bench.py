@@ -70,6 +70,11 @@ def test_a_change_of_code_makes_another_model(monkeypatch):
     assert plain_name(PLAIN, 0) == usual
 
 
+def test_an_attack_of_the_evaluation_that_is_not_there_is_told_before_the_training():
+    with pytest.raises(ValueError, match=r"unknown attack 'gcgg'.*did you mean 'gcg'"):
+        dataclasses.replace(ARM, evaluation=("uniform", "gcgg"))
+
+
 def test_another_attack_under_the_same_name_makes_another_model(monkeypatch):
     defended = defended_name(ARM, 0)
     monkeypatch.setitem(ATTACKS, "uniform", ATTACKS["coordinate"])

@@ -10,6 +10,7 @@ from reference import H, K, P, Q
 
 from tasks import TASKS
 from tasks.injury import injury
+from testbed import compilation
 from testbed.attacks import ATTACKS
 from testbed.attacks.search import search
 from testbed.evaluation import exact
@@ -74,6 +75,24 @@ def test_measured_threshold_compiles_nothing_more(lively, name):
     with compilations() as names:
         jax.block_until_ready(CALLS[name](model, 0, 1, measured))
     assert not names, f"a threshold from matched_policy made {name} compile {names}"
+
+
+def test_what_is_compiled_sooner_is_one_program_alone_and_a_part_of_another(monkeypatch):
+    asked, jit = [], jax.jit
+    monkeypatch.setattr(compilation.jax, "jit", lambda *given, **named: asked.append(named) or jit(*given, **named))
+
+    @compilation.compiled_sooner("power")
+    def raised(x, power):
+        return x**power
+
+    with compilations() as names:
+        assert raised(np.float32(3), power=2) == raised(np.float32(-3), power=2) == 9
+    assert [name for name in names if "raised" in name] == ["jit(raised)"] and len(asked) == 1
+    assert asked[0]["compiler_options"] == compilation.SOONER
+    with compilations() as names:
+        assert jit(lambda x: raised(x, power=3) + 1)(np.float32(2)) == 9
+        assert jax.vmap(lambda x: raised(x, 2))(np.arange(3.0)).tolist() == [0, 1, 4]
+    assert not any("raised" in name for name in names), "JAX refuses options within a program"
 
 
 @pytest.mark.parametrize("factory", [*TASKS.values(), *ATTACKS.values()])

@@ -197,9 +197,9 @@ SCRATCHPAD = Experiment(
     `after` has the same supervision, but answers first. `filler` writes dots, and `copy` the prompt. `none` has no
     scratchpad. At equal compute it takes {LONGER} times the steps, plain and defended. At equal parameters it is wider.
 
-    Each is a control, or is trained on 512 finds of uniform search in 1 and 16 rounds. A note costs a forward pass. So
-    for the passes of {MARGINS} prompts with notes, search without notes scores more prompts. Arms with equally many
-    margins stand beside them. The quick preset has the arms that the rule reads alone, with half the batch.
+    Each is a control, or is trained on {Arm.finds} finds of uniform search in 1 and 16 rounds. A note costs a forward
+    pass. So for the passes of {MARGINS} prompts with notes, search without notes scores more prompts. Arms with equally
+    many margins stand beside them. The quick preset has the arms that the rule reads alone, with half the batch.
 
     Notes are the model's own in attacks, counts and confirmations. It is also counted how often they are wrong, and the
     answer with them, what fails after the right notes, and whether the answer follows a last state that was changed. A

@@ -169,7 +169,10 @@ def _biased(model: Machine, bias: Callable[[jax.Array], jax.Array]) -> Callable:
 
 
 def plain_forward(model, task: Task, prefix: jax.Array) -> Leaves:
-    """The same by a plain batched forward pass over whole prompts: slower, and right for any callable model."""
+    """The same by a batched forward pass over whole prompts: slower, and right for any callable model.
+
+    A transformer's notes are written from kept keys and values, as everywhere (`testbed.notes`).
+    """
     return leaves_of(model, task, _complete(task, prefix))
 
 

@@ -21,10 +21,14 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
 def here() -> dict[str, Any]:
-    """What a run depends on besides its config: code, libraries, Python, device, processor, threads.
+    """What a run depends on besides its config: all of `means`, and git's revision of a checkout of this project."""
+    return means() | {"revision": _revision(ROOT)}
 
-    `version` is the distribution's, `source` a digest of the code as it is on disk. `revision` is
-    git's, if the code lies in a checkout of this project.
+
+def means() -> dict[str, Any]:
+    """What numbers are computed with: code, libraries, Python, device, processor, threads.
+
+    `version` is the distribution's, `source` a digest of the code as it is on disk.
     """
     try:
         version = metadata.version(DISTRIBUTION)
@@ -33,7 +37,6 @@ def here() -> dict[str, Any]:
     return {
         "version": version,
         "source": _source(ROOT),
-        "revision": _revision(ROOT),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in LIBRARIES},
         "device": jax.devices()[0].device_kind,

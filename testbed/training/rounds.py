@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from testbed.attacks.search import Attack, attack_model
-from testbed.compilation import compiled_sooner
+from testbed.compilation import SOONER, compiled_sooner
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.runs import checkpoints
@@ -312,7 +312,9 @@ def program_digest(
     ]
     if loss.study:
         parts.append(_study_of(task, loss.study).lower(key).as_text())
-    return hashlib.sha256(" ".join(parts + ["best"] * schedule.best).encode()).hexdigest()
+    # How a search is compiled rounds its numbers, and does not stand in its text.
+    parts += [str(SOONER)] * bool(schedule.rounds) + ["best"] * schedule.best
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def identity(
