@@ -48,6 +48,8 @@ SIBLINGS = {
     "annealing": "mcmc",
     "pez": "gbda",
     "embedding_pgd": "gbda",
+    "restarts": "chain",
+    "warm_start": "placed",
 }
 
 
@@ -56,13 +58,14 @@ def slow_siblings(names):
     return [pytest.param(name, marks=pytest.mark.slow) if name in SIBLINGS else name for name in names]
 
 
-BOTH_KINDS = ("uniform", "gcg", "mcmc")  # always held to the contract on a classifier too
+ALWAYS = ("uniform", "gcg", "mcmc")  # held to the whole contract by the quick suite too
 
 
 def pytest_generate_tests(metafunc):
     """Every test that asks for a `name` gets those of its file, and for each the `kind` if it asks for one.
 
-    What repeats another with nearly the same code is slow, since there is much of it: siblings, and classifiers.
+    What repeats another with nearly the same code is slow, since there is much of it: siblings, classifiers, and the
+    driver's own promises.
     """
     if "name" not in metafunc.fixturenames:
         return
@@ -70,8 +73,11 @@ def pytest_generate_tests(metafunc):
     if "kind" in metafunc.fixturenames:
         kinds, fields = [(kind,) for kind in KINDS], "name,kind"
 
+    # That attackers are independent is the driver's promise, and asks for searches of its own.
+    driver = metafunc.function is test_attackers_depend_neither_on_who_else_is_in_the_batch_nor_on_the_budget
+
     def slow(name, kind=None):
-        return name in SIBLINGS or (kind == "classifier" and name not in BOTH_KINDS)
+        return name in SIBLINGS or ((driver or kind == "classifier") and name not in ALWAYS)
 
     cases = [(name, *kind) for name in metafunc.module.NAMES for kind in kinds]
     marks = [[pytest.mark.slow] if slow(*case) else [] for case in cases]

@@ -18,12 +18,19 @@ import pytest
 
 from tasks import TASKS
 from tasks import TEST_SIZES as SMALL
+from testbed import compilation
 from testbed.model import Transformer, model_config
 
 pytest.register_assert_rewrite("attack_contract", "attack_ladder")
 jax.config.update("jax_legacy_prng_key", "error")  # keys are made by jax.random.key
 jax.config.update("jax_disable_most_optimizations", True)
+compilation.SOONER["xla_backend_optimization_level"] = 0  # a search has a level of its own, whatever the setting above
 gc.set_threshold(100_000, 20, 20)  # tracing makes many objects and little garbage: looking for it took a tenth
+
+
+def slow(*case):
+    """A case of a parametrised test that repeats others with nearly the same code."""
+    return pytest.param(*case, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 
 from testbed import batch
 from testbed.batch import MOST_POSITIONS, batch_logits, features_first
@@ -37,7 +38,9 @@ def slopes(forward, model, soft, said, latents):
 by_prompt = lambda model, *inputs: jax.vmap(model)(*inputs)
 
 
-@pytest.mark.parametrize("sizes", [dict(layers=1), dict(), dict(answer_length=4), dict(prompt_length=1, layers=1)])
+@pytest.mark.parametrize(
+    "sizes", [dict(), slow(dict(layers=1)), slow(dict(answer_length=4)), dict(prompt_length=1, layers=1)]
+)
 def test_both_layouts_say_the_same_and_slope_the_same(sizes):
     model = lively_transformer(**sizes)
     soft, said, latents = inputs(model.config)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 
 from tasks import TASKS
 from testbed.attacks import ATTACKS, attack_model
@@ -110,7 +111,7 @@ def test_a_nan_on_safe_prompts_alone_is_refused_by_the_count(lively):
     assert f"{(~hazardous(PROMPTS)).sum():,} of {len(PROMPTS):,} margins" in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["uniform", "gcg", "genetic"])
+@pytest.mark.parametrize("name", ["uniform", slow("gcg"), slow("genetic")])
 def test_a_nan_that_a_search_meets_after_its_starts_is_refused(name, lively):
     """The weights are finite and huge on one token, so that logits overflow where it stands."""
     model = lively(TASK, layers=1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 from reference import Q
 from reference import injury as rule
 
@@ -111,7 +112,7 @@ MACHINE = dict(model="machine", bits=4, hidden=4)
 
 @pytest.mark.parametrize(
     ("sizes", "recipe", "labels"),
-    [(MACHINE, {}, 0), (MACHINE, ANEW, 16 * 128), (MACHINE, FIXED, 48), (dict(width=8), ANEW, 16 * 128)],
+    [slow(MACHINE, {}, 0), slow(MACHINE, ANEW, 16 * 128), (MACHINE, FIXED, 48), (dict(width=8), ANEW, 16 * 128)],
 )
 def test_both_kinds_of_models_learn_from_it_and_their_labels_are_counted(sizes, recipe, labels, tmp_path_factory):
     plain, at = Plain("injury:length=4", steps=16, **sizes), bench(0, tmp_path_factory.getbasetemp() / "e")

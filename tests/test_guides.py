@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from conftest import slow
 from synthetic import table
 
 from experiments import arm
@@ -80,7 +81,7 @@ def test_its_worked_examples_and_every_small_prompt_are_judged_as_the_text_says(
     np.testing.assert_allclose(clean.sum(), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["uniform", "gcg"])
+@pytest.mark.parametrize("name", ["uniform", slow("gcg")])
 def test_attacks_take_it(name, lively):
     task = dose()(length=4, vocab=4)
     objective = Objective(task, lively(task), greedy(task))

@@ -90,6 +90,8 @@ def work(folder: Path, event=lambda phase: None, *, launcher: str = "threads") -
     EVENTS.append(event)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints, "EVERY", 0.0)
+        for name in ("program_digest", "_init_program"):  # a name would trace all programs anew
+            patch.setattr(benches, name, lambda *parts, **named: "programs")
         for name in FILES:
             patch.setattr(os, name, functools.partial(told, getattr(os, name)))
         # Two workers that are forked at once would hold each other's pipes open.
@@ -227,6 +229,5 @@ if __name__ == "__main__":
     # Processes are forked, too, so that none has to import JAX anew; the sweep itself never starts it.
     local_launchers.multiprocessing.get_context = lambda _: multiprocessing.context.ForkContext()
     provenance.here = lambda: {"revision": "none"}  # git in every child would take longer than the rest
-    benches.program_digest = benches._init_program = lambda *_, **__: "programs"  # a name would trace them all again
     for line in sys.stdin:
         print(forked(*json.loads(line)), flush=True)

@@ -126,6 +126,7 @@ def test_a_machine_comes_back_from_disk_and_says_its_kind(tmp_path):
         load(tmp_path / "m")
 
 
+@pytest.mark.slow
 def test_training_attack_and_latent_losses_work_as_on_any_model():
     schedule = Schedule(steps=32, rounds=2, finds=8, budget=20, units=2, batch=32, learning_rate=5e-3)
     blank, policy = random_machine(TASK, 7, **SIZES), greedy(TASK)

@@ -40,6 +40,7 @@ def test_of_what_is_not_wrong_nothing_is_drawn():
     assert drawn.shape == (0, 5), "none is asked for"
 
 
+@pytest.mark.slow
 def test_training_with_it_leaves_fewer_failures_than_plain_steps():
     schedule = Schedule(steps=256, rounds=8, finds=256, budget=1, units=8, batch=64, learning_rate=5e-3)
     start, policy = random_machine(TASK, 0, bits=8, hidden=16), {"it": greedy(TASK)}

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 from machines import Whole, by_hand, on_other_task, random_machine
 from reference import REFERENCE, H, K, N, O, P
 
@@ -47,7 +48,7 @@ UNTRAINED = pytest.param("untrained", marks=pytest.mark.slow)
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("injury_two", "brackets", "password")]
 
 
-@pytest.mark.parametrize("kind", [UNTRAINED, "trained", "positional"])
+@pytest.mark.parametrize("kind", [UNTRAINED, "trained", slow("positional")])
 def test_the_count_is_that_of_brute_force(kind, trained, all_prompts):
     machine = {
         "untrained": random_machine(SMALL, 1),

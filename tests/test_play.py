@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from conftest import compilations
+from conftest import compilations, slow
 from machines import random_machine
 
 from experiments.play import looks, room, session, truth, words
@@ -44,7 +44,7 @@ def edits(task, prompt):
     return [np.array([fits(new) for new in column]).reshape(shape) for column in zip(*made, strict=True)]
 
 
-@pytest.mark.parametrize("name", ["injury", "cipher_vault"])
+@pytest.mark.parametrize("name", ["injury", slow("cipher_vault")])
 def test_a_look_says_what_plain_forward_passes_say(name, small, lively):
     task = small(name)
     model, prompt = lively(task, layers=2), hazard(task)
@@ -101,7 +101,7 @@ def test_margins_where_nothing_can_happen_are_told_as_nothing(small, lively):
     assert [value is None for value in flat] == (seen.replaced.ravel() >= NOT_HAZARDOUS).tolist()
 
 
-@pytest.mark.parametrize("name", ["gcg", "uniform", "infill"])
+@pytest.mark.parametrize("name", [slow("gcg"), "uniform", slow("infill")])
 def test_a_hint_begins_where_the_person_is_and_costs_what_it_says(name, small, lively):
     task = small("injury")
     objective, prompt = Objective(task, lively(task, layers=2), greedy(task)), hazard(task)

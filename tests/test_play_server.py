@@ -117,6 +117,7 @@ def test_a_session_is_begun_played_and_charged(place):
     assert [model["name"] for model in header["models"]] == ["plain", "defended"]
 
 
+@pytest.mark.slow
 def test_each_start_hint_and_phrase_is_answered_and_charged(place):
     port, _ = place
     found, own = opened(port)

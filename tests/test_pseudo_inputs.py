@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 from scipy import stats
 from scipy.spatial.distance import mahalanobis
 
@@ -100,7 +101,7 @@ def prompts_of(task, number=32):
     return jax.vmap(task.sample)(jax.random.split(jax.random.key(3), number))
 
 
-@pytest.mark.parametrize(("task", "layer"), [(INJURY, 1), (VAULT, 0)])
+@pytest.mark.parametrize(("task", "layer"), [(INJURY, 1), slow(VAULT, 0)])
 def test_latents_lead_from_the_prompts_to_the_points_and_nowhere_else(task, layer, lively):
     found, start, _, _ = made(lively(task, layers=2), task, prompts_of(task), layer, 1.0)
     moved = found.latents[:, layer, : task.prompt_length]

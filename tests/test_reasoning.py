@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 
 from tasks import task_named
 from testbed.evaluation import reasoning
@@ -60,7 +61,7 @@ def by_hand(model, task, ends, most):
     return found
 
 
-@pytest.mark.parametrize("scratch", ["trace", "copy"])
+@pytest.mark.parametrize("scratch", ["trace", slow("copy")])
 def test_the_account_is_that_of_a_loop_by_hand(scratch, monkeypatch):
     task = noted(scratch)
     model, most = lively_model(task), -1.0

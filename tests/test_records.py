@@ -158,12 +158,13 @@ def test_a_quarter_of_what_was_brought_home_was_kept(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_table_is_that_of_the_records(name, monkeypatch):
-    """As `--plot_only` draws it, without the figures."""
+    """As `--plot_only` draws it, without figures and reports."""
     drawn, folder = {}, RECORDS / name
     monkeypatch.setattr(results, "write_atomically", lambda path, data: drawn.update({path.name: data}))
     for added in ("not_counted", "say_more"):
         monkeypatch.setattr(plots, added, lambda figure, note: figure)
     monkeypatch.setattr(plots, "save", lambda figure, path: None)
+    monkeypatch.setattr(jobs, "report", lambda *shown: "")
     job = reading.recorded(name, folder)
     job = job._replace(experiment=job.experiment._replace(figure=lambda rows: None))
     jobs.do(Console(file=io.StringIO()), job, None)

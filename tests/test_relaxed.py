@@ -138,6 +138,7 @@ def test_several_layers_are_perturbed_at_once_each_within_its_own_ball(lively):
         assert 0.9 * radius < norms[:, layer].max() <= 1.001 * radius
 
 
+@pytest.mark.slow
 def test_two_layers_at_once_hurt_more_than_the_worse_of_them(lively):
     model, prompts = lively(VAULT, layers=2), prompts_of(VAULT)
     value = jax.jit(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 
 from tasks import TASKS, task_named
 from tasks.scratch import SCRATCH
@@ -96,7 +97,10 @@ def test_a_trace_says_the_same_as_plain_python_and_its_last_state_decides(name):
         assert len(np.unique(label[states[:, -1] == last])) == 1
 
 
-@pytest.mark.parametrize(("name", "scratch"), list(itertools.product(TRACES, KINDS)))
+EACH = [case if "injury" in case or "trace" in case else slow(*case) for case in itertools.product(TRACES, KINDS)]
+
+
+@pytest.mark.parametrize(("name", "scratch"), EACH)
 def test_each_kind_keeps_the_contract(name, scratch):
     task, bare = noted(name, scratch), task_named(f"{name}:{SIZES[name]}")
     check_task(jax.random.key(0), task, samples=64)
@@ -126,7 +130,7 @@ def by_hand(model, task, prompt):
     return (alarm - safe) if task.hazardous(prompt) else 1e4, alarm - safe
 
 
-@pytest.mark.parametrize("scratch", ["trace", "after", "filler"])
+@pytest.mark.parametrize("scratch", ["trace", "after", slow("filler")])
 def test_walk_plain_forward_and_brute_force_agree(scratch):
     task, close = noted("injury", scratch), partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
     model = small_model(task)

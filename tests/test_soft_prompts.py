@@ -170,6 +170,7 @@ def test_overseers_of_classifiers_refuse_generators_and_tasks_without_an_automat
 SCHEDULE = Schedule(steps=4, batch=8, units=2)
 
 
+@pytest.mark.slow
 def test_a_learned_overseer_learns_hazards_once_a_run_and_is_part_of_what_a_run_is(lively):
     task, model = injury(length=2), lively(injury(length=2))
     losses = {labels: soft(learned(labels, steps=200, batch=32), Ascent(1)) for labels in (256, 128)}

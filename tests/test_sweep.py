@@ -22,6 +22,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from conftest import slow
 from rich.console import Console
 
 from testbed.runs import checkpoints, provenance, results
@@ -742,7 +743,7 @@ def aftermath(tmp_path_factory):
     return json.loads(child.stdout)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", slow("2")])
 def test_a_sweep_killed_at_any_line_is_completed_by_the_same_command(aftermath, workers):
     seen = aftermath["killed"][workers]
     assert seen["wrong"] == []

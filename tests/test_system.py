@@ -37,6 +37,7 @@ def written(writer, lively):
     return completions(completion_log_probs(writer[0], GIVEN), lively(TASK, layers=2), TASK)
 
 
+@pytest.mark.slow
 def test_training_learns_to_write_clean_prompts(writer):
     model, losses = writer
     assert losses[0] == pytest.approx(np.log(8), abs=0.4)

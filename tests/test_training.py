@@ -234,6 +234,7 @@ def test_programs_are_named_by_all_that_changes_them_and_by_nothing_else():
     assert not names, "a text is made once"
 
 
+@pytest.mark.slow
 def test_programs_have_the_same_name_in_every_process():
     """A fresh one with another hash seed, and this one, which has trained before."""
     env = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
