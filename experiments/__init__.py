@@ -20,7 +20,7 @@ and one entry here.
 from experiments.ablate import ablate
 from experiments.arm import Arm, Plain, Recipe
 from experiments.effects import Contrast
-from experiments.experiment import Experiment, Preset, Verdict, judge
+from experiments.experiment import Experiment, Preset
 from experiments.questions.attack_comparison import ATTACK_COMPARISON
 from experiments.questions.attack_strength import ATTACK_STRENGTH
 from experiments.questions.building_blocks import BUILDING_BLOCKS
@@ -45,6 +45,7 @@ from experiments.questions.tool_ablation import TOOL_ABLATION
 from experiments.questions.update_frequency import UPDATE_FREQUENCY
 from experiments.questions.worst_failures import WORST_FAILURES
 from experiments.reading import figure, load, recorded_effects
+from experiments.verdict import Verdict, judge
 
 EXPERIMENTS: dict[str, Experiment] = {
     "update_frequency": UPDATE_FREQUENCY,

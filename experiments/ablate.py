@@ -23,12 +23,13 @@ from experiments.arm import USUAL, Arm, Plain, Recipe, attack_of, defence_of, sc
 from experiments.axes import BASE, Axis, axes_of, called, full_name, points, shown, value_of
 from experiments.columns import column_of, counts
 from experiments.effects import Contrast
-from experiments.experiment import Experiment, Preset, judge
+from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of, prompts_of
 from experiments.grids import unattacked
 from experiments.play.finds import MARGINS, written
 from experiments.play.finds import NAME as PEOPLE
 from experiments.tables import by_row
+from experiments.verdict import judge
 from tasks import spelled
 from testbed import plots
 from testbed.training.defence import refuse_unfit

@@ -1,4 +1,4 @@
-"""The experiment contract: a question as data, from its arms to the rule that judges it."""
+"""The experiment contract: a question as data, its arms as runs, and its effects."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from experiments import effects as effect_tables
+from experiments.arm import labelled
 from experiments.bench import measure_arm
 from experiments.figures import draw_arms
 from experiments.tables import of_arms
 from testbed.plots import Figure
+from testbed.runs.sweep import Run
 
 OUTCOMES = ("supported", "refuted", "equivalent", "undecided", "not tested")
 
@@ -19,25 +21,18 @@ class Preset(NamedTuple):
     """How much of a question is asked: tasks by name, paired seeds, and about how many minutes.
 
     Minutes are those of two cores. Tasks or seeds given by hand change them in proportion.
+    Seeds begin at `first_seed`. The preset `experiments.protocol.REGISTERED` is what decides.
     """
 
     tasks: tuple[str, ...]
     seeds: int
     minutes: float
+    first_seed: int = 0
 
-
-class Verdict(NamedTuple):
-    """What a rule, fixed before the runs, makes of the effects.
-
-    Attributes:
-      outcome: one of `OUTCOMES`.
-      effects: a row a contrast and task (`experiments.effects.COLUMNS`).
-      lacks: what the rule asks for, where it is undecided; else empty.
-    """
-
-    outcome: str
-    effects: pd.DataFrame
-    lacks: str = ""
+    @property
+    def paired(self) -> range:
+        """Its seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
 
 class Experiment(NamedTuple):
@@ -79,6 +74,16 @@ class Experiment(NamedTuple):
     within: Callable[[Path], "Experiment"] | None = None
 
 
+def runs_of(name: str, experiment: Experiment, preset: str, task: str, seed: int) -> list[Run]:
+    """The runs of one task and seed, in order of the arms.
+
+    Raises:
+      ValueError: the question cannot be asked on the task.
+    """
+    arms = experiment.arms(preset, task)
+    return [Run(name, labelled(config, arm), seed, arm, task) for arm, config in arms.items()]
+
+
 def effects_of(experiment: Experiment, runs: pd.DataFrame) -> pd.DataFrame:
     """Every effect of an experiment in a table of runs.
 
@@ -89,16 +94,3 @@ def effects_of(experiment: Experiment, runs: pd.DataFrame) -> pd.DataFrame:
     if experiment.effects is not None:
         return experiment.effects(runs)
     return effect_tables.of_contrasts(runs, experiment.contrasts, experiment.exploratory)
-
-
-def judge(experiment: Experiment, runs: pd.DataFrame) -> Verdict:
-    """The verdict of an experiment on a table of runs.
-
-    Raises:
-      ValueError: two runs share task, arm and seed.
-    """
-    effects = effects_of(experiment, runs)
-    outcome = experiment.rule(effects) if effects["declared"].any() else "not tested"
-    if outcome not in OUTCOMES:
-        raise ValueError(f"a rule gives one of {', '.join(OUTCOMES)}, not {outcome!r}")
-    return Verdict(outcome, effects, experiment.lacks if outcome == "undecided" else "")

@@ -6,7 +6,18 @@ from collections.abc import Callable
 import pandas as pd
 
 from experiments.tables import effects_text
+from experiments.verdict import Verdict
 from testbed.outside import extra_package
+
+VERDICT = "verdict.csv"  # beside the records of a question that is registered
+
+
+def csv_of_verdict(question: str, verdict: Verdict) -> bytes:
+    """A verdict in one row: on how many of how many runs it was judged, and under which protocol."""
+    standing = verdict.standing
+    row = {"question": question, "outcome": verdict.outcome, "standing": standing.kind}
+    row |= {"made": standing.made, "asked": standing.asked, "protocol": standing.digest}
+    return pd.DataFrame([row]).to_csv(index=False).encode()
 
 
 def csv_of_effects(effects: pd.DataFrame) -> bytes:

@@ -15,10 +15,10 @@ from rich.table import Table
 import experiments
 from experiments import columns, export, tables
 from experiments.arm import attack_of
-from experiments.experiment import Verdict, judge
 from experiments.page import is_ours, results_page
-from experiments.reading import figures_of, frame_of
+from experiments.reading import beside, figures_of, frame_of
 from experiments.report import index, report
+from experiments.verdict import EXPLORATORY, Verdict, judge
 from experiments.worklist import Job, perform
 from tasks import task_named
 from testbed import plots
@@ -74,6 +74,9 @@ def write_beside(
         results.write_atomically(path, export.csv_of_runs(runs))
     with or_told(unwritten, folder / "effects.csv") as path:
         results.write_atomically(path, export.csv_of_effects(verdict.effects))
+    if verdict.standing != EXPLORATORY:
+        with or_told(unwritten, folder / export.VERDICT) as path:
+            results.write_atomically(path, export.csv_of_verdict(job.name, verdict))
     for form in filter(export.FORMATS.__contains__, formats):
         for name, data in export.as_files(form, runs, verdict.effects).items():
             with or_told(unwritten, folder / name) as path:
@@ -110,7 +113,17 @@ def _conclusion(job: Job, verdict: Verdict) -> str:
         told = f"{plural(len(job.seeds), 'seed')}; {_brief(verdict) or ', '.join(job.tasks) + ': no declared effect'}"
         return escape(f"{told}. The rule reads more tasks: --experiment={job.name} asks the whole question.")
     lacks = f": the rule asks for {verdict.lacks}" if verdict.lacks else ""
-    return f"[bold]{verdict.outcome}[/bold]{escape(lacks)}"
+    return f"[bold]{verdict.told}[/bold], {verdict.standing.told}{escape(lacks)}"
+
+
+def exploratory(job: Job) -> str:
+    """What the other runs of a registered question's folder say, in a line; nothing if there are none."""
+    others = beside(job)
+    if others is None:
+        return ""
+    verdict = judge(others.experiment, frame_of(others))
+    asked = f"preset {others.preset}; {', '.join(others.tasks)}; {plural(len(others.seeds), 'seed')}"
+    return f"Exploratory runs beside it: {verdict.outcome} ({asked})."
 
 
 def announce(console: Console, job: Job, missing: int) -> None:
@@ -147,12 +160,16 @@ def missing_of(job: Job) -> int:
 
 
 class Done(NamedTuple):
-    """What came of a job: its verdict, if it has records, its runs, and lines of what failed or was not written."""
+    """What came of a job: its verdict, if it has records, its runs, and lines of what failed or was not written.
+
+    `others` is a line of what runs beside a registered question's say.
+    """
 
     verdict: Verdict | None
     runs: pd.DataFrame
     failed: list[str]
     unwritten: Sequence[str] = ()
+    others: str = ""
 
 
 def run_missing(console: Console, job: Job, place: AbstractContextManager | None) -> list[str]:
@@ -174,9 +191,11 @@ def do(console: Console, job: Job, place: AbstractContextManager | None, formats
     runs = frame_of(job)
     if not len(runs) and not failed:
         raise ValueError(f"{job.folder} holds no record of these runs; leave out --plot_only to make them")
-    verdict, unwritten = None, []
+    verdict, unwritten, others = None, [], ""
     if len(runs):
-        verdict = show(console, job, runs)
+        verdict, others = show(console, job, runs), exploratory(job)
+        if others:
+            console.print(others, markup=False, highlight=False)
         figures = figures_of(job.experiment, runs)
         unwritten = write_beside(job, runs, verdict, figures, formats=formats)
     for line in unwritten:
@@ -184,7 +203,7 @@ def do(console: Console, job: Job, place: AbstractContextManager | None, formats
     console.print(f"{len(runs)} of {len(job.runs)} runs; records, tables and figures: {job.folder.resolve()}")
     if (job.folder / REPORT).exists():
         console.print(f"report: {job.folder.resolve() / REPORT}", markup=False, highlight=False, soft_wrap=True)
-    return Done(verdict, runs, failed, unwritten)
+    return Done(verdict, runs, failed, unwritten, others)
 
 
 def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> list[str]:
@@ -200,13 +219,15 @@ def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> list
             f"[bold]{job.experiment.question}[/bold]",
             *map(escape, filter(None, [_brief(verdict), _figures(job)])),
         ]
-        table.add_row(verdict.outcome if verdict else "not run", "\n".join(lines))
+        told = f"{verdict.told}\n[dim]{verdict.standing.told}[/dim]" if verdict else "not run"
+        table.add_row(told, "\n".join(lines))
     console.print(table)
     asked = [(job, one.verdict, one.runs) for job, one in zip(jobs, done, strict=True) if one.verdict]
     figures = {job.name: [f"{job.folder.name}/{path.name}" for path in _drawn(job)] for job, *_ in asked}
     begun = {job.name for job, *_ in asked}
     unasked = [one.question for name, one in experiments.EXPERIMENTS.items() if name not in begun]
-    text = results_page(asked, figures, PAGE_COMMAND, unasked)
+    others = {job.name: one.others for job, one in zip(jobs, done, strict=True)}
+    text = results_page(asked, figures, PAGE_COMMAND, unasked, others=others)
     linked = index([job for job, *_ in asked], [verdict for _, verdict, _ in asked])
     unwritten: list[str] = []
     with or_told(unwritten, out / "index.html") as path:

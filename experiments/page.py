@@ -1,13 +1,15 @@
 """The results page: every question with its verdict, rule, effects and figures, as Markdown."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from experiments import columns, tables
-from experiments.experiment import Verdict
+from experiments.first_round import CHANGES
+from experiments.protocol import registrations
+from experiments.verdict import Verdict
 from experiments.worklist import Job
 
 BEGINS = "# Results\n\nGenerated from the records beside this page"
@@ -20,8 +22,10 @@ Don't edit it: change a record or a renderer, and generate it anew.
 An effect is {sign}. *Matched*: the same where both models refuse 1 % of the safe clean prompts.
 Declared contrasts were named before the runs and decide the verdict. The others are exploratory and
 decide nothing. p is the exact sign-flip test, in brackets adjusted by Holm's rule.
-For time, quick presets leave out tasks on which nothing can be seen. A note below a rule says what was
-not locked before data had been seen.
+For time, quick presets leave out tasks on which nothing can be seen.
+
+Only a *registered* verdict is final: what the question declares was fixed before its runs, on seeds that
+nobody had seen. Of *incomplete* ones runs are missing. All others are *exploratory*.
 """
 )
 
@@ -66,6 +70,8 @@ def results_page(
     figures: dict[str, list[str]],
     command: str,
     unasked: Sequence[str] = (),
+    *,
+    others: Mapping[str, str] | None = None,
 ) -> str:
     """The page of questions that were asked: a table of verdicts, then a section each.
 
@@ -74,21 +80,30 @@ def results_page(
       figures: experiment -> the names of its figures, relative to the page.
       command: what generates the page.
       unasked: questions that have no runs yet.
+      others: experiment -> a line of what runs beside the registered ones say.
     """
     pairs = [(job, verdict) for job, verdict, _ in asked]
-    parts = [HEAD.format(sign=tables.SIGN, command=command), _overview(pairs, unasked), _published(pairs)]
+    parts = [HEAD.format(sign=tables.SIGN, command=command), _overview(pairs, unasked), _published(pairs), _changes()]
     for job, verdict, runs in asked:
-        parts.append(_section(job, verdict, runs, figures.get(job.name, [])))
+        said = [*registrations(job.name), *filter(None, [(others or {}).get(job.name)])]
+        parts.append(_section(job, verdict, runs, figures=figures.get(job.name, []), said=said))
     return "\n".join(parts)
 
 
 def _overview(pairs: list[tuple[Job, Verdict]], unasked: Sequence[str]) -> str:
-    lines = ["| question | verdict on the hypothesis | first effect that decides | preset, tasks, seeds |"]
-    lines.append("| --- | --- | --- | --- |")
+    lines = ["| question | verdict on the hypothesis | standing | first effect that decides | preset, tasks, seeds |"]
+    lines.append("| --- | --- | --- | --- | --- |")
     for job, verdict in pairs:
         asked = f"{job.preset}; {', '.join(job.tasks)}; {len(job.seeds)}"
-        lines.append(f"| [{job.experiment.question}](#{job.name}) | {verdict.outcome} | {_first(verdict)} | {asked} |")
-    lines += [f"| {question} | no runs yet | | |" for question in unasked]
+        cells = [
+            f"[{job.experiment.question}](#{job.name})",
+            verdict.told,
+            verdict.standing.told,
+            _first(verdict),
+            asked,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"| {question} | no runs yet | | | |" for question in unasked]
     return "\n".join(lines) + "\n"
 
 
@@ -99,8 +114,17 @@ def _published(pairs: list[tuple[Job, Verdict]]) -> str:
     by_name = {job.name: verdict for job, verdict in pairs}
     for finding, source, name in PUBLISHED:
         if name in by_name:
-            here = f"[{name}](#{name}): {by_name[name].outcome}; {_first(by_name[name])}"
+            here = f"[{name}](#{name}): {by_name[name].told}; {_first(by_name[name])}"
             lines.append(f"| {finding} | {source} | {here} |")
+    return "\n".join(lines) + "\n"
+
+
+def _changes() -> str:
+    """What changed after data in the first round, a row a change."""
+    lines = ["## What changed after data in the first round", ""]
+    lines += ["Before protocols were registered. No threshold of a rule was among it.", ""]
+    lines += ["| question | date | what changed | seen before | seen after |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"| {c.question} | {c.date} | {c.what} | {c.before} | {c.after} |" for c in CHANGES]
     return "\n".join(lines) + "\n"
 
 
@@ -123,11 +147,12 @@ def _prices(runs: pd.DataFrame) -> list[str]:
     return [summary, "", tables.markdown(pd.DataFrame(rows)), "</details>", ""]
 
 
-def _section(job: Job, verdict: Verdict, runs: pd.DataFrame, figures: list[str]) -> str:
+def _section(job: Job, verdict: Verdict, runs: pd.DataFrame, *, figures: list[str], said: list[str]) -> str:
     experiment = job.experiment
     lacks = f" The rule asks for {verdict.lacks}." if verdict.lacks else ""
     lines = [
-        f"## {job.name}", "", f"**{experiment.question}** Verdict on the hypothesis: {verdict.outcome}.{lacks}", "",
+        f"## {job.name}", "", f"**{experiment.question}** Verdict on the hypothesis: {verdict.told}.{lacks}", "",
+        f"*Standing.* {' '.join([verdict.standing.told.capitalize() + '.', *said])}", "",
         f"*Hypothesis.* {experiment.hypothesis}", "", f"*Rule.* {experiment.decides}", "",
     ]  # fmt: skip
     if experiment.note:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments import columns
+from experiments import columns, protocol
 from experiments.experiment import Experiment, effects_of
 from experiments.worklist import ABLATION, Job, experiment_in, experiment_named, runs_of
 from tasks import spelled
@@ -71,11 +71,14 @@ def recorded(
 ) -> Job:
     """The job that the records of a folder make up, so that they can be drawn without saying how they were made.
 
-    It is of the preset that most of them belong to (of equals the smaller), unless one is named; of every task that
-    has some of its runs, if this code knows it; and of the seeds from the first that has any up to the first without.
-    Only tasks and seeds that `admits` takes are looked at.
+    Of a registered question it is what the protocol asks for, as soon as one run is there that was made under it.
+    Else it is of the preset that most of them belong to (of equals the smaller), unless one is named; of every task
+    that has some of its runs, if this code knows it; and of the seeds from the first that has any up to the first
+    without. Only tasks and seeds that `admits` takes are looked at.
     """
     experiment, records = experiment_in(name, folder.parent), results.read(folder)[0]
+    if preset is None and (job := _registered(Job(name, experiment, "", (), range(0), folder), records, admits)):
+        return job
     presets = [preset] if preset else list(experiment.presets)
     usual = [task for one in reversed(experiment.presets.values()) for task in one.tasks]
     pairs = {(columns.task_of(record), record["seed"]) for record in records.values()}
@@ -99,6 +102,25 @@ def recorded(
     tasks = {task for task, seed in of_preset[preset] if seed in seeds}
     tasks = sorted(tasks, key=lambda task: (usual.index(task) if task in usual else len(usual), task))
     return Job(name, experiment, preset, tuple(tasks), seeds, folder)
+
+
+def _registered(job: Job, records: dict[str, dict], admits: Callable[[str, int], bool]) -> Job | None:
+    """A job as its question's protocol asks for it; None if no record was made under it, or it holds no more."""
+    entry = protocol.newest(job.name)
+    made = protocol.counting(entry, records) if entry else []
+    if not any(admits(record["task"], record["seed"]) for record in made) or protocol.changed(entry, job.experiment):
+        return None
+    tasks = tuple(task for task in entry.tasks if any(admits(task, seed) for seed in entry.seeds))
+    seeds = [seed for seed in entry.seeds if any(admits(task, seed) for task in tasks)]
+    return job._replace(preset=protocol.REGISTERED, tasks=tasks, seeds=range(seeds[0], seeds[-1] + 1))
+
+
+def beside(job: Job) -> Job | None:
+    """What else a folder holds than the runs of a registered question: the job of the others, if there are any."""
+    if job.preset != protocol.REGISTERED:
+        return None
+    others = recorded(job.name, job.folder, admits=lambda task, seed: seed not in job.seeds)
+    return others if others.tasks else None
 
 
 def recorded_runs(name: str, folder: str | Path | None, preset: str | None) -> tuple[Job, pd.DataFrame]:

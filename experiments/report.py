@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from experiments import columns, tables
-from experiments.experiment import Verdict
 from experiments.forest import MARGIN, finite, forests, scale_over
 from experiments.markup import element, head_of, prose, row_of, scrolling, sort_keys, table_of, text
+from experiments.protocol import registrations
+from experiments.verdict import Verdict
 from experiments.worklist import ABLATION, Job
 from tasks import task_named
 from testbed import plots
@@ -49,7 +50,7 @@ def report(job: Job, runs: pd.DataFrame, verdict: Verdict, figures: dict[str, pl
         element("h1", text(experiment.question)),
         _verdict(job, verdict),
         _warnings(job, runs),
-        _folded("Hypothesis, rule and design", _protocol(experiment)),
+        _folded("Hypothesis, rule and design", _declared(job.name, experiment)),
         forests(verdict.effects),
     ]
     for place, (task, rows) in enumerate(columns.by_task(runs).items()):
@@ -63,10 +64,10 @@ def index(jobs: Sequence[Job], verdicts: Sequence[Verdict]) -> str:
     rows = []
     for job, verdict in zip(jobs, verdicts, strict=True):
         link = element("a", text(job.experiment.question), href=f"{job.folder.name}/report.html")
-        cells = [text(verdict.outcome), text(job.preset), text(", ".join(job.tasks)), str(len(job.seeds))]
-        keys = [job.experiment.question, verdict.outcome, job.preset, ", ".join(job.tasks), len(job.seeds)]
-        rows.append(row_of([link, *cells], keys))
-    head = head_of(["question", "verdict", "preset", "tasks", "seeds"])
+        said = [verdict.told, verdict.standing.told, job.preset, ", ".join(job.tasks)]
+        cells = [*map(text, said), str(len(job.seeds))]
+        rows.append(row_of([link, *cells], [job.experiment.question, *said, len(job.seeds)]))
+    head = head_of(["question", "verdict", "standing", "preset", "tasks", "seeds"])
     table = element("table", head + element("tbody", "\n".join(rows)), class_="sortable")
     return page("What was found", element("h1", "What was found") + scrolling(table))
 
@@ -76,16 +77,20 @@ def command_of(job: Job) -> str:
     words = ["python", "-m", "experiments.run"]
     words += ["--ablate"] if job.name == ABLATION else [f"--experiment={job.name}", f"--preset={job.preset}"]
     words += [f"--task={','.join(job.tasks)}", f"--seeds={len(job.seeds)}"]
-    words += [f"--first_seed={job.seeds[0]}"] if job.seeds[0] else []
+    usual = job.experiment.presets[job.preset].first_seed
+    words += [f"--first_seed={job.seeds[0]}"] if job.seeds[0] != usual else []
     return shlex.join([*words, *job.words])
 
 
 def _verdict(job: Job, verdict: Verdict) -> str:
     if not job.experiment.decides:
         return ""
-    chip = element("strong", text(verdict.outcome), class_=f"verdict {verdict.outcome.replace(' ', '-')}")
+    final = verdict.standing.kind != "incomplete"
+    kind = verdict.outcome.replace(" ", "-") if final else "incomplete"
+    chip = element("strong", text(verdict.told), class_=f"verdict {kind}")
+    standing = element("span", text(verdict.standing.told), class_="standing")
     lacks = text(f" The rule asks for {verdict.lacks}.") if verdict.lacks else ""
-    return element("p", chip + lacks)
+    return element("p", f"{chip} {standing}{'.' if lacks else ''}{lacks}")
 
 
 def _warnings(job: Job, runs: pd.DataFrame) -> str:
@@ -109,12 +114,13 @@ def _warnings(job: Job, runs: pd.DataFrame) -> str:
     return element("ul", "".join(element("li", text(line)) for line in lines), class_="warnings")
 
 
-def _protocol(experiment) -> str:
+def _declared(name: str, experiment) -> str:
     parts = {
         "Hypothesis": experiment.hypothesis,
         "Rule": experiment.decides,
         "Design": textwrap.dedent(experiment.design).strip(),
         "Note": experiment.note,
+        "Protocol": " ".join(registrations(name)),
     }
     return "".join(
         element("h3", name) + "".join(element("p", prose(part)) for part in said.split("\n\n"))

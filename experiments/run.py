@@ -16,6 +16,7 @@ three seeds, a few minutes. Runs that are already recorded are skipped, so a sto
   python -m experiments.run --plot_only                       tables and figures again, from the records alone
   python -m experiments.run --status                          what the folder holds: done, running, failed, missing
   python -m experiments.run --rerun=QUESTION/ID               one run anew, compared number by number
+  python -m experiments.run --register=QUESTION               fix what a question declares, before its runs
   python -m experiments.run --pack                            finished records as one file a question
 
 Installed, the same command is called `worst-case`. Tasks, attacks and experiments of your own are
@@ -41,11 +42,14 @@ from experiments import export
 from experiments.ablate import ablation, beside_people
 from experiments.axes import axes_of
 from experiments.evaluate import certify_saved, evaluate_saved
+from experiments.experiment import Preset
 from experiments.jobs import do, missing_of, pack_folders, page, show_status
 from experiments.listing import show_list
 from experiments.play.command import play
 from experiments.play.finds import finds_of
+from experiments.protocol import REGISTERED, refuse_unregistered
 from experiments.reading import recorded
+from experiments.register import register
 from experiments.rerun import rerun
 from experiments.task_check import check_named
 from experiments.usage import usage
@@ -71,10 +75,15 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "preset",
     None,
-    "How much: quick (minutes) or full (hours). Default: quick; with --plot_only, what the records are of.",
+    "How much: quick (minutes), full (hours), or registered, whose runs decide. Default: quick; with --plot_only, what "
+    "the records are of.",
 )
 flags.DEFINE_integer("seeds", None, "How many paired seeds. Default: the preset's; with --plot_only, all there are.")
-flags.DEFINE_integer("first_seed", 0, "The first of them; what is tuned is tuned on seeds from 100 on.")
+flags.DEFINE_integer(
+    "first_seed",
+    None,
+    "The first of them. Default: the preset's, mostly 0. What is tuned is tuned on seeds from 100 on.",
+)
 flags.DEFINE_string("out", "results", "Folder for records, models, tables and figures; made if it is not there.")
 FORMATS = (*plots.FORMATS, *export.FORMATS)
 flags.DEFINE_list("format", ["png"], f"Formats of figures and tables, of {', '.join(FORMATS)}.")
@@ -107,6 +116,10 @@ flags.DEFINE_list(
 flags.DEFINE_string("play_condition", "full", "What the page shows: full, no_saliency, no_margins or blind.")
 flags.DEFINE_integer("play_port", 8765, "Where it listens, on this machine alone; 0: any free port.")
 flags.DEFINE_bool("play_browser", True, "Open a browser there.")
+flags.DEFINE_string(
+    "register", None, "Fix what this question declares, before the runs of its preset `registered`, and stop."
+)
+flags.DEFINE_string("why", "", "With --register: why the question's protocol before was given up, in a line.")
 flags.DEFINE_bool("pack", False, "Fold the finished records of --out into one records.jsonl a question, and stop.")
 flags.DEFINE_string(
     "launcher", None, "Where runs are done: threads, processes, ray, slurm. Default: threads; processes on many cores."
@@ -118,15 +131,18 @@ flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.
 flags.DEFINE_bool("version", False, "Print the version, and stop.")
 
 LOOKS = ("list", "status", "plot_only", "rerun", "pack", "evaluate", "certify", "check", "version")
-MODES = (*LOOKS, "play")  # one at a time
+MODES = (*LOOKS, "register", "play")  # one at a time
 PURPOSES = {
     "What to run": ("experiment", "task", "preset", "seeds", "first_seed", "out", "format"),
     "Your own ablation": ("ablate", "contrast", "finds", "x", "hue", "panel"),
     "Where and how": ("launcher", "workers", "cores", "slurm"),
     "Look at what there is": LOOKS,
+    "Fix a question": ("register", "why"),
     "Attack by hand": ("play", "play_condition", "play_port", "play_browser"),
 }
-NEVER_EMPTY = ("experiment", "task", "preset", "out", "launcher", "rerun", "certify", "check", "play_condition")
+NEVER_EMPTY = (
+    "experiment", "task", "preset", "out", "launcher", "rerun", "register", "why", "certify", "check", "play_condition",
+)  # fmt: skip
 LISTS = ("evaluate", "play", "finds")
 OF_PLAY = ("play_condition", "play_port", "play_browser")
 MAIN_JOB, MAIN_PRESET = "update_frequency", "small"
@@ -188,8 +204,9 @@ def wanted(words: list[str]) -> tuple[list[Job], list[str]]:
       ValueError: a flag names what there is not, or a number that makes no sense.
     """
     refuse_outside("seeds", MOST_SEEDS)
-    if FLAGS.first_seed < 0 or FLAGS.first_seed + (FLAGS.seeds or 1) > LARGEST_SEED:
-        raise ValueError(f"--first_seed and all after it must lie from 0 to {LARGEST_SEED - 1}, not {FLAGS.first_seed}")
+    first = FLAGS.first_seed or 0
+    if first < 0 or first + (FLAGS.seeds or 1) > LARGEST_SEED:
+        raise ValueError(f"--first_seed and all after it must lie from 0 to {LARGEST_SEED - 1}, not {first}")
     if FLAGS.ablate:
         return [ablation_job(words)], []
     asked = MAIN_JOB if FLAGS.experiment is None else FLAGS.experiment
@@ -213,6 +230,12 @@ def wanted(words: list[str]) -> tuple[list[Job], list[str]]:
         nothing = f"{out} holds no record of these runs; leave out --plot_only to make them"
         raise ValueError("; ".join(left_out) or nothing)
     return jobs, left_out
+
+
+def seeds_of(usual: Preset) -> range:
+    """The seeds that the flags ask for: those of a preset, as far as they leave that open."""
+    first = usual.first_seed if FLAGS.first_seed is None else FLAGS.first_seed
+    return range(first, first + (FLAGS.seeds or usual.seeds))
 
 
 def folder_of(name: str) -> Path:
@@ -240,7 +263,7 @@ def ablation_job(words: list[str]) -> Job:
     for task in tasks:
         task_named(task)
         runs_of(ABLATION, experiment, "grid", task, 0)
-    seeds = range(FLAGS.first_seed, FLAGS.first_seed + (FLAGS.seeds or usual.seeds))
+    seeds = seeds_of(usual)
     drawn = [f"--{flag}={FLAGS[flag].value}" for flag in ("x", "hue", "panel") if FLAGS[flag].value]
     drawn += [f"--finds={','.join(FLAGS.finds)}"] if FLAGS.finds else []
     said = (*drawn, *(f"--contrast={contrast}" for contrast in FLAGS.contrast), *words)
@@ -255,7 +278,7 @@ def job_of(name: str) -> tuple[Job, list[str]]:
     Raises:
       ValueError: there is no such preset or task, or the question cannot be asked on a task that was named.
     """
-    experiment, folder, first, left_out = experiment_in(name, Path(FLAGS.out)), folder_of(name), FLAGS.first_seed, []
+    experiment, folder, left_out = experiment_in(name, Path(FLAGS.out)), folder_of(name), []
     preset = FLAGS.preset and one_of("preset", FLAGS.preset, experiment.presets)
     words = tasks_named(FLAGS.task)
     named = [task for word in words for task in (TASKS if word == "all" else [word])]
@@ -263,12 +286,15 @@ def job_of(name: str) -> tuple[Job, list[str]]:
     for task in named:
         task_named(task)
     if FLAGS.plot_only:
+        first = seeds_of(experiment.presets[preset]).start if preset else FLAGS.first_seed or 0
         last = float("inf") if FLAGS.seeds is None else first + FLAGS.seeds
         return recorded(name, folder, preset, lambda t, s: (not named or t in named) and first <= s < last), []
     preset = preset or ("quick" if FLAGS.experiment else MAIN_PRESET)
     usual = experiment.presets[preset]
     tasks = named or (usual if FLAGS.experiment else experiment.presets[MAIN_PRESET]).tasks
-    seeds = range(first, first + (FLAGS.seeds or usual.seeds))
+    seeds = seeds_of(usual)
+    if preset == REGISTERED and not FLAGS.status:
+        refuse_unregistered(name, experiment, seeds, folder)
     job = Job(name, experiment, preset, tuple(dict.fromkeys(tasks)), seeds, folder)
     for task in job.tasks:
         try:
@@ -337,6 +363,8 @@ def refuse_contradictions(words: list[str]) -> None:
     for name in ("contrast", "finds", "x", "hue", "panel"):
         if FLAGS[name].value and not FLAGS.ablate:
             raise ValueError(f"--{name} belongs to --ablate")
+    if FLAGS["why"].present and not FLAGS.register:
+        raise ValueError("--why belongs to --register")
     for name in OF_PLAY:
         if FLAGS[name].present and not FLAGS.play:
             raise ValueError(f"--{name} belongs to --play")
@@ -353,6 +381,8 @@ def run_jobs(console: Console, words: list[str]) -> int:
         return 0
     if FLAGS.check:
         return check_named(FLAGS.check, console)
+    if FLAGS.register:
+        return register(FLAGS.register, FLAGS.why, Path(FLAGS.out), console)
     if FLAGS.rerun:
         return rerun(FLAGS.rerun, Path(FLAGS.out), console)
     if FLAGS.pack:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import experiments
-from experiments.arm import labelled
 from experiments.bench import bench, measure_arm
-from experiments.experiment import Experiment
+from experiments.experiment import Experiment, runs_of
+from experiments.protocol import protocol_of
 from testbed.outside import lookup
 from testbed.runs.sweep import Run
 from testbed.watch import Watch
@@ -69,21 +69,15 @@ class Job(NamedTuple):
         return usual.minutes * missing / runs
 
 
-def runs_of(name: str, experiment: Experiment, preset: str, task: str, seed: int) -> list[Run]:
-    """The runs of one task and seed, in order of the arms.
-
-    Raises:
-      ValueError: the question cannot be asked on the task.
-    """
-    arms = experiment.arms(preset, task)
-    return [Run(name, labelled(config, arm), seed, arm, task) for arm, config in arms.items()]
-
-
 def perform(run: Run, folder: Path, watch: Watch) -> dict[str, Any]:
-    """Do a run, wherever it is done: the parts of its record, with a digest of each model that was measured."""
-    measure = measure_arm if run.experiment == ABLATION else experiment_named(run.experiment).measure
+    """Do a run, wherever it is done: the parts of its record.
+
+    They hold a digest of each model that was measured, and of the protocol that the run was made under, if any.
+    """
+    experiment = None if run.experiment == ABLATION else experiment_named(run.experiment)
+    measure = experiment.measure if experiment else measure_arm
+    registered = protocol_of(run, experiment) if experiment else None  # asked first: it may change meanwhile
     at = bench(run.seed, folder, watch)
     measured = measure(run.config, at)
-    return {
-        "arm": run.arm, "task": run.task, "models": at.digests, "measurements": {"arm": run.arm} | measured,
-    }  # fmt: skip
+    parts = {"arm": run.arm, "task": run.task, "models": at.digests, "measurements": {"arm": run.arm} | measured}
+    return parts | ({"protocol": registered} if registered else {})

@@ -16,8 +16,9 @@ from experiments.attack_tables import accounts, calls_of, draw_attacks, of_attac
 from experiments.bench import Defended, bench
 from experiments.columns import sampled_note
 from experiments.effects import only
-from experiments.experiment import OUTCOMES, judge
+from experiments.experiment import OUTCOMES
 from experiments.questions import attack_comparison as comparison
+from experiments.verdict import judge
 from tasks import TASKS, task_named
 from tasks.injury import injury
 from testbed.attacks import ATTACKS

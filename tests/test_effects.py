@@ -10,9 +10,9 @@ from matplotlib import pyplot as plt
 
 from experiments.columns import column_of
 from experiments.effects import of_contrast
-from experiments.experiment import judge
 from experiments.questions.update_frequency import FREQUENT, MORE_FINDS, UPDATE_FREQUENCY
 from experiments.tables import by_arm, of_arms
+from experiments.verdict import judge
 
 COUNTS = [column_of("failures", policy) for policy in ("greedy", "matched")]
 

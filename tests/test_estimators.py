@@ -9,9 +9,9 @@ import pytest
 from experiments.arm import Arm, Plain
 from experiments.bench import bench
 from experiments.effects import only
-from experiments.experiment import judge
 from experiments.questions import estimators
 from experiments.questions.estimators import ESTIMATORS as EXPERIMENT
+from experiments.verdict import judge
 from tasks import TASKS
 from tasks.injury import injury
 from testbed.evaluation.rare import ESTIMATORS

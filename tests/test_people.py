@@ -12,13 +12,14 @@ import pandas as pd
 import pytest
 from conftest import compilations
 
-from experiments import columns, experiment, worklist
+from experiments import columns, worklist
 from experiments.ablate import FOUND, ablation, beside_people
 from experiments.arm import attack_of
 from experiments.axes import axes_of
 from experiments.bench import bench
 from experiments.play import finds, session
 from experiments.questions import people
+from experiments.verdict import judge
 from tasks import TASKS
 from testbed.attacks.search import NEVER, attack_model
 from testbed.evaluation.survival import kaplan_meier
@@ -147,7 +148,7 @@ def test_people_stand_beside_attacks_on_the_model_that_was_played(played, target
     assert len(theirs["first"]) == 8 and set(theirs["spent"]) == {40}
     table = asked.table(runs)
     assert table.loc["people, full"].tolist() == ["3", "2", "200", "9"]
-    verdict = experiment.judge(asked, runs)
+    verdict = judge(asked, runs)
     assert verdict.outcome == "not tested" and verdict.effects["effect"].tolist() == [pytest.approx(2 / 3)]
     drawn = asked.figure(runs)
     drawn.canvas.draw()
@@ -179,7 +180,7 @@ def test_where_nobody_played_it_says_no_sessions_and_invents_none(tmp_path):
     runs = pd.DataFrame(rows)
     assert asked.table(runs).loc["people", "searchers"] == "no sessions"
     assert "People: no sessions." in asked.figure(runs).get_supxlabel()
-    assert experiment.judge(asked, runs).outcome == "not tested"
+    assert judge(asked, runs).outcome == "not tested"
 
 
 def test_more_sessions_make_another_run_and_others_are_refused(played, target):

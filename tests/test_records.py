@@ -13,10 +13,11 @@ import pytest
 from rich.console import Console
 from spending import ABLATIONS, spent
 
-from experiments import EXPERIMENTS, columns, experiment, jobs, reading, tables
+from experiments import EXPERIMENTS, columns, jobs, reading, tables
 from experiments.bench import NOTHING
 from experiments.questions.relaxed_training import FEW_STEPS
 from experiments.rerun import run_of
+from experiments.verdict import judge
 from experiments.worklist import runs_of
 from testbed import plots
 from testbed.runs import results
@@ -179,9 +180,9 @@ def test_presets_are_told_apart_and_never_pooled():
     assert pooled["presets"].str.contains("full").any() and pooled["presets"].str.contains("quick").any()
     assert pooled["config_id"].nunique() > pooled[["task", "arm"]].drop_duplicates().shape[0]
     with pytest.raises(ValueError, match=r"share task, arm and seed .* several presets are mixed; choose one"):
-        experiment.judge(EXPERIMENTS["update_frequency"], pooled)
+        judge(EXPERIMENTS["update_frequency"], pooled)
     full = reading.load(RECORDS / "update_frequency", preset="full")
-    effects = experiment.judge(EXPERIMENTS["update_frequency"], full).effects
+    effects = judge(EXPERIMENTS["update_frequency"], full).effects
     [row] = effects[(effects["before"] == "1 round") & (effects["task"] == "injury") & effects["declared"]].itertuples()
     first, last = (columns.decades(columns.failures(full[(full["arm"] == arm) & (full["task"] == "injury")])).mean()
                    for arm in ("1 round", "16 rounds"))  # fmt: skip
@@ -192,10 +193,10 @@ def test_the_results_page_shows_every_declared_effect_as_the_records_have_it():
     page = (RECORDS / "README.md").read_text()
     for name in SHIPPED:
         job = reading.recorded(name, RECORDS / name)
-        verdict = experiment.judge(job.experiment, reading.frame_of(job))
+        verdict = judge(job.experiment, reading.frame_of(job))
         section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
         assert job.experiment.question in section
-        assert f"Verdict on the hypothesis: {verdict.outcome}." in section
+        assert f"Verdict on the hypothesis: {verdict.told}." in section
         text = tables.effects_text(verdict.effects)
         for declared in ("yes", "no"):
             part = text[text["declared"] == declared].drop(columns="declared")

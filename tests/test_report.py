@@ -16,8 +16,8 @@ from rich.console import Console
 from synthetic import table
 
 from experiments import Arm, Contrast, Experiment, Plain, Preset, columns, forest, jobs, markup, reading, report
-from experiments.experiment import judge
 from experiments.figures import draw_arms
+from experiments.verdict import judge
 from testbed import plots
 from testbed.runs import results
 from testbed.svg import svg

@@ -9,7 +9,6 @@ from synthetic import FEW, MANY, MIXED, SIGNS, SOME, TWO, on_two, table, values
 from experiments import EXPERIMENTS
 from experiments.columns import column_of
 from experiments.effects import Contrast, differences, of_contrasts
-from experiments.experiment import Verdict, judge
 from experiments.questions import (
     attack_strength,
     random_failures,
@@ -17,6 +16,7 @@ from experiments.questions import (
     tool_ablation,
     worst_failures,
 )
+from experiments.verdict import Verdict, judge
 from testbed.statistics import holm
 
 RULES = {

@@ -9,10 +9,10 @@ from synthetic import FEW, MANY, SOME, table
 from experiments import EXPERIMENTS
 from experiments.arm import attack_of, defence_of, schedule_of
 from experiments.effects import only
-from experiments.experiment import judge
 from experiments.grids import LARGE, LARGE_TWO
 from experiments.questions.labels import DEFENCES, NUMBERS, named
 from experiments.questions.relaxed_prompts import BALLS, LABELS, SEARCH, SOFT
+from experiments.verdict import judge
 from testbed.training.defence import access_of, labels_used
 
 LATE, EARLY = named("16 rounds", 2048), named("uniform", 2048)

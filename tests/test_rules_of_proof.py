@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 from synthetic import table, values
 
-from experiments.experiment import judge
 from experiments.questions import proof
 from experiments.questions.proof import LARGE, PROOF, RIGHT, UNSEEN, ZERO, arms, named
+from experiments.verdict import judge
 
 HUGE = [3 * 10**13, 4 * 10**12, 10**10, 2 * 10**9]
 

@@ -7,8 +7,8 @@ from spending import spent
 from synthetic import table
 
 from experiments.arm import sizes_of
-from experiments.experiment import judge
 from experiments.questions.scratchpad import EQUAL_COMPUTE, EQUAL_MARGINS, EQUAL_SIZE, SCRATCHPAD, arms, named
+from experiments.verdict import judge
 from testbed.model import Transformer
 
 TASKS = ("injury:length=6", "modular:length=6")

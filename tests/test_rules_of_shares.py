@@ -7,8 +7,8 @@ import pytest
 from synthetic import TWO, on_two, table, values
 
 from experiments.effects import only
-from experiments.experiment import judge
 from experiments.questions.reliability import AT_MATCHED, BEST, RELIABILITY, RELIABLE, arms
+from experiments.verdict import judge
 
 
 @pytest.mark.parametrize(

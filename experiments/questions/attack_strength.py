@@ -239,8 +239,5 @@ ATTACK_STRENGTH = Experiment(
     effects=effects,
     table=of_ladder,
     figure=figure,
-    note=(
-        "`password` joined the tasks after data had been seen. The quick ladder of attacks lost "
-        "and regained rungs. What decides is the full ladder."
-    ),
+    note="What decides is the full ladder.",
 )

@@ -206,5 +206,4 @@ COMPETENCE = Experiment(
     measure=functools.partial(measure_arm, attacks=()),
     effects=effects,
     figure=figure,
-    note="`sort_guard` joined the tasks late, when two tasks had left the rule undecided.",
 )

@@ -212,8 +212,5 @@ RELAXED_TRAINING = Experiment(
     measure=measure,
     effects=effects,
     figure=figure,
-    note=(
-        "The filter by clean accuracy came after the correlation had been seen. At equal compute a "
-        "relaxed arm takes far fewer steps than a plain one, so the refutation is of these arms."
-    ),
+    note="At equal compute a relaxed arm takes far fewer steps than a plain one, so the refutation is of these arms.",
 )

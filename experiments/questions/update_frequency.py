@@ -125,9 +125,5 @@ UPDATE_FREQUENCY = Experiment(
         Contrast("plain", "control"),
     ),
     figure=figure,
-    note=(
-        "`password` joined the tasks after `cipher_vault` had turned out to be solved by a single "
-        "round. A count of zero hides how far a model is from failing, so effects there are lower "
-        "bounds."
-    ),
+    note="A count of zero hides how far a model is from failing, so effects there are lower bounds.",
 )

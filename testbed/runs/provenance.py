@@ -59,20 +59,47 @@ def _source(root: Path) -> str:
 
 def _revision(root: Path) -> str:
     """The commit of this project's checkout; "unknown" in any other repository, or in none."""
+    commit = _commit(root)
+    try:
+        changes = commit and _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+changes" if changes else "") or "unknown"
 
-    def git(*words):
-        command = ["git", "-C", str(root), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
+def clean_revision(root: Path = ROOT) -> str:
+    """The commit that holds the packages' code just as it is on disk.
+
+    Raises:
+      ValueError: there is none, because code was changed or added since, or this is no checkout.
+    """
+    commit = _commit(root)
+    if not commit:
+        raise ValueError(f"{root} is no git checkout of {DISTRIBUTION}, so no revision names its code; make a clone")
+    code = [f"{package}/*.py" for package in PACKAGES]
+    changes = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *code).splitlines()
+    if changes:
+        raise ValueError(
+            f"{len(changes)} files of code differ from the last commit ({changes[0].strip()}); commit first"
+        )
+    return commit
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "-C", str(root), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _commit(root: Path) -> str:
+    """The last commit of this project's checkout; nothing in any other repository, or in none."""
     try:
         project = tomllib.loads((root / "pyproject.toml").read_text()).get("project", {})
-        top = Path(git("rev-parse", "--show-toplevel"))
+        top = Path(_git(root, "rev-parse", "--show-toplevel"))
         if project.get("name") != DISTRIBUTION or top.resolve() != root.resolve():
-            return "unknown"
-        changes = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+            return ""
+        return _git(root, "rev-parse", "HEAD")
     except (OSError, ValueError, AttributeError, subprocess.CalledProcessError):
-        return "unknown"
+        return ""
 
 
 def processor() -> str:
@@ -87,4 +114,9 @@ def processor() -> str:
 
 def now() -> dict[str, str]:
     """The time of day, for a record's provenance (UTC)."""
-    return {"finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    return {"finished": utc()}
+
+
+def utc() -> str:
+    """The time of day, to the second, as ISO 8601 has it: later times are later texts."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

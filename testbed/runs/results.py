@@ -37,6 +37,7 @@ LARGEST = 64 * 2**20  # bytes of a file that is opened as a record
 PACKED = "records.jsonl"  # the file of a folder's packed records
 LARGEST_PACKED = 4 * 2**30  # bytes of it
 HANDFUL = 5  # foreign files that are told one by one
+DIGEST = r"[0-9a-f]{16}"
 RUN_ID = r".+-seed\d+-[0-9a-f]{12}"
 
 
@@ -161,6 +162,10 @@ def _is_paths(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(path, str) for path in value)
 
 
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
 SHAPE = {
     "run": (lambda value: isinstance(value, str), "text"),
     "experiment": (lambda value: isinstance(value, str), "text"),
@@ -174,10 +179,11 @@ SHAPE_SINCE = {
     "omitted": (_is_paths, "a list of texts"),
     "digest": (lambda value: isinstance(value, str), "text"),
 }
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+# Only records of a user's own code name sources, and only those that decide a question its protocol.
+SHAPE_IF_THERE = {
+    "sources": (_is_texts, "an object of texts"),
+    "protocol": (lambda value: isinstance(value, str) and re.fullmatch(DIGEST, value), "16 hexadecimal digits"),
+}
 
 
 def _refuse_malformed(record: Any) -> None:
@@ -190,8 +196,9 @@ def _refuse_malformed(record: Any) -> None:
             raise ValueError(f"the record has no {name}; delete it and run again")
         if not fits(record[name]):
             raise ValueError(f"the record's {name} must be {kind}; delete it and run again")
-    if not _is_texts(record.get("sources", {})):
-        raise ValueError("the record's sources must be an object of texts; delete it and run again")
+    for name, (fits, kind) in SHAPE_IF_THERE.items():
+        if name in record and not fits(record[name]):
+            raise ValueError(f"the record's {name} must be {kind}; delete it and run again")
     if not first and record["digest"] != _digest(record):
         raise ValueError("its content was altered; delete it and run again")
     made_of = record["experiment"], record["config"], _omitted_of(record), record["seed"]
@@ -385,11 +392,12 @@ def load(folder: str | Path, experiment: str | None = None) -> pd.DataFrame:
 
 
 def tabulate(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row a record, as `load` has it."""
+    """One row a record, as `load` has it. Those made under a protocol name it, and when they were finished."""
     flat = [
         {"run": r["run"], "experiment": r["experiment"], "config_id": _config_id(r)}
         | {"seed": r["seed"], "seconds": r["seconds"]}
-        | {name: r[name] for name in ("task", "arm") if r.get(name)}
+        | {name: r[name] for name in ("task", "arm", "protocol") if r.get(name)}
+        | ({"finished": r["provenance"].get("finished")} if "protocol" in r else {})
         | {f"config.{name}": value for name, value in r["config"].items()}
         | r["measurements"]
         for r in records

@@ -1,0 +1,81 @@
+"""Verdicts: what a question's rule makes of its effects, and whether that is final."""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from experiments import protocol
+from experiments.experiment import OUTCOMES, Experiment, effects_of
+
+
+class Standing(NamedTuple):
+    """What a verdict is worth, by the runs that it was judged on.
+
+    Attributes:
+      kind: `registered` if they are all that the protocol asks for, and were made under it;
+        `incomplete` if some of these are missing; else `exploratory`.
+      made: runs that were made under the protocol; asked: those that it asks for.
+      digest: of the protocol; empty if it is exploratory.
+    """
+
+    kind: str = "exploratory"
+    made: int = 0
+    asked: int = 0
+    digest: str = ""
+
+    @property
+    def told(self) -> str:
+        """The same for people."""
+        return f"{self.kind}, {self.made} of {self.asked} runs" if self.kind == "incomplete" else self.kind
+
+
+EXPLORATORY = Standing()
+
+
+class Verdict(NamedTuple):
+    """What a rule makes of the effects.
+
+    Attributes:
+      outcome: one of `OUTCOMES`.
+      effects: a row a contrast and task (`experiments.effects.COLUMNS`).
+      lacks: what the rule asks for, where it is undecided; else empty.
+      standing: whether that is final.
+    """
+
+    outcome: str
+    effects: pd.DataFrame
+    lacks: str = ""
+    standing: Standing = EXPLORATORY
+
+    @property
+    def told(self) -> str:
+        """The outcome for people: of runs that are incomplete it is not final."""
+        return f"so far {self.outcome}" if self.standing.kind == "incomplete" else self.outcome
+
+
+def judge(experiment: Experiment, runs: pd.DataFrame) -> Verdict:
+    """The verdict of an experiment on a table of runs.
+
+    Raises:
+      ValueError: two runs share task, arm and seed.
+    """
+    effects = effects_of(experiment, runs)
+    outcome = experiment.rule(effects) if effects["declared"].any() else "not tested"
+    if outcome not in OUTCOMES:
+        raise ValueError(f"a rule gives one of {', '.join(OUTCOMES)}, not {outcome!r}")
+    lacks = experiment.lacks if outcome == "undecided" else ""
+    return Verdict(outcome, effects, lacks, standing_of(experiment, runs))
+
+
+def standing_of(experiment: Experiment, runs: pd.DataFrame) -> Standing:
+    """What a verdict on a table of runs is worth; exploratory if one of them is not in the protocol."""
+    names = runs["experiment"].unique() if "experiment" in runs else []
+    entry = protocol.newest(names[0]) if len(names) == 1 else None
+    if entry is None or not protocol.holds(entry, experiment):
+        return EXPLORATORY
+    asked = protocol.covered(entry, experiment)
+    if not set(runs["run"]) <= asked:
+        return EXPLORATORY
+    told = runs.reindex(columns=["protocol", "finished"]).itertuples(index=False)
+    made = sum(protocol.counts(entry, *pair) for pair in told)
+    return Standing("registered" if made == len(asked) else "incomplete", made, len(asked), entry.digest)
