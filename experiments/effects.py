@@ -173,3 +173,26 @@ def of_contrast(effects: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:
 def holding(effects: pd.DataFrame, least: float = 0.0) -> pd.DataFrame:
     """The rows whose mean is at least so much, with the whole interval above zero."""
     return effects[(effects["effect"] >= least) & (effects["low"] > 0)]
+
+
+def outcome_of(row: Any, least: float = 0.0, band: float = 0.0) -> str:
+    """The verdict of one row, as of one task: supported, refuted, equivalent or undecided.
+
+    Args:
+      row: of a table of effects.
+      least: supported if the mean is at least so much, with the whole interval above zero.
+      band: equivalent if the whole interval lies within so much of zero; with 0 it never does.
+
+    Refuted if the whole interval lies below zero. A small effect that is surely there is
+    equivalent if it is within the band.
+
+    Raises:
+      ValueError: an effect could be equivalent and yet as large as it must be.
+    """
+    if band > least > 0:
+        raise ValueError(f"the band {band} must not reach beyond the least effect {least}; make it smaller")
+    if -band < row.low and row.high < band:
+        return "equivalent"
+    if row.low > 0 and row.effect >= least:
+        return "supported"
+    return "refuted" if row.high < 0 else "undecided"

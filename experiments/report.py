@@ -88,9 +88,9 @@ def _verdict(job: Job, verdict: Verdict) -> str:
     final = verdict.standing.kind != "incomplete"
     kind = verdict.outcome.replace(" ", "-") if final else "incomplete"
     chip = element("strong", text(verdict.told), class_=f"verdict {kind}")
-    standing = element("span", text(verdict.standing.told), class_="standing")
-    lacks = text(f" The rule asks for {verdict.lacks}.") if verdict.lacks else ""
-    return element("p", f"{chip} {standing}{'.' if lacks else ''}{lacks}")
+    said = f" {verdict.standing.told.capitalize()}."
+    said += f" The rule asks for {verdict.lacks}." if verdict.lacks else ""
+    return element("p", chip + text(said))
 
 
 def _warnings(job: Job, runs: pd.DataFrame) -> str:

@@ -78,6 +78,8 @@ def shape(node: Any) -> Any:
     fields = {name: value for name, value in ast.iter_fields(node) if name not in IGNORED}
     if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
         fields["body"] = node.body[1:]
+    if isinstance(node, ast.JoinedStr):  # 3.12 writes empty texts into nested formats
+        fields["values"] = [one for one in node.values if getattr(one, "value", None) != ""]
     return [type(node).__name__, {name: shape(value) for name, value in fields.items() if value not in (None, [])}]
 
 

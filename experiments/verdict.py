@@ -26,7 +26,7 @@ class Standing(NamedTuple):
     @property
     def told(self) -> str:
         """The same for people."""
-        return f"{self.kind}, {self.made} of {self.asked} runs" if self.kind == "incomplete" else self.kind
+        return f"{self.kind}: {self.made} of {self.asked} runs" if self.kind == "incomplete" else self.kind
 
 
 EXPLORATORY = Standing()
