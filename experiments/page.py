@@ -8,7 +8,7 @@ import pandas as pd
 
 from experiments import columns, tables
 from experiments.first_round import CHANGES
-from experiments.protocol import registrations
+from experiments.protocol import REGISTERED, registrations
 from experiments.verdict import Verdict
 from experiments.worklist import Job
 
@@ -122,7 +122,7 @@ def _published(pairs: list[tuple[Job, Verdict]]) -> str:
 def _changes() -> str:
     """What changed after data in the first round, a row a change."""
     lines = ["## What changed after data in the first round", ""]
-    lines += ["Before protocols were registered. No threshold of a rule was among it.", ""]
+    lines += ["That was before protocols were registered. Dates and verdicts are those of the commits.", ""]
     lines += ["| question | date | what changed | seen before | seen after |", "| --- | --- | --- | --- | --- |"]
     lines += [f"| {c.question} | {c.date} | {c.what} | {c.before} | {c.after} |" for c in CHANGES]
     return "\n".join(lines) + "\n"
@@ -147,12 +147,19 @@ def _prices(runs: pd.DataFrame) -> list[str]:
     return [summary, "", tables.markdown(pd.DataFrame(rows)), "</details>", ""]
 
 
+def _standing(verdict: Verdict, said: list[str]) -> str:
+    """What a verdict is worth, and what else is said of its protocol."""
+    if verdict.standing.kind == REGISTERED:  # the first sentence says so
+        return " ".join(said)
+    return " ".join([f"{verdict.standing.told.capitalize()}.", *said])
+
+
 def _section(job: Job, verdict: Verdict, runs: pd.DataFrame, *, figures: list[str], said: list[str]) -> str:
     experiment = job.experiment
     lacks = f" The rule asks for {verdict.lacks}." if verdict.lacks else ""
     lines = [
         f"## {job.name}", "", f"**{experiment.question}** Verdict on the hypothesis: {verdict.told}.{lacks}", "",
-        f"*Standing.* {' '.join([verdict.standing.told.capitalize() + '.', *said])}", "",
+        f"*Standing.* {_standing(verdict, said)}", "",
         f"*Hypothesis.* {experiment.hypothesis}", "", f"*Rule.* {experiment.decides}", "",
     ]  # fmt: skip
     if experiment.note:

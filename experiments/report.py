@@ -120,7 +120,7 @@ def _declared(name: str, experiment) -> str:
         "Rule": experiment.decides,
         "Design": textwrap.dedent(experiment.design).strip(),
         "Note": experiment.note,
-        "Protocol": " ".join(registrations(name)),
+        "Protocol": "\n\n".join(registrations(name)),
     }
     return "".join(
         element("h3", name) + "".join(element("p", prose(part)) for part in said.split("\n\n"))

@@ -78,4 +78,4 @@ def standing_of(experiment: Experiment, runs: pd.DataFrame) -> Standing:
         return EXPLORATORY
     told = runs.reindex(columns=["protocol", "finished"]).itertuples(index=False)
     made = sum(protocol.counts(entry, *pair) for pair in told)
-    return Standing("registered" if made == len(asked) else "incomplete", made, len(asked), entry.digest)
+    return Standing(protocol.REGISTERED if made == len(asked) else "incomplete", made, len(asked), entry.digest)

@@ -15,6 +15,7 @@ from spending import ABLATIONS, spent
 
 from experiments import EXPERIMENTS, columns, jobs, reading, tables
 from experiments.bench import NOTHING
+from experiments.protocol import REGISTERED
 from experiments.questions.relaxed_training import FEW_STEPS
 from experiments.rerun import run_of
 from experiments.verdict import judge
@@ -25,7 +26,7 @@ from testbed.runs import results
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "experiments" / "records"
 SHIPPED = [name for name in EXPERIMENTS if (RECORDS / name).is_dir()]  # a new question has none yet
-PRESETS = ("quick", "full")  # of `small`, the main job's, none are shipped
+PRESETS = ("quick", "full", REGISTERED)  # of `small`, the main job's, none are shipped
 
 STEPS = ("gradient_steps",)
 FINDS = (*STEPS, "finds", "candidates")
@@ -81,11 +82,15 @@ class Grid(NamedTuple):
 
 @functools.cache
 def grids(name: str) -> list[Grid]:
-    """The grids that a folder holds whole: each arm with every seed that any of them has."""
-    records, whole = records_of(name), []
-    everyone = sorted({record["seed"] for record in records.values()})
-    for task in dict.fromkeys(columns.task_of(record) for record in records.values()):
-        for preset in PRESETS:
+    """The grids that a folder holds whole: each arm with every seed that any of them has.
+
+    What was made under a protocol is no part of other grids, though some of its arms may be.
+    """
+    known, whole = records_of(name), []
+    for task in dict.fromkeys(columns.task_of(record) for record in known.values()):
+        for preset in filter(EXPERIMENTS[name].presets.__contains__, PRESETS):
+            records = {run: one for run, one in known.items() if ("protocol" in one) == (preset == REGISTERED)}
+            everyone = sorted({record["seed"] for record in records.values()})
             listed = runs_of(name, EXPERIMENTS[name], preset, task, 0)
             runs = [run._replace(seed=seed) for seed in everyone for run in listed]
             found = {run.id: records[run.id] for run in runs if run.id in records}
@@ -99,7 +104,10 @@ def grids(name: str) -> list[Grid]:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_no_grid_has_a_hole(name):
     for grid in grids(name):
-        assert grid.seeds == list(range(len(grid.seeds))), f"{grid.preset}, {grid.task}: a seed is missing"
+        first = EXPERIMENTS[name].presets[grid.preset].first_seed
+        assert grid.seeds == list(range(first, first + len(grid.seeds))), (
+            f"{grid.preset}, {grid.task}: a seed is missing"
+        )
     in_grids = {run for grid in grids(name) for run in grid.records}
     others = sorted(records_of(name).keys() - in_grids)
     assert not others, "they are of grids in which some arm lacks a seed"
@@ -170,7 +178,7 @@ def test_every_shipped_table_is_that_of_the_records(name, monkeypatch):
     job = job._replace(experiment=job.experiment._replace(figure=lambda rows: None))
     jobs.do(Console(file=io.StringIO()), job, None)
     shipped = {path.name: path.read_bytes() for path in folder.glob("*.csv")}
-    assert shipped.keys() == drawn.keys() - {jobs.REPORT} == {"effects.csv", "runs.csv"}
+    assert shipped.keys() == drawn.keys() - {jobs.REPORT} >= {"effects.csv", "runs.csv"}
     assert [file for file, table in shipped.items() if table != drawn[file]] == [], "older than the records"
 
 
