@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import experiments
-from experiments import columns, export, tables
+from experiments import columns, export, protocol, tables
 from experiments.arm import attack_of
 from experiments.page import is_ours, results_page
 from experiments.reading import beside, figures_of, frame_of
@@ -184,6 +184,8 @@ def run_missing(console: Console, job: Job, place: AbstractContextManager | None
 def do(console: Console, job: Job, place: AbstractContextManager | None, formats: Sequence[str] = ("png",)) -> Done:
     """Run what is missing of a job, in its place, then show all of it; without a place, show what there is."""
     for problem in results.read(job.folder)[1]:
+        console.print(problem, style="yellow", markup=False, highlight=False)
+    if (entry := protocol.newest(job.name)) and (problem := protocol.changed(entry, job.experiment)):
         console.print(problem, style="yellow", markup=False, highlight=False)
     failed = run_missing(console, job, place) if place is not None else []
     for failure in failed:

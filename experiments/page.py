@@ -9,7 +9,7 @@ import pandas as pd
 from experiments import columns, tables
 from experiments.first_round import CHANGES
 from experiments.protocol import REGISTERED, registrations
-from experiments.verdict import Verdict
+from experiments.verdict import EXPLORATORY, Verdict
 from experiments.worklist import Job
 
 BEGINS = "# Results\n\nGenerated from the records beside this page"
@@ -151,6 +151,8 @@ def _standing(verdict: Verdict, said: list[str]) -> str:
     """What a verdict is worth, and what else is said of its protocol."""
     if verdict.standing.kind == REGISTERED:  # the first sentence says so
         return " ".join(said)
+    if said and verdict.standing == EXPLORATORY:
+        return " ".join(["Exploratory: these runs were not made under the protocol.", *said])
     return " ".join([f"{verdict.standing.told.capitalize()}.", *said])
 
 

@@ -461,6 +461,18 @@ def test_terminal_report_and_page_say_what_a_verdict_is_worth(told):
     )  # fmt: skip
 
 
+def test_runs_of_a_question_that_has_changed_say_so(told):
+    EXPERIMENTS[NAME] = EXPERIMENTS[NAME]._replace(**CHANGES["contrasts"])
+    _, out, _ = command(f"--out={told}", f"--experiment={NAME}", "--plot_only")
+    words = " ".join(out.split())
+    assert "diversity declares otherwise than when it was registered on 2026-11-02 (contrasts): take" in words
+    assert "(exploratory)" in words and "(incomplete" not in words
+    job = reading.recorded(NAME, told / NAME)
+    runs = reading.frame_of(job)
+    text = page.results_page([(job, verdict.judge(job.experiment, runs), runs)], {}, "command")
+    assert "*Standing.* Exploratory: these runs were not made under the protocol. Registered 2026-11-02" in text
+
+
 def test_of_what_is_not_registered_one_word_is_said(world):
     write(world, seeds=range(3))
     _, out, _ = command(f"--out={world}", f"--experiment={NAME}", "--plot_only")

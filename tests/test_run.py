@@ -21,7 +21,7 @@ from rich.console import Console
 from synthetic import table
 
 from experiments import EXPERIMENTS, bench, jobs, run, worklist
-from experiments.arm import Arm, Plain
+from experiments.arm import Arm, Plain, labelled
 from experiments.bench import defended_name, plain_name
 from experiments.columns import tidy
 from experiments.effects import Contrast, of_contrasts
@@ -171,7 +171,7 @@ def test_the_runs_are_the_grid_of_each_task_for_each_seed(tmp_path, asked, exper
         for seed in range(2)
     ]
     assert sorted(one.id for one in runs) == sorted(
-        results.run_id(experiment, worklist.labelled(config, arm), seed) for _, arm, config, seed in wanted
+        results.run_id(experiment, labelled(config, arm), seed) for _, arm, config, seed in wanted
     )
     assert {(one.task, one.arm, one.seed) for one in runs} == {(task, arm, seed) for task, arm, _, seed in wanted}
     assert perform is worklist.perform
