@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from tasks import task_named
 from testbed.attacks import attack_named
 from testbed.attacks.search import Attack
-from testbed.evaluation.walk import countable
+from testbed.evaluation.walk import countable, steps_of
 from testbed.kinds import KINDS, Config, own_sizes
 from testbed.machine import MachineConfig
 from testbed.task import space_size
@@ -124,6 +124,8 @@ class Arm:
       learning_rate, batch, weight_decay, b2, adam_eps: of the defence's steps. The rate is half the plain peak:
         fine-tuning, not training anew.
       options: parameters of the attack, as pairs of name and value, sorted.
+      largest_space: how many prompts may be counted, where that is not as usual (`decided_by`); the failures of a
+        larger space are sampled.
 
     Raises:
       ValueError: attackers are negative, or an attack of the evaluation is not there.
@@ -146,6 +148,7 @@ class Arm:
     b2: float = added(0.999)
     evaluation: tuple[str, ...] = added(EVALUATION)
     adam_eps: float = added(1e-8)
+    largest_space: int | None = added(None)
 
     def __post_init__(self):
         if self.attackers < 0:
@@ -223,6 +226,17 @@ def is_counted(plain: Plain) -> bool:
     """Whether failures of a model are counted: in a small space, or of a machine on a task with an automaton."""
     task, sizes = task_named(plain.task), sizes_of(plain)
     return countable(task) or (isinstance(sizes, MachineConfig) and task.checker is not None)
+
+
+def decided_by(largest: int | None, task: str) -> int | None:
+    """What a limit says of one task: None if it decides as the usual limit does, else the task's own size, or 0.
+
+    A count is the same under any limit that allows it. So runs that count alike have one id.
+    """
+    space = task_named(task)
+    if countable(space, largest=largest) == countable(space):
+        return None
+    return steps_of(space) if countable(space, largest=largest) else 0
 
 
 def schedule_of(arm: Arm) -> Schedule:

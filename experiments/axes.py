@@ -17,7 +17,7 @@ from testbed.training.soft_prompts import OVERSEERS
 
 BASE = Arm(rounds=16)  # what the fields that are not named hold: sixteen rounds of gcg on 512 finds
 PARTS: dict[str, type] = {"": Arm, "recipe": Recipe, "plain": Plain}
-HIDDEN = {"plain", "recipe", "options", "label", "task", "evaluation"}  # set by other words, or by --task
+HIDDEN = {"plain", "recipe", "options", "label", "task", "evaluation", "largest_space"}  # set by other words, or flags
 CHOICES = {"order": ORDERS, "replay": REPLAYS, "loss": LOSSES, "model": KINDS, "fresh": FRESH, "overseer": OVERSEERS}
 
 

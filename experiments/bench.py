@@ -173,6 +173,8 @@ SPENT = (
     "training_gradients", "training_forwards", "forwards",
 )  # fmt: skip
 NOTHING = dict.fromkeys(SPENT, 0)
+# Fields of an arm that say how its model is measured, as they stand in every model's name.
+UNMEASURED = {"attackers": 0, "evaluation": EVALUATION, "largest_space": None}
 
 
 def compute_of(schedule: Schedule, attacks: Cost, trains: Cost, candidates: int) -> dict[str, int]:
@@ -200,9 +202,9 @@ def defended_name(arm: Arm, seed: int, stream: str = "defence") -> str:
     task, sizes, _ = plain_parts(arm.plain)
     schedule = schedule_of(arm)
     programs = program_digest(task, schedule, attack_of(arm), defence_of(arm.recipe), model=_blank_like(sizes))
-    # How many evaluate a model, and what it is called, does not change it.
+    # How it is measured, and what it is called, does not change a model.
     kind = "defended" if stream == "defence" else stream.replace(" ", "-")
-    own = run_id(kind, dataclasses.replace(arm, attackers=0, evaluation=EVALUATION, label=""), seed)
+    own = run_id(kind, dataclasses.replace(arm, label="", **UNMEASURED), seed)
     order = " ".join(str(column.tolist()) for column in units(schedule))
     return f"{own}-{_named(plain_name(arm.plain, seed), programs, order)}"
 
@@ -246,10 +248,11 @@ def measure_arm(arm: Arm, bench: Bench, attacks: tuple[str, ...] | None = None) 
     names = (arm.evaluation if attacks is None else attacks) if arm.attackers else ()
     # All that the numbers hang on: runs that share a model share what was measured of it.
     of = {"model": digest_of(model), "task": arm.plain.task, "seed": bench.seed, "attackers": arm.attackers,
-          "attacks": names, "sources": sources([arm.plain.task, names]), "means": means()}  # fmt: skip
+          "attacks": names, "largest": arm.largest_space, "sources": sources([arm.plain.task, names]),
+          "means": means()}  # fmt: skip
     measured = measured_once(bench.measurements, of, lambda: report(
         bench.key("evaluation"), model, task_named(arm.plain.task), {name: attack_named(name)() for name in names},
-        attackers=arm.attackers, watch=bench.watch,
+        attackers=arm.attackers, largest=arm.largest_space, watch=bench.watch,
     ))  # fmt: skip
     given = access_of(schedule_of(arm), attack_of(arm), defence_of(arm.recipe)) if arm.steps else ("clean",)
     return {"compute": compute, "access": ", ".join(given), "found": found, "fit": fit} | measured

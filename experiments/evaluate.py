@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.arm import added, decided_by
 from experiments.columns import whole
 from experiments.tables import LARGE, prompts
 from tasks import TASKS, task_named
@@ -35,15 +36,21 @@ DEPLOYMENT = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Which saved model is measured, on which task, and a digest of its weights: other weights are measured anew."""
+    """Which saved model is measured, on which task, and a digest of its weights: other weights are measured anew.
+
+    `largest_space`: as of an `Arm`.
+    """
 
     model: str
     task: str
     weights: str
+    largest_space: int | None = added(None)
 
 
-def evaluation_of(path: str, task: str | None) -> Evaluation:
+def evaluation_of(path: str, task: str | None, largest: int | None = None) -> Evaluation:
     """The evaluation of the model saved at `path`, on `task` or the one that its notes name.
+
+    Failures are counted in spaces of up to `largest` prompts, if that is given.
 
     Raises:
       ValueError: there is no such model, it names no task of the table, or it does not fit it.
@@ -53,7 +60,8 @@ def evaluation_of(path: str, task: str | None) -> Evaluation:
         raise ValueError(f"{path} says task {name!r}; give --task, one of {', '.join(TASKS)}")
     refuse_if_unfit(model, task_named(name))
     weights = Path(path).with_name(Path(path).name + ".safetensors").read_bytes()
-    return Evaluation(str(Path(path).resolve()), name, hashlib.sha256(weights).hexdigest()[:12])
+    digest = hashlib.sha256(weights).hexdigest()[:12]
+    return Evaluation(str(Path(path).resolve()), name, digest, decided_by(largest, name))
 
 
 def certify_saved(path: str, task: str | None, console: Console) -> int:
@@ -74,18 +82,23 @@ def certify_saved(path: str, task: str | None, console: Console) -> int:
 def perform(run: Run, folder: Path, watch: Watch) -> dict[str, Any]:
     """The whole report as plain numbers; a count that was stopped is taken up again."""
     model, checkpoint = load(run.config.model), folder / "counting" / run.id
-    report = evaluate(jax.random.key(run.seed), model, task_named(run.config.task), watch=watch, checkpoint=checkpoint)
+    report = evaluate(
+        jax.random.key(run.seed), model, task_named(run.config.task), largest=run.config.largest_space, watch=watch,
+        checkpoint=checkpoint,
+    )  # fmt: skip
     return {"task": run.config.task, "models": {run.config.model: digest_of(model)}, "measurements": as_numbers(report)}
 
 
 def evaluate_saved(
-    paths: list[str], task: str | None, folder: Path, console: Console, prepare: Callable[[Path], None]
-) -> int:
+    paths: list[str], task: str | None, folder: Path, console: Console, prepare: Callable[[Path], None], *,
+    largest: int | None = None,
+) -> int:  # fmt: skip
     """Measure saved models, print a page for each, and compare each two; returns the exit status.
 
-    `prepare(folder)` is called once it is known that all of them can be measured.
+    `prepare(folder)` is called once it is known that all of them can be measured. Failures are counted in spaces of
+    up to `largest` prompts, if that is given.
     """
-    runs = [Run("evaluate", evaluation_of(path, task), 0) for path in paths]
+    runs = [Run("evaluate", evaluation_of(path, task, largest), 0) for path in paths]
     prepare(folder)
     failed = sweep(runs, perform, folder, console).failed
     records, _ = results.read(folder)

@@ -67,14 +67,20 @@ def _ids_of(name: str, experiment, preset: str, runs: pd.DataFrame) -> set[str]:
 
 
 def recorded(
-    name: str, folder: Path, preset: str | None = None, admits: Callable[[str, int], bool] = lambda task, seed: True
+    name: str,
+    folder: Path,
+    preset: str | None = None,
+    admits: Callable[[str, int], bool] = lambda task, seed: True,
+    *,
+    largest: int | None = None,
 ) -> Job:
     """The job that the records of a folder make up, so that they can be drawn without saying how they were made.
 
     Of a registered question it is what the protocol asks for, as soon as one run is there that was made under it.
     Else it is of the preset that most of them belong to (of equals the smaller), unless one is named; of every task
     that has some of its runs, if this code knows it; and of the seeds from the first that has any up to the first
-    without. Only tasks and seeds that `admits` takes are looked at.
+    without. Only tasks and seeds that `admits` takes are looked at, and runs that count spaces of up to `largest`
+    prompts.
     """
     experiment, records = experiment_in(name, folder.parent), results.read(folder)[0]
     if preset is None and (job := _registered(Job(name, experiment, "", (), range(0), folder), records, admits)):
@@ -89,7 +95,7 @@ def recorded(
         lists = {}
         for task, _ in pairs:
             try:
-                lists[task] = runs_of(name, experiment, preset, task, 0)
+                lists[task] = Job(name, experiment, preset, (task,), range(1), folder, largest=largest).runs
             except ValueError:  # a task of another version, or one on which this question is asked no more
                 lists[task] = []
         return [pair for pair in pairs for run in lists[pair[0]] if run._replace(seed=pair[1]).id in records]
@@ -101,7 +107,7 @@ def recorded(
     seeds = range(first, first + len(list(itertools.takewhile(seeds.__contains__, itertools.count(first)))))
     tasks = {task for task, seed in of_preset[preset] if seed in seeds}
     tasks = sorted(tasks, key=lambda task: (usual.index(task) if task in usual else len(usual), task))
-    return Job(name, experiment, preset, tuple(tasks), seeds, folder)
+    return Job(name, experiment, preset, tuple(tasks), seeds, folder, largest=largest)
 
 
 def _registered(job: Job, records: dict[str, dict], admits: Callable[[str, int], bool]) -> Job | None:

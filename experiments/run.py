@@ -41,6 +41,7 @@ import experiments
 from experiments import export
 from experiments.ablate import ablation, beside_people
 from experiments.axes import axes_of
+from experiments.counting import COUNT, count_saved
 from experiments.evaluate import certify_saved, evaluate_saved
 from experiments.experiment import Preset
 from experiments.jobs import do, missing_of, pack_folders, page, show_status
@@ -57,6 +58,7 @@ from experiments.worklist import ABLATION, Job, experiment_in, experiment_named,
 from tasks import TASKS, spelled, task_named
 from testbed import plots
 from testbed.check import check_task
+from testbed.evaluation.walk import MOST_COUNTABLE
 from testbed.outside import nearest
 from testbed.runs import results
 from testbed.runs.launchers import LAUNCHERS, best_here
@@ -99,6 +101,12 @@ flags.DEFINE_bool("plot_only", False, "Train nothing: rebuild table, figure and 
 flags.DEFINE_list(
     "evaluate", None, "Measure saved models instead: paths without suffix, separated by commas; --task says on what."
 )
+flags.DEFINE_list(
+    "count", None, "Count the failures of saved models in shares, which other processes on the same --out help to do."
+)
+flags.DEFINE_string(
+    "largest_space", None, "How many prompts may be counted, as 2^32. Default: 2^28; what is larger is sampled."
+)
 flags.DEFINE_string("check", None, "Say in seconds whether a task keeps the contract, and what it is like, and stop.")
 flags.DEFINE_bool("status", False, "Say what --out holds of the runs that the other flags ask for, and stop.")
 flags.DEFINE_string(
@@ -130,20 +138,21 @@ flags.DEFINE_list("slurm", [], "More for submitit, NAME=VALUE: timeout_min=60,me
 flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.")
 flags.DEFINE_bool("version", False, "Print the version, and stop.")
 
-LOOKS = ("list", "status", "plot_only", "rerun", "pack", "evaluate", "certify", "check", "version")
+LOOKS = ("list", "status", "plot_only", "rerun", "pack", "evaluate", "count", "certify", "check", "version")
 MODES = (*LOOKS, "register", "play")  # one at a time
 PURPOSES = {
     "What to run": ("experiment", "task", "preset", "seeds", "first_seed", "out", "format"),
     "Your own ablation": ("ablate", "contrast", "finds", "x", "hue", "panel"),
-    "Where and how": ("launcher", "workers", "cores", "slurm"),
+    "Where and how": ("launcher", "workers", "cores", "slurm", "largest_space"),
     "Look at what there is": LOOKS,
     "Fix a question": ("register", "why"),
     "Attack by hand": ("play", "play_condition", "play_port", "play_browser"),
 }
 NEVER_EMPTY = (
     "experiment", "task", "preset", "out", "launcher", "rerun", "register", "why", "certify", "check", "play_condition",
+    "largest_space",
 )  # fmt: skip
-LISTS = ("evaluate", "play", "finds")
+LISTS = ("evaluate", "count", "play", "finds")
 OF_PLAY = ("play_condition", "play_port", "play_browser")
 MAIN_JOB, MAIN_PRESET = "update_frequency", "small"
 MOST_SEEDS = 10_000  # a worklist is made as a whole, before its first run
@@ -195,6 +204,22 @@ def refuse_outside(name: str, most: int) -> None:
     if value is not None and not 1 <= value <= most:
         bound = "at least 1" if value < 1 else f"at most {most:,}"
         raise ValueError(f"--{name} must be {bound}, not {value}")
+
+
+def largest_space() -> int | None:
+    """How many prompts the flags allow to be counted; None as usual.
+
+    Raises:
+      ValueError: that is no power of two, or too large.
+    """
+    text = FLAGS.largest_space
+    if text is None:
+        return None
+    power = re.fullmatch(r"2\^([0-9]{1,3})", text)
+    if not power or 2 ** int(power[1]) > MOST_COUNTABLE:
+        most = MOST_COUNTABLE.bit_length() - 1
+        raise ValueError(f"--largest_space must be 2^N, N from 0 to {most}, as 2^32; not {text!r}")
+    return 2 ** int(power[1])
 
 
 def wanted(words: list[str]) -> tuple[list[Job], list[str]]:
@@ -267,7 +292,9 @@ def ablation_job(words: list[str]) -> Job:
     drawn = [f"--{flag}={FLAGS[flag].value}" for flag in ("x", "hue", "panel") if FLAGS[flag].value]
     drawn += [f"--finds={','.join(FLAGS.finds)}"] if FLAGS.finds else []
     said = (*drawn, *(f"--contrast={contrast}" for contrast in FLAGS.contrast), *words)
-    return Job(ABLATION, experiment, "grid", tuple(dict.fromkeys(tasks)), seeds, folder_of(ABLATION), said)
+    return Job(
+        ABLATION, experiment, "grid", tuple(dict.fromkeys(tasks)), seeds, folder_of(ABLATION), said, largest_space()
+    )
 
 
 def job_of(name: str) -> tuple[Job, list[str]]:
@@ -288,14 +315,15 @@ def job_of(name: str) -> tuple[Job, list[str]]:
     if FLAGS.plot_only:
         first = seeds_of(experiment.presets[preset]).start if preset else FLAGS.first_seed or 0
         last = float("inf") if FLAGS.seeds is None else first + FLAGS.seeds
-        return recorded(name, folder, preset, lambda t, s: (not named or t in named) and first <= s < last), []
+        admits = lambda t, s: (not named or t in named) and first <= s < last
+        return recorded(name, folder, preset, admits, largest=largest_space()), []
     preset = preset or ("quick" if FLAGS.experiment else MAIN_PRESET)
     usual = experiment.presets[preset]
     tasks = named or (usual if FLAGS.experiment else experiment.presets[MAIN_PRESET]).tasks
     seeds = seeds_of(usual)
     if preset == REGISTERED and not FLAGS.status:
         refuse_unregistered(name, experiment, seeds, folder)
-    job = Job(name, experiment, preset, tuple(dict.fromkeys(tasks)), seeds, folder)
+    job = Job(name, experiment, preset, tuple(dict.fromkeys(tasks)), seeds, folder, largest=largest_space())
     for task in job.tasks:
         try:
             experiment.arms(preset, task)
@@ -389,7 +417,14 @@ def run_jobs(console: Console, words: list[str]) -> int:
         return pack_folders(console, folders_to_pack())
     if FLAGS.evaluate:
         [task, *_] = tasks_named(FLAGS.task) or [None]
-        return evaluate_saved(FLAGS.evaluate, task, Path(FLAGS.out) / "evaluate", console, writable)
+        folder = Path(FLAGS.out) / "evaluate"
+        return evaluate_saved(FLAGS.evaluate, task, folder, console, writable, largest=largest_space())
+    if FLAGS.count:
+        [task, *_] = tasks_named(FLAGS.task) or [None]
+        folder = Path(FLAGS.out) / COUNT
+        return count_saved(
+            FLAGS.count, task, folder, console, writable, largest=largest_space(), place=lambda: place_of(folder)
+        )
     if FLAGS.certify:
         [task, *_] = tasks_named(FLAGS.task) or [None]
         return certify_saved(FLAGS.certify, task, console)

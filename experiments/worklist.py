@@ -1,10 +1,12 @@
 """Worklists: an experiment on tasks and seeds, as runs that any launcher can do."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import experiments
+from experiments.arm import Arm, decided_by
 from experiments.bench import bench, measure_arm
 from experiments.experiment import Experiment, runs_of
 from experiments.protocol import protocol_of
@@ -41,6 +43,7 @@ class Job(NamedTuple):
     """One experiment to run, or to draw: its name and value, preset, tasks, seeds and folder.
 
     `words` are what the command says of it beside these: of an ablation its grid and contrasts.
+    Arms are counted in spaces of up to `largest` prompts, if it is given.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Job(NamedTuple):
     seeds: range
     folder: Path
     words: tuple[str, ...] = ()
+    largest: int | None = None
 
     @property
     def runs(self) -> list[Run]:
@@ -60,6 +64,7 @@ class Job(NamedTuple):
         """
         lists = [runs_of(self.name, self.experiment, self.preset, task, 0) for task in self.tasks]
         turns = [run for turn in itertools.zip_longest(*lists) for run in turn if run is not None]
+        turns = [run._replace(config=counted_up_to(self.largest, run.config)) for run in turns]
         return [run._replace(seed=seed) for seed in self.seeds for run in turns]
 
     def minutes(self, missing: int) -> float:
@@ -67,6 +72,13 @@ class Job(NamedTuple):
         usual = self.experiment.presets[self.preset]
         runs = len(self.runs) / len(self.tasks) / len(self.seeds) * len(usual.tasks) * usual.seeds
         return usual.minutes * missing / runs
+
+
+def counted_up_to(largest: int | None, config: Any) -> Any:
+    """The config; an arm's with the limit `largest` of what is counted."""
+    if not isinstance(config, Arm):
+        return config
+    return dataclasses.replace(config, largest_space=decided_by(largest, config.plain.task))
 
 
 def perform(run: Run, folder: Path, watch: Watch) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 
 import jax
@@ -274,9 +275,36 @@ def prompt_ids(task: Task, prompts: np.ndarray) -> np.ndarray:
 
 def rank(task: Task, prompt: jax.Array) -> jax.Array:
     """`prompt_ids` of one prompt `[T]` on the device, int32: for spaces of fewer than 2**31 prompts."""
-    digits = jnp.asarray(task.allowed.cumsum(axis=1) - 1)[jnp.arange(task.prompt_length), prompt]
-    below = [math.prod(int(n) for n in task.allowed[p + 1 :].sum(axis=1)) for p in range(task.prompt_length)]
+    return _rank_within(task.allowed, prompt)
+
+
+def _rank_within(allowed: np.ndarray, tokens: jax.Array) -> jax.Array:
+    """The rank, int32, of as many tokens as `allowed` has rows."""
+    digits = jnp.asarray(allowed.cumsum(axis=1) - 1)[jnp.arange(len(allowed)), tokens]
+    below = [math.prod(int(n) for n in allowed[p + 1 :].sum(axis=1)) for p in range(len(allowed))]
     return (digits * jnp.asarray(below, jnp.int32)).sum()
+
+
+def _low_from(task: Task) -> int:
+    """The first of those last positions whose tokens have fewer than 2**31 combinations."""
+    combinations = itertools.accumulate((int(n) for n in task.allowed.sum(axis=1)[::-1]), operator.mul)
+    return task.prompt_length - sum(number < 2**31 for number in combinations)
+
+
+def long_rank(task: Task, prompt: jax.Array) -> jax.Array:
+    """`prompt_ids` of one prompt `[T]` on the device, as two digits int32 `[2]`: `ids_of` puts them together.
+
+    For spaces of at most 2**48 prompts.
+    """
+    first = _low_from(task)
+    high = _rank_within(task.allowed[:first], prompt[:first]) if first else jnp.int32(0)
+    return jnp.stack([high, _rank_within(task.allowed[first:], prompt[first:])])
+
+
+def ids_of(task: Task, digits: np.ndarray) -> np.ndarray:
+    """Ranks int64 `[B]` of the digits `[B, 2]` of `long_rank`."""
+    below = math.prod(int(n) for n in task.allowed[_low_from(task) :].sum(axis=1))
+    return digits[:, 0].astype(np.int64) * below + digits[:, 1]
 
 
 def prompts_of_ids(task: Task, ids: np.ndarray) -> np.ndarray:

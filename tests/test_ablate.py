@@ -44,7 +44,7 @@ def test_a_grid_is_every_combination_by_name():
 def test_every_field_of_arm_recipe_plain_and_attack_can_be_named():
     known = fields(["gcg"])
     for part, kind in {"": Arm, "recipe.": Recipe, "plain.": Plain}.items():
-        hidden = {"plain", "recipe", "options", "label", "task", "evaluation"}
+        hidden = {"plain", "recipe", "options", "label", "task", "evaluation", "largest_space"}
         assert {part + f.name for f in dataclasses.fields(kind) if f.name not in hidden} <= known.keys()
     assert {"attack.candidates", "attack.patience"} & known.keys()
     others = dict(learning_rate=5e-4, batch=64, weight_decay=0.1, width=16, layers=1, heads=2, order="worst")

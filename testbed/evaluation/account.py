@@ -27,6 +27,7 @@ def report(
     budgets: tuple[int, ...] = (10, 100, 1000),
     attackers: int = 64,
     samples: int = 65_536,
+    largest: int | None = None,
     watch: Watch = silent,
 ) -> dict[str, Any]:
     """Measure a model's worst case, at threshold 0 (`greedy`) and with 1 % of safe clean prompts refused (`matched`).
@@ -35,6 +36,7 @@ def report(
       attacks: run under the greedy policy, `attackers` each.
       budgets: margins that an attacker may cost. Success is told at each, from one search under the largest.
       samples: clean prompts to sample.
+      largest: steps that a count may take (`testbed.evaluation.walk.countable`); else failures are sampled.
       watch: called with (phase, done, total).
 
     Returns:
@@ -43,7 +45,7 @@ def report(
     """
     clean_key, threshold_key, attack_key = jax.random.split(key, 3)
     policies = {"greedy": greedy(task), "matched": matched_policy(threshold_key, model, task, MATCHED)}
-    worst = worst_case(jax.random.fold_in(key, 3), model, task, policies, samples=samples, watch=watch)
+    worst = worst_case(jax.random.fold_in(key, 3), model, task, policies, samples=samples, largest=largest, watch=watch)
     clean = clean_behaviour(clean_key, model, task, policies, samples=samples)
     result = {
         name: {"tau": float(policy.tau), "clean": clean[name]._asdict()} | worst[name]
@@ -56,15 +58,22 @@ def report(
 
 
 def worst_case(
-    key: jax.Array, model, task: Task, policies: dict[str, Policy], *, samples: int, watch: Watch = silent
+    key: jax.Array,
+    model,
+    task: Task,
+    policies: dict[str, Policy],
+    *,
+    samples: int,
+    largest: int | None = None,
+    watch: Watch = silent,
 ) -> dict[str, dict[str, Any]]:
     """What a model fails on under each policy, as plain numbers.
 
-    Either `exact`, the Count of the whole input space. Or, where that is too large, `sampled`: counts over
-    `samples` random prompts (`testbed.evaluation.samples.Sampled`).
+    Either `exact`, the Count of the whole input space. Or, where that takes more than `largest` steps, `sampled`:
+    counts over `samples` random prompts (`testbed.evaluation.samples.Sampled`).
     """
-    if exact.countable(task, model):
-        counts = exact.count(model, task, policies, watch=partial(watch, "counting"))
+    if exact.countable(task, model, largest=largest):
+        counts = exact.count(model, task, policies, watch=partial(watch, "counting"), largest=largest)
         return {name: {"exact": exact.summary(counted)} for name, counted in counts.items()}
     watch("sampling", 0, 1)
     found = sampled_failures(key, model, task, policies, samples=samples)

@@ -5,7 +5,7 @@ What is kept grows with neither the space nor the failures, and a long count can
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -16,8 +16,8 @@ from testbed.evaluation import paths
 from testbed.evaluation.ends import DRAWN_IDS, MOST_IDS, count_paths
 from testbed.evaluation.verdicts import EGREGIOUS, FRAGILE, Count, Judged, combined, judge, lossless, summary
 from testbed.evaluation.walk import (
-    LARGEST_SPACE,
     Leaves,
+    Parts,
     Walk,
     countable,
     over_space,
@@ -28,20 +28,20 @@ from testbed.evaluation.walk import (
 from testbed.objective import answer_margins
 from testbed.policy import Policy
 from testbed.runs import checkpoints
-from testbed.task import Task, is_safe, prompts_of_ids, rank, space_size
+from testbed.task import Task, ids_of, is_safe, long_rank, prompts_of_ids, space_size
 
-__all__ = ["DRAWN_IDS", "LARGEST_SPACE", "Count", "count", "countable", "judge", "lossless", "plain_forward"]
+__all__ = ["DRAWN_IDS", "Count", "count", "countable", "judge", "lossless", "plain_forward"]
 __all__ += ["refuse_if_too_large", "shared_prefixes", "summary"]
 
 
 def _read(policies: tuple[Policy, ...], task: Task, leaves: Leaves):
-    """Verdicts a policy, (hazardous, safe), clean log-probability and rank, each `[n]`."""
+    """Verdicts a policy, (hazardous, safe), clean log-probability, each `[n]`, and the digits `[n, 2]` of ranks."""
     log_prob = None if task.clean_log_prob is None else jax.vmap(task.clean_log_prob)(leaves.prompts)
     return (
         tuple(judge(policy, task, leaves) for policy in policies),
         (jax.vmap(task.hazardous)(leaves.prompts), jax.vmap(lambda prompt: is_safe(task, prompt))(leaves.prompts)),
         log_prob,
-        jax.vmap(lambda prompt: rank(task, prompt))(leaves.prompts),
+        jax.vmap(lambda prompt: long_rank(task, prompt))(leaves.prompts),
     )
 
 
@@ -74,22 +74,25 @@ def _account(task: Task, policy: Policy, judged: Judged, kinds, clean, ids) -> C
     )
 
 
-def bounded(ids: np.ndarray) -> np.ndarray:
-    """`ids`, or if they are more than `MOST_IDS` those with the smallest hash: the same sample in whatever parts."""
-    if len(ids) <= MOST_IDS:
+def bounded(ids: np.ndarray, most: int | None = None) -> np.ndarray:
+    """`ids`, or if they are more than `most` those with the smallest hash: the same sample in whatever parts.
+
+    `most` is `MOST_IDS` by default.
+    """
+    most = MOST_IDS if most is None else most
+    if len(ids) <= most:
         return ids
     mixed = ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-    return np.sort(ids[np.argpartition(mixed, MOST_IDS)[:MOST_IDS]])
+    return np.sort(ids[np.argpartition(mixed, most)[:most]])
 
 
 _SUMS = ("prompts", "hazardous", "safe", "failures", "egregious", "fragile")
 _SUMS += ("false_alarms", "wrong", "clean_failure", "clean_false_alarm")  # None in both or in neither
 
 
-def _merge(a: Count, b: Count) -> Count:
+def merge(a: Count, b: Count) -> Count:
     """The Count of two disjoint sets of prompts, `a` before `b`."""
-
     worst = a if a.worst_margin <= b.worst_margin else b
     return Count(
         **{name: None if getattr(a, name) is None else getattr(a, name) + getattr(b, name) for name in _SUMS},
@@ -102,20 +105,57 @@ def _merge(a: Count, b: Count) -> Count:
     )
 
 
-def _plain(counts: dict[str, Count]) -> dict[str, dict]:
+def as_json(counts: dict[str, Count]) -> dict[str, dict]:
     """Counts as JSON holds them, and nothing lost."""
     return {
-        name: counted._asdict() | {"ids": counted.ids.tolist(), "levels": list(counted.levels.items())}
+        name: counted._asdict()
+        | {"ids": counted.ids.tolist(), "levels": list(counted.levels.items()), "checksum": str(counted.checksum)}
         for name, counted in counts.items()
     }
 
 
-def _counts(plain: dict[str, dict]) -> dict[str, Count]:
-    """The inverse of `_plain`."""
+def from_json(plain: dict[str, dict]) -> dict[str, Count]:
+    """The inverse of `as_json`."""
     return {
-        name: Count(**held | {"ids": np.array(held["ids"], np.int64), "levels": dict(map(tuple, held["levels"]))})
+        name: Count(
+            **held
+            | {"ids": np.array(held["ids"], np.int64), "levels": dict(map(tuple, held["levels"]))}
+            | {"checksum": int(held["checksum"])}
+        )
         for name, held in plain.items()
     }
+
+
+def count_parts(
+    model, task: Task, policies: dict[str, Policy], parts: Parts, *, numbers: Sequence[int]
+) -> Iterator[dict[str, Count]]:
+    """The counts of parts of the space that `parts_of` made, one after the other.
+
+    Raises:
+      FloatingPointError: a margin is NaN, so the model is broken.
+    """
+    read = parts.each(numbers) if len(numbers) else ()
+    for judged, kinds, log_prob, digits in read:
+        ids = ids_of(task, digits)
+        clean = None if log_prob is None else np.exp(log_prob.astype(np.float64))
+        for verdict in judged:
+            refuse_broken(model, verdict.margin)
+        yield {
+            name: _account(task, policy, verdict, kinds, clean, ids)
+            for (name, policy), verdict in zip(policies.items(), judged, strict=True)
+        }
+
+
+def parts_of(
+    model, task: Task, policies: dict[str, Policy], *, walk: Walk = shared_prefixes, largest: int | None = None
+) -> Parts:
+    """The space in parts that `count_parts` counts; arguments and errors as of `count`."""
+    return over_space(_read, model, tuple(policies.values()), task, walk=walk, largest=largest)
+
+
+def merged(counts: dict[str, Count], more: dict[str, Count]) -> dict[str, Count]:
+    """Counts of disjoint sets of prompts together, by policy; there may be none in `counts`."""
+    return {name: merge(counts[name], part) if name in counts else part for name, part in more.items()}
 
 
 def count(
@@ -126,6 +166,7 @@ def count(
     walk: Walk = shared_prefixes,
     watch: Callable[[int, int], None] = lambda done, total: None,
     checkpoint: Path | None = None,
+    largest: int | None = None,
 ) -> dict[str, Count]:
     """Judge every prompt of the input space, once for all `policies`, and count the failures of each.
 
@@ -137,6 +178,7 @@ def count(
       watch: called with (prompts done, prompts in all) as it goes.
       checkpoint: a file to keep what is counted so far in, written every minute and removed at the end. The same count
         begun again goes on from there, to the same numbers; the file of another count is ignored and replaced.
+      largest: steps that the count may take (`countable`).
 
     Raises:
       ValueError: the space is too large, the model is not of the task's sizes, or `checkpoint` is some other file; a
@@ -147,28 +189,24 @@ def count(
         try:
             return count_paths(model, task, policies, watch)
         except paths.TooManyNodesError:
-            if not countable(task):
+            if not countable(task, largest=largest):
                 raise
-    parts, total = over_space(_read, model, tuple(policies.values()), task, walk=walk), space_size(task)
+    parts, total = parts_of(model, task, policies, walk=walk, largest=largest), space_size(task)
     counts: dict[str, Count] = {}
     numbers, of = range(parts.count), ""
     if checkpoint is not None:
         # What the first part was read as tells the task, the policies and the walk.
         of = checkpoints.identity([], model, parts.read(0))
         done, held = checkpoints.load(checkpoint, of, (0, b"")) or (0, b"{}")
-        counts, numbers = _counts(json.loads(held)), range(done, parts.count)
+        counts, numbers = from_json(json.loads(held)), range(done, parts.count)
     saved = time.monotonic()
-    read = parts.each(numbers) if numbers else ()  # all of them were counted, if a kill fell after the last
-    for number, (judged, kinds, log_prob, ids) in zip(numbers, read, strict=True):
-        ids = ids.astype(np.int64)
-        clean = None if log_prob is None else np.exp(log_prob.astype(np.float64))
-        for (name, policy), verdict in zip(policies.items(), judged, strict=True):
-            refuse_broken(model, verdict.margin)
-            part = _account(task, policy, verdict, kinds, clean, ids)
-            counts[name] = _merge(counts[name], part) if name in counts else part
+    # There are no numbers, if a kill fell after the last part.
+    each = count_parts(model, task, policies, parts, numbers=numbers)
+    for number, part in zip(numbers, each, strict=True):
+        counts = merged(counts, part)
         watch(next(iter(counts.values())).prompts, total)
         if checkpoint is not None and time.monotonic() - saved > checkpoints.EVERY:
-            checkpoints.save(checkpoint, of, (number + 1, json.dumps(_plain(counts)).encode()))
+            checkpoints.save(checkpoint, of, (number + 1, json.dumps(as_json(counts)).encode()))
             saved = time.monotonic()
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)

@@ -72,6 +72,7 @@ def evaluate(
     attackers: int = 64,
     budget: int = 1000,
     samples: int = 65_536,
+    largest: int | None = None,
     watch: Watch = silent,
     checkpoint: Path | None = None,
 ) -> Report:
@@ -80,6 +81,7 @@ def evaluate(
     Args:
       attackers, budget: of each attack; the budget counts margins.
       samples: clean prompts to sample.
+      largest: steps that a count may take (`testbed.evaluation.walk.countable`).
       watch: called with (phase, done, total).
       checkpoint: a file that lets a long count be stopped and taken up again (`exact.count`).
 
@@ -91,9 +93,10 @@ def evaluate(
     clean_key, threshold_key, attack_key, rare_key, tell_key = jax.random.split(key, 5)
     policies = {"greedy": greedy(task), "matched": matched_policy(threshold_key, model, task, MATCHED)}
     counts, most = {}, {}
-    if exact.countable(task, model):
+    if exact.countable(task, model, largest=largest):
         asked = policies | {"sampled": stochastic(task)}
-        counts = exact.count(model, task, asked, watch=partial(watch, "counting"), checkpoint=checkpoint)
+        show = partial(watch, "counting")
+        counts = exact.count(model, task, asked, watch=show, checkpoint=checkpoint, largest=largest)
     else:
         watch("sampling", 0, 1)
         most = failing_at_most(jax.random.fold_in(key, 1), model, task, policies, samples=BOUND_SAMPLES)

@@ -25,7 +25,8 @@ from testbed.objective import forced_logits
 from testbed.policy import best_unrefused, refusal_gap, unrefused
 from testbed.task import Task, prompts_of_ids, space_size, tokens_by_position
 
-LARGEST_SPACE = 2**28
+LARGEST_SPACE = 2**28  # what is counted unless more is asked for: minutes
+MOST_COUNTABLE = 2**48  # what can be asked for: years, and ranks that two numbers of 31 bits hold
 LEAVES_A_CHUNK = 4096
 CHUNKS_A_CALL = 64
 LOGITS_A_CHUNK = 2**22  # forced logits of a chunk's leaves, so that many long answers don't fill the memory
@@ -187,23 +188,33 @@ def leaves_of(model, task: Task, prompts: jax.Array) -> Leaves:
     return jax.vmap(one)(prompts)
 
 
-def countable(task: Task, model=None) -> bool:
-    """Whether failures can be counted: in at most `LARGEST_SPACE` steps, or of a machine on a task with a checker."""
-    return space_size(task) * (1 + task.notes) <= LARGEST_SPACE or walkable(model, task)
+def steps_of(task: Task) -> int:
+    """The price of a count: a step a prompt, and one for each note of a prompt."""
+    return space_size(task) * (1 + task.notes)
 
 
-def refuse_if_too_large(task: Task) -> None:
+def countable(task: Task, model=None, *, largest: int | None = None) -> bool:
+    """Whether failures can be counted: in at most `largest` steps, or of a machine on a task with a checker.
+
+    `largest` is `LARGEST_SPACE` by default. What keeps something of each prompt can't go beyond that.
+    """
+    return steps_of(task) <= (LARGEST_SPACE if largest is None else largest) or walkable(model, task)
+
+
+def refuse_if_too_large(task: Task, *, largest: int | None = None) -> None:
     """Say in one line that an input space cannot be counted.
 
     Raises:
-      ValueError: it has more than `LARGEST_SPACE` prompts, each note of a prompt counting as one more.
+      ValueError: it takes more than `largest` steps (`countable`).
     """
-    if not countable(task):
+    if not countable(task, largest=largest):
         notes = f", times {task.notes} notes," if task.notes else ","
+        most = LARGEST_SPACE if largest is None else largest
         raise ValueError(
-            f"task {task.name} has {space_size(task):,} prompts{notes} more than the {LARGEST_SPACE:,} that can be "
-            "counted; make it smaller (length, vocab), estimate instead (testbed.evaluation.samples), or count a "
-            "machine by paths on a task with an automaton (testbed.evaluation.paths)"
+            f"task {task.name} has {space_size(task):,} prompts{notes} more than the {most:,} that can be counted; "
+            "make it smaller (length, vocab), allow more (--largest_space), estimate instead "
+            "(testbed.evaluation.samples), or count a machine by paths on a task with an automaton "
+            "(testbed.evaluation.paths)"
         )
 
 
@@ -256,25 +267,32 @@ def _ahead(function: Callable, arguments: Sequence, calls: int = 2) -> Iterator:
 
 
 class Parts(NamedTuple):
-    """The input space in `count` parts: `read(number)` reads one, `each(numbers)` iterates over several in order."""
+    """The input space in `count` parts of `prompts` each, the last perhaps of fewer.
+
+    `read(number)` reads one, `each(numbers)` iterates over several in order.
+    """
 
     count: int
+    prompts: int
     read: Callable[[int], Any]
     each: Callable[[Sequence[int]], Iterator]
 
 
-def over_space(read: Read, model, arguments, task: Task, *, walk: Walk = shared_prefixes) -> Parts:
+def over_space(
+    read: Read, model, arguments, task: Task, *, walk: Walk = shared_prefixes, largest: int | None = None
+) -> Parts:
     """Read every prompt of the input space, in lexicographic order, a few hundred thousand at a time.
 
     Args:
       read: `(arguments, task, leaves) -> pytree` of arrays `[n, ...]`, jittable; parts come as numpy.
       arguments: a pytree, traced; what `read` needs besides the leaves.
+      largest: as in `countable`.
 
     Raises:
       ValueError: the space is too large, or the model is not of the task's sizes.
       FloatingPointError: some of its weights are NaN.
     """
-    refuse_if_too_large(task)
+    refuse_if_too_large(task, largest=largest)
     refuse_if_unfit(model, task)
     refuse_broken(model)
     first, leaves = _chunk(task)
@@ -288,4 +306,4 @@ def over_space(read: Read, model, arguments, task: Task, *, walk: Walk = shared_
         answer = jax.device_get(_read_chunks(model, arguments, prefixes, task, walk, read))
         return jax.tree.map(lambda a: a[: len(rows)].reshape(-1, *a.shape[2:]), answer)
 
-    return Parts(-(-heads // size), part, partial(_ahead, part))
+    return Parts(-(-heads // size), size * leaves, part, partial(_ahead, part))
