@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.arm import EVALUATION, Arm, Plain, attack_of, defence_of, schedule_of, sizes_of
@@ -20,12 +21,15 @@ from testbed.objective import Objective, confirm
 from testbed.outside import sources
 from testbed.policy import greedy
 from testbed.runs.measurements import measured_once
-from testbed.runs.models import digest_of, load_or_make
+from testbed.runs.models import digest_of, load_or_make, make_missing
 from testbed.runs.provenance import means
 from testbed.runs.results import run_id
 from testbed.runs.sweep import state_file
+from testbed.training import population
 from testbed.training.defence import access_of, attack_cost, labels_used, training_cost
+from testbed.training.population import train_population
 from testbed.training.rounds import Schedule, program_digest, train, units
+from testbed.training.source import Source
 from testbed.watch import Watch, silent
 
 # Stream -> what is folded into the seed's key, into how many keys that is split (0: not), and
@@ -51,12 +55,14 @@ class Bench(NamedTuple):
       folder: of its records; models lie beside it, shared by all experiments.
       watch: told what the run is at.
       made: the models made or loaded so far, by name, so that none is loaded twice.
+      together: the seeds of the population in which the run's models are made, its own among them; empty if alone.
     """
 
     seed: int
     folder: Path
     watch: Watch
     made: dict[str, Any]
+    together: tuple[int, ...] = ()
 
     def key(self, stream: str) -> jax.Array:
         """The key of a named stream."""
@@ -83,10 +89,15 @@ class Bench(NamedTuple):
         """The digest of each model that the run made or loaded, by its kind and number."""
         return {name: made.digest for name, made in self.made.items()}
 
+    @property
+    def companions(self) -> list["Bench"]:
+        """A bench of each seed of the population."""
+        return [self._replace(seed=seed, made=self.made if seed == self.seed else {}) for seed in self.together]
 
-def bench(seed: int, folder: Path, watch: Watch = silent) -> Bench:
+
+def bench(seed: int, folder: Path, watch: Watch = silent, together: tuple[int, ...] = ()) -> Bench:
     """An empty bench."""
-    return Bench(seed, folder, watch, {})
+    return Bench(seed, folder, watch, {}, together)
 
 
 class Made(NamedTuple):
@@ -128,18 +139,32 @@ def plain_parts(plain: Plain):
     return task, sizes, Schedule(**{name: getattr(plain, name) for name in recipe})
 
 
-def plain_name(plain: Plain, seed: int) -> str:
+def _programs(*parts: Any, model: Any, members: int) -> str:
+    """The digest of the programs that train a model, alone or as one of so many members."""
+    if members == 1:
+        return program_digest(*parts, model=model)
+    return population.program_digest(*parts, model=model, members=members)
+
+
+def plain_name(plain: Plain, seed: int, members: int = 1) -> str:
     """What a plain model is saved as: it names its config, its seed and the programs that make it.
 
-    So a change of code that changes the model makes another one, and never loads this.
+    So a change of code that changes the model makes another one, and never loads this. Nor is the model of a
+    population of so many `members` that of a run alone, or of another number.
     """
     task, sizes, schedule = plain_parts(plain)
-    programs = program_digest(task.poison or task, schedule, model=_blank_like(sizes))
-    return f"{run_id('plain', plain, seed)}-{_named(_init_program(sizes), programs)}"
+    programs = _programs(task.poison or task, schedule, model=_blank_like(sizes), members=members)
+    return f"{run_id('plain', plain, seed)}-{_named(_init_program(sizes), programs)}{_of(members)}"
+
+
+def _of(members: int) -> str:
+    return f"-of{members}" if members > 1 else ""
 
 
 def plain_model(bench: Bench, plain: Plain) -> Model:
     """The plain model of a seed: trained once, then loaded."""
+    if bench.together:
+        return _plain_together(bench, plain)
     task, sizes, schedule = plain_parts(plain)
     name = plain_name(plain, bench.seed)
 
@@ -151,6 +176,33 @@ def plain_model(bench: Bench, plain: Plain) -> Model:
         return model, {"task": plain.task, "seed": bench.seed}
 
     return make_once(bench, name, make, "waiting for the plain model").model
+
+
+def _plain_together(bench: Bench, plain: Plain) -> Model:
+    """As `plain_model`, of a seed whose population is trained as one program."""
+    task, sizes, schedule = plain_parts(plain)
+    every, members = bench.companions, len(bench.together)
+    names = [plain_name(plain, one.seed, members) for one in every]
+
+    def make_all():
+        blanks = [build(one.key("plain init"), sizes) for one in every]
+        keys = jnp.stack([one.key("plain training") for one in every])
+        show = functools.partial(bench.watch, f"training {members} plain models")
+        state = state_file(bench.folder, names[0])
+        trained = train_population(keys, blanks, task.poison or task, schedule, watch=show, checkpoint=state)
+        notes = [{"task": plain.task, "seed": one.seed, "population": members} for one in every]
+        return [(model, of) for (model, _), of in zip(trained, notes, strict=True)]
+
+    return _made_together(bench, names, make_all, "waiting for the plain models").model
+
+
+def _made_together(bench: Bench, names: list[str], make_all, waiting: str) -> Made:
+    """The model of the bench's own seed, of a population whose members are called `names`."""
+    name = names[bench.together.index(bench.seed)]
+    if name not in bench.made:
+        wait = functools.partial(bench.watch, waiting, 0, 1)
+        make_missing([bench.models / each for each in names], make_all, wait)
+    return make_once(bench, name, lambda: make_all()[bench.together.index(bench.seed)], waiting)
 
 
 class Defended(NamedTuple):
@@ -197,16 +249,22 @@ def labels_of(arm: Arm, pool: np.ndarray) -> int:
     return finds + labels_used(schedule_of(arm), defence_of(arm.recipe).lesson)
 
 
-def defended_name(arm: Arm, seed: int, stream: str = "defence") -> str:
-    """What an arm's model is saved as: its stream, config, seed, the plain model's name and the programs."""
+def defended_name(arm: Arm, seed: int, stream: str = "defence", members: int = 1) -> str:
+    """What an arm's model is saved as: its stream, config, seed, the plain model's name and the programs.
+
+    `members`: of the population in which plain models are made, and of all but sources also the arm's.
+    """
     task, sizes, _ = plain_parts(arm.plain)
-    schedule = schedule_of(arm)
-    programs = program_digest(task, schedule, attack_of(arm), defence_of(arm.recipe), model=_blank_like(sizes))
+    schedule, attack = schedule_of(arm), attack_of(arm)
+    together = 1 if isinstance(attack, Source) else members
+    programs = _programs(
+        task, schedule, attack, defence_of(arm.recipe), model=_blank_like(sizes), members=together
+    )  # fmt: skip
     # How it is measured, and what it is called, does not change a model.
     kind = "defended" if stream == "defence" else stream.replace(" ", "-")
     own = run_id(kind, dataclasses.replace(arm, label="", **UNMEASURED), seed)
     order = " ".join(str(column.tolist()) for column in units(schedule))
-    return f"{own}-{_named(plain_name(arm.plain, seed), programs, order)}"
+    return f"{own}-{_named(plain_name(arm.plain, seed, members), programs, order)}{_of(members)}"
 
 
 def defended_model(bench: Bench, arm: Arm, stream: str = "defence") -> Defended:
@@ -220,19 +278,34 @@ def defended_model(bench: Bench, arm: Arm, stream: str = "defence") -> Defended:
     task, attack, defence, schedule = (
         task_named(arm.plain.task), attack_of(arm), defence_of(arm.recipe), schedule_of(arm)
     )  # fmt: skip
-    objective, name = Objective(task, plain, greedy(task)), defended_name(arm, bench.seed, stream)
+    objective, members = Objective(task, plain, greedy(task)), max(1, len(bench.together))
+    show = functools.partial(bench.watch, f"adversarial training, {arm.name}")
+    how = dict(attack=attack, defence=defence, watch=show)
 
-    def make():
-        show = functools.partial(bench.watch, f"adversarial training, {arm.name}")
-        state, key = state_file(bench.folder, name), bench.key(stream)
-        model, history = train(key, plain, task, schedule, attack=attack, defence=defence, watch=show, checkpoint=state)
+    def noted(seed, model, history):
         found = [round(float(share), 4) for share in history.found]
         fails = confirm(Objective(task, model, greedy(task)), history.pool) if len(history.pool) else None
         fit = None if fails is None else float(1 - fails.mean())
-        notes = {"task": arm.plain.task, "seed": bench.seed, "arm": arm.name, "found": found, "fit": fit}
+        notes = {"task": arm.plain.task, "seed": seed, "arm": arm.name, "found": found, "fit": fit}
         return model, notes | {"labels": labels_of(arm, history.pool)}
 
-    made = make_once(bench, name, make, "waiting for the defended model")
+    def make():
+        state, key = state_file(bench.folder, name), bench.key(stream)
+        return noted(bench.seed, *train(key, plain, task, schedule, checkpoint=state, **how))
+
+    def make_all():
+        plains = [plain_model(one, arm.plain) for one in bench.companions]
+        keys = jnp.stack([one.key(stream) for one in bench.companions])
+        trained = train_population(keys, plains, task, schedule, checkpoint=state_file(bench.folder, names[0]), **how)
+        notes = [noted(seed, *one) for seed, one in zip(bench.together, trained, strict=True)]
+        return [(model, of | {"population": members}) for model, of in notes]
+
+    name = defended_name(arm, bench.seed, stream, members)
+    if members > 1 and not isinstance(attack, Source):
+        names = [defended_name(arm, seed, stream, members) for seed in bench.together]
+        made = _made_together(bench, names, make_all, "waiting for the defended models")
+    else:
+        made = make_once(bench, name, make, "waiting for the defended model")
     attacks, trains = attack_cost(schedule, attack, objective, defence), training_cost(schedule, task, defence)
     compute = compute_of(schedule, attacks, trains, arm.recipe.candidates) | {"labels": made.notes["labels"]}
     return Defended(made.model, compute, made.notes["found"], made.notes["fit"])

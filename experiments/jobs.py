@@ -135,7 +135,10 @@ def announce(console: Console, job: Job, missing: int) -> None:
         f"{missing} to do, about {minutes} on two cores; records go to {job.folder}",
         markup=False, highlight=False,
     )  # fmt: skip
-    short = {run._replace(seed=0): said for run in job.runs if (said := _short_search(run))}
+    if missing and (others := of_other_populations(job)):
+        told = f"{plural(others, 'run')} there had models of other populations (--population): their last bits differ"
+        console.print(told, style="yellow", markup=False, highlight=False)
+    short = {run._replace(seed=0, together=()): said for run in job.runs if (said := _short_search(run))}
     for said, number in Counter(short.values()).items():
         console.print(f"{said} ({number} of the arms)", style="yellow", markup=False, highlight=False)
 
@@ -157,6 +160,13 @@ def missing_of(job: Job) -> int:
     """Runs of a job that have no record."""
     records, _ = results.read(job.folder)
     return sum(run.id not in records for run in job.runs)
+
+
+def of_other_populations(job: Job) -> int:
+    """Runs of a job whose record was made with other companions than the job gives them: in a population, or alone."""
+    records, _ = results.read(job.folder)
+    there = [run for run in job.runs if run.id in records]
+    return sum(tuple(records[run.id].get("population", ())) != run.together for run in there)
 
 
 class Done(NamedTuple):

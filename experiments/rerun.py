@@ -52,6 +52,7 @@ def run_of(record: dict[str, Any]) -> Run:
     except TypeError as error:
         raise ValueError(f"the record's config holds what {type(like).__name__} cannot: {error}") from error
     run = Run(name, config, record["seed"], record.get("arm") or record["measurements"].get("arm", ""), task)
+    run = run._replace(together=tuple(record.get("population", ())))
     changed = differences(record.get("sources", {}), sources([name, record["config"]]))
     if changed:
         modules = ", ".join(module for module, *_ in changed)

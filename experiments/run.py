@@ -134,6 +134,11 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("workers", None, "Runs at a time. Default: one a core; with slurm, 64 jobs.")
 flags.DEFINE_integer("cores", None, "Cores of each run (not with threads, which share them). Default: an equal part.")
+flags.DEFINE_integer(
+    "population",
+    None,
+    "Seeds of an arm whose models are trained as one program. Default: 1; on an accelerator all, at most 64.",
+)
 flags.DEFINE_list("slurm", [], "More for submitit, NAME=VALUE: timeout_min=60,mem_gb=8,slurm_partition=long")
 flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.")
 flags.DEFINE_bool("version", False, "Print the version, and stop.")
@@ -143,7 +148,7 @@ MODES = (*LOOKS, "register", "play")  # one at a time
 PURPOSES = {
     "What to run": ("experiment", "task", "preset", "seeds", "first_seed", "out", "format"),
     "Your own ablation": ("ablate", "contrast", "finds", "x", "hue", "panel"),
-    "Where and how": ("launcher", "workers", "cores", "slurm", "largest_space"),
+    "Where and how": ("launcher", "workers", "cores", "slurm", "population", "largest_space"),
     "Look at what there is": LOOKS,
     "Fix a question": ("register", "why"),
     "Attack by hand": ("play", "play_condition", "play_port", "play_browser"),
@@ -157,6 +162,7 @@ OF_PLAY = ("play_condition", "play_port", "play_browser")
 MAIN_JOB, MAIN_PRESET = "update_frequency", "small"
 MOST_SEEDS = 10_000  # a worklist is made as a whole, before its first run
 MOST_WORKERS = 4096
+MOST_MEMBERS = 64  # of a population, unless more are asked for
 LARGEST_SEED = 2**32  # the generator knows no more: a larger seed would be a smaller one again
 
 
@@ -222,6 +228,11 @@ def largest_space() -> int | None:
     return 2 ** int(power[1])
 
 
+def population() -> int:
+    """How many seeds of an arm are trained together at most: one on a CPU, which does them best one by one."""
+    return FLAGS.population or (1 if jax.default_backend() == "cpu" else MOST_MEMBERS)
+
+
 def wanted(words: list[str]) -> tuple[list[Job], list[str]]:
     """What the flags ask for, and a line for each task that `all` named and a question cannot be asked on.
 
@@ -229,6 +240,7 @@ def wanted(words: list[str]) -> tuple[list[Job], list[str]]:
       ValueError: a flag names what there is not, or a number that makes no sense.
     """
     refuse_outside("seeds", MOST_SEEDS)
+    refuse_outside("population", MOST_SEEDS)
     first = FLAGS.first_seed or 0
     if first < 0 or first + (FLAGS.seeds or 1) > LARGEST_SEED:
         raise ValueError(f"--first_seed and all after it must lie from 0 to {LARGEST_SEED - 1}, not {first}")
@@ -292,9 +304,8 @@ def ablation_job(words: list[str]) -> Job:
     drawn = [f"--{flag}={FLAGS[flag].value}" for flag in ("x", "hue", "panel") if FLAGS[flag].value]
     drawn += [f"--finds={','.join(FLAGS.finds)}"] if FLAGS.finds else []
     said = (*drawn, *(f"--contrast={contrast}" for contrast in FLAGS.contrast), *words)
-    return Job(
-        ABLATION, experiment, "grid", tuple(dict.fromkeys(tasks)), seeds, folder_of(ABLATION), said, largest_space()
-    )
+    job = Job(ABLATION, experiment, "grid", tuple(dict.fromkeys(tasks)), seeds, folder_of(ABLATION), said)
+    return job._replace(largest=largest_space(), population=population())
 
 
 def job_of(name: str) -> tuple[Job, list[str]]:
@@ -323,7 +334,8 @@ def job_of(name: str) -> tuple[Job, list[str]]:
     seeds = seeds_of(usual)
     if preset == REGISTERED and not FLAGS.status:
         refuse_unregistered(name, experiment, seeds, folder)
-    job = Job(name, experiment, preset, tuple(dict.fromkeys(tasks)), seeds, folder, largest=largest_space())
+    job = Job(name, experiment, preset, tuple(dict.fromkeys(tasks)), seeds, folder)
+    job = job._replace(largest=largest_space(), population=population())
     for task in job.tasks:
         try:
             experiment.arms(preset, task)

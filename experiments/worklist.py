@@ -43,7 +43,8 @@ class Job(NamedTuple):
     """One experiment to run, or to draw: its name and value, preset, tasks, seeds and folder.
 
     `words` are what the command says of it beside these: of an ablation its grid and contrasts.
-    Arms are counted in spaces of up to `largest` prompts, if it is given.
+    Arms are counted in spaces of up to `largest` prompts, if it is given. At most `population` seeds of an arm have
+    their models made together.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Job(NamedTuple):
     folder: Path
     words: tuple[str, ...] = ()
     largest: int | None = None
+    population: int = 1
 
     @property
     def runs(self) -> list[Run]:
@@ -65,13 +67,25 @@ class Job(NamedTuple):
         lists = [runs_of(self.name, self.experiment, self.preset, task, 0) for task in self.tasks]
         turns = [run for turn in itertools.zip_longest(*lists) for run in turn if run is not None]
         turns = [run._replace(config=counted_up_to(self.largest, run.config)) for run in turns]
-        return [run._replace(seed=seed) for seed in self.seeds for run in turns]
+        groups = groups_of(self.seeds, self.population)
+        return [run._replace(seed=seed, together=groups[seed]) for seed in self.seeds for run in turns]
 
     def minutes(self, missing: int) -> float:
         """About how long so many of the runs take on two cores."""
         usual = self.experiment.presets[self.preset]
         runs = len(self.runs) / len(self.tasks) / len(self.seeds) * len(usual.tasks) * usual.seeds
         return usual.minutes * missing / runs
+
+
+def groups_of(seeds: range, population: int) -> dict[int, tuple[int, ...]]:
+    """The seeds with which each seed's models are made: at most `population`, in groups as equal as can be.
+
+    A seed by itself has none: its models are made alone, as ever.
+    """
+    parts = -(-len(seeds) // population)
+    cuts = [len(seeds) * part // parts for part in range(parts + 1)]
+    groups = [tuple(seeds[first:last]) for first, last in itertools.pairwise(cuts)]
+    return {seed: group if len(group) > 1 else () for group in groups for seed in group}
 
 
 def counted_up_to(largest: int | None, config: Any) -> Any:
@@ -89,7 +103,9 @@ def perform(run: Run, folder: Path, watch: Watch) -> dict[str, Any]:
     experiment = None if run.experiment == ABLATION else experiment_named(run.experiment)
     measure = experiment.measure if experiment else measure_arm
     registered = protocol_of(run, experiment) if experiment else None  # asked first: it may change meanwhile
-    at = bench(run.seed, folder, watch)
+    at = bench(run.seed, folder, watch, run.together)
     measured = measure(run.config, at)
     parts = {"arm": run.arm, "task": run.task, "models": at.digests, "measurements": {"arm": run.arm} | measured}
-    return parts | ({"protocol": registered} if registered else {})
+    # Only where it is so: other records stay as they were.
+    more = {"protocol": registered, "population": list(run.together)}
+    return parts | {name: value for name, value in more.items() if value}

@@ -111,6 +111,29 @@ def test_labels_are_the_different_prompts_that_were_labelled():
     assert labels_of(twins, pool) == 2 + 16 * 128 // 2
 
 
+def test_a_population_makes_the_models_of_all_its_seeds_once_and_none_is_taken_for_a_lone_one(small, tmp_path):
+    """Of a record's numbers none but the last bits tell how its models were made; its name and notes do."""
+    arm = dataclasses.replace(ARM, plain=dataclasses.replace(PLAIN, best=True))
+    benches_of = [bench(seed, tmp_path / "e", together=(0, 1, 2)) for seed in (1, 0, 2)]
+    with pytest.MonkeyPatch.context() as patch:
+        made = []
+        patch.setattr(benches, "train", None)
+        trains = benches.train_population
+        patch.setattr(benches, "train_population", lambda *a, **k: made.append(len(a[1])) or trains(*a, **k))
+        models = {at.seed: benches.defended_model(at, arm) for at in benches_of}
+    assert made == [3, 3], "the plain models, then the arm's"
+    names = {path.stem for path in (tmp_path / "models").glob("*.json")}
+    assert len(names) == 6 and all(name.endswith("-of3") for name in names)
+    assert set(benches_of[0].digests) == {plain_name(arm.plain, 1, 3), defended_name(arm, 1, members=3)}
+    for seed in (0, 1):
+        lone = bench(seed, tmp_path / "e")
+        alone = benches.defended_model(lone, arm)
+        assert not set(lone.digests) & names
+        assert alone.compute == models[seed].compute and alone.found == models[seed].found
+        for a, b in zip(*map(jax.tree.leaves, (alone.model, models[seed].model)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
+
+
 def test_what_is_made_is_kept_on_the_bench(tmp_path, lively):
     model, at = lively(TASKS["injury"](length=4)), bench(0, tmp_path / "e")
     made = make_once(at, "mine", lambda: (model, {"n": 1}))

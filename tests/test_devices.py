@@ -52,6 +52,13 @@ def test_training_counting_and_attacking_on_eight_devices_give_what_they_give_on
     np.testing.assert_allclose(eight["losses"], one["losses"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_a_population_on_eight_devices_ends_as_on_one():
+    one, eight = children("population").values()
+    assert eight["pools"] == one["pools"]
+    np.testing.assert_allclose(eight["weights"], one["weights"], rtol=0, atol=1e-5)
+
+
 def members() -> dict:
     """A small net at several radii, five of eleven at a time or one by one; arrays as text, equal if every bit is."""
     import jax
@@ -115,5 +122,22 @@ def works() -> dict:
     }
 
 
+def population() -> dict:
+    """Three members trained against an attack."""
+    import jax
+    from test_training import TASK, TINY, linear
+
+    from testbed.attacks import ATTACKS
+    from testbed.training.population import train_population, train_units
+
+    keys, models = jax.random.split(jax.random.key(0), 3), [linear(seed) for seed in range(3)]
+    trained = train_population(keys, models, TASK, TINY, attack=ATTACKS["coordinate"]())
+    assert train_units._cache_size() == 1, "compiled once"
+    return {
+        "weights": [np.asarray(model.weight).tolist() for model, _ in trained],
+        "pools": [history.pool.tolist() for _, history in trained],
+    }
+
+
 if __name__ == "__main__":
-    print(json.dumps({"members": members, "works": works}[sys.argv[1]]()))
+    print(json.dumps({"members": members, "works": works, "population": population}[sys.argv[1]]()))

@@ -61,9 +61,9 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
 
 
 @functools.lru_cache(maxsize=8)
-def plain_failures(plain: Plain, seed: int, folder: Path) -> np.ndarray:
+def plain_failures(plain: Plain, seed: int, folder: Path, together: tuple[int, ...]) -> np.ndarray:
     """The ranks of the prompts on which a seed's plain model fails; all arms of the seed ask."""
-    task, model = task_named(plain.task), plain_model(bench(seed, folder), plain)
+    task, model = task_named(plain.task), plain_model(bench(seed, folder, together=together), plain)
     return exact.count(model, task, {"greedy": greedy(task)})["greedy"].ids
 
 
@@ -74,7 +74,7 @@ def measure(arm: Arm, at: Bench) -> dict:
     at.watch("telling apart", 0, 1)
     found = telltale(
         jax.random.key(KEY), after, task, {arm.attack: attack_of(arm)},
-        before=(before, plain_failures(arm.plain, at.seed, at.folder)),
+        before=(before, plain_failures(arm.plain, at.seed, at.folder, at.together)),
         attackers=arm.attackers, budget=arm.budget,
     )  # fmt: skip
     return measured | {"telltale": as_numbers(found)}

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +72,30 @@ def load_or_make(
     Of callers that want the same model at once, in any threads and processes, one makes it; the others wait, and call
     `waiting` while they do.
     """
-    path = Path(path)
-    document = path.with_name(path.name + ".json")
-    while not document.exists():
-        with hold(path) as held:
-            if held and not document.exists():
-                model, made = make()
-                save(path, model, **made)
+    make_missing([Path(path)], lambda: [make()], waiting)
+    return load(path), notes(path)
+
+
+def make_missing(
+    paths: Sequence[Path], make: Callable[[], Sequence[tuple[Model, dict]]], waiting: Callable[[], None] = lambda: None
+) -> None:
+    """Make models together, unless all are saved: `make` returns each with its notes, in the order of their paths.
+
+    Who waits and who makes is as in `load_or_make`. What was saved before stays as it is.
+    """
+
+    def missing():
+        return [path for path in paths if not path.with_name(path.name + ".json").exists()]
+
+    while missing():
+        with hold(paths[0]) as held:
+            if held and (absent := missing()):
+                for path, (model, made) in zip(paths, make(), strict=True):
+                    if path in absent:
+                        save(path, model, **made)
         if not held:
             waiting()
             time.sleep(0.1)
-    return load(path), notes(path)
 
 
 def notes(path: str | Path) -> dict[str, Any]:

@@ -42,7 +42,8 @@ POLL = 1.0  # seconds between two looks at runs that another sweep is at
 class Run(NamedTuple):
     """One run of a sweep: what is measured is a pure function of experiment, config and seed.
 
-    `arm` and `task` say what it is called and what it is on; they are no part of its id.
+    `arm` and `task` say what it is called and what it is on, `together` of which seeds the models are made in one
+    population, if not of its own alone. They are no part of its id.
     """
 
     experiment: str
@@ -50,6 +51,7 @@ class Run(NamedTuple):
     seed: int
     arm: str = ""
     task: str = ""
+    together: tuple[int, ...] = ()
 
     @property
     def id(self) -> str:
