@@ -7,7 +7,8 @@
 Each pair is timed in turn, A B A B ..., and the ratio is the median of those of neighbours, so that a machine whose
 speed drifts changes it little. Compilation is left out. The ratio is value over baseline: above 1 means quicker than
 the baseline. An attack is to keep 80 % of the speed of bare forward passes, 60 % if it takes gradients, each of which
-counts three. Of the speed of plain products of matrices a gradient is to reach 30 %, a count 25 %.
+counts three. Of the speed of plain products of matrices a gradient is to reach 30 %, a count 25 %. A step is to be
+three times as quick as one of PyTorch, if that is installed (the extra `torch`).
 """
 
 import json
@@ -20,10 +21,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
+from experiments import pytorch
 from tasks import TASKS
 from testbed.attacks import ATTACKS, search
 from testbed.evaluation import exact
@@ -31,11 +34,14 @@ from testbed.model import PRECISION, ModelConfig, Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.task import Task, prompts_of_ids, space_size, tokens_by_position
+from testbed.training import population, rounds
 from testbed.training.losses import cross_entropy, prompt_loss
+from testbed.training.schedule import Schedule, Unit, units
 
+PARTS = ("enumeration", "attacks", "floor", "population", "torch")
 JSON = flags.DEFINE_bool("json", False, "Print one JSON object a line.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timed repeats of each pair.")
-ONLY = flags.DEFINE_multi_enum("only", [], ["enumeration", "attacks", "floor"], "Measure this part only.")
+ONLY = flags.DEFINE_multi_enum("only", [], PARTS, "Measure this part only.")
 FORWARD_BATCH = 1024  # where the plain forward pass is quickest on a CPU
 BLACK_BOX, WITH_GRADIENTS = 0.8, 0.6
 
@@ -216,9 +222,60 @@ def floor(task: Task, batch: int = 256, steps: int = 48) -> Iterator[Row]:
         yield paired(name, "GFLOP/s", (count, amount), ("products of matrices", peak, of_peak / 1e9), 0.25)
 
 
+def together(task: Task) -> Iterator[Row]:
+    """Steps a second of all members of a population, against one member after the other."""
+    sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 8, 64, 256)
+    schedule = Schedule(steps=256)
+    unit = Unit(*(column[0] for column in units(schedule)))
+    steps, keys = schedule.steps // schedule.units, jax.random.split(jax.random.key(0), max(sizes))
+    models = [Transformer(model_config(task), key) for key in keys]
+    does = rounds.programs(task, schedule, None)[False]
+    alone = rounds.begin(models[0], task, schedule)
+    for members in sizes:
+        of_all = population.programs(task, schedule, None)[False]
+        states = population.begin(keys[:members], models[:members], task, schedule)
+        run = lambda of_all=of_all, states=states, members=members: of_all(keys[:members], states, unit)[1]
+        one = lambda: does(keys[0], alone, unit)[1]
+        name = f"population of {members}, {task.name}, batch {schedule.batch}"
+        yield paired(name, "steps/s", (run, members * steps), ("one member alone", one, steps))
+
+
+@partial(jax.jit, static_argnames=("task", "schedule"))
+def descended(model, task: Task, prompts: jax.Array, schedule: Schedule) -> jax.Array:
+    """The losses of a schedule's steps of AdamW on one batch, at the peak rate throughout."""
+    adam = optax.adamw(
+        schedule.learning_rate, b2=schedule.b2, eps=schedule.adam_eps, weight_decay=schedule.weight_decay
+    )  # fmt: skip
+
+    def step(carry, _):
+        model, state = carry
+        loss, slope = jax.value_and_grad(cross_entropy)(model, task, prompts)
+        updates, state = adam.update(slope, state, model)
+        return (optax.apply_updates(model, updates), state), loss
+
+    return jax.lax.scan(step, (model, adam.init(model)), length=schedule.steps)[1]
+
+
+def beside_torch(task: Task) -> Iterator[Row]:
+    """A step and a count of a classifier against eager PyTorch of the same sizes (`experiments.pytorch`)."""
+    schedule = Schedule(steps=48)
+    model = Transformer(model_config(task), jax.random.key(0))
+    prompts = jax.vmap(task.sample)(jax.random.split(jax.random.key(1), schedule.batch))
+    labels = np.asarray(jax.vmap(task.label)(prompts))[:, 0]
+    ours = lambda: descended(model, task, prompts, schedule)
+    theirs = pytorch.trainer(model, np.asarray(prompts), labels, schedule)
+    name = f"forward, backward, AdamW, {task.name}, batch {schedule.batch}"
+    yield paired(name, "steps/s", (ours, schedule.steps), ("PyTorch, eager", theirs, schedule.steps), 3.0)
+    some = prompts_of_ids(task, np.arange(2**16) * (space_size(task) // 2**16))
+    count = lambda: exact.count(model, task, {"greedy": greedy(task)})["greedy"].failures
+    plain = pytorch.forward(model, some, FORWARD_BATCH)
+    of_torch = ("PyTorch, eager forward", plain, len(some))
+    yield paired(f"exact count, {task.name}", "prompts/s", (count, space_size(task)), of_torch)
+
+
 def measure() -> Iterator[Row]:
     """The rows asked for, each as soon as it is measured."""
-    injury, parts = TASKS["injury"], ONLY.value or ("enumeration", "attacks", "floor")
+    injury, parts = TASKS["injury"], ONLY.value or PARTS
     if "enumeration" in parts:
         yield from enumeration(injury(), layers=2)
         yield from enumeration(injury(length=8), layers=1)
@@ -227,6 +284,15 @@ def measure() -> Iterator[Row]:
     if "floor" in parts:
         yield from floor(injury())
         yield from floor(TASKS["cipher_vault"]())
+    if "population" in parts:
+        yield from together(injury())
+    if "torch" in parts:
+        try:
+            pytorch.pytorch()
+        except ValueError as error:
+            print(error, file=sys.stderr)
+        else:
+            yield from beside_torch(injury())
 
 
 def main(_) -> None:

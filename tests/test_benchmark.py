@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import benchmark
+from experiments import benchmark, pytorch
 from tasks import TASKS
 from testbed.attacks import ATTACKS
 from testbed.model import Transformer, model_config
+from testbed.training.schedule import Schedule
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +80,31 @@ def test_a_walk_over_one_prompt_is_a_forward_pass_but_for_what_all_nodes_share()
     embedding = 2 * config.prompt_length * config.vocab * config.width
     projections = 2 * 3 * config.prompt_length * config.width**2
     assert benchmark.walk_flops(single, config) == benchmark.flops(config) - embedding - projections
+
+
+def test_without_pytorch_it_says_how_to_install_it_and_measures_the_rest(monkeypatch, capsys):
+    def absent():
+        raise ValueError("torch is not installed; python -m pip install -e '.[torch]' brings it")
+
+    monkeypatch.setattr(pytorch, "pytorch", absent)
+    monkeypatch.setattr(benchmark, "together", lambda task: iter(["a row"]))
+    monkeypatch.setattr(benchmark, "ONLY", SimpleNamespace(value=["population", "torch"]))
+    assert list(benchmark.measure()) == ["a row"]
+    assert capsys.readouterr().err == "torch is not installed; python -m pip install -e '.[torch]' brings it\n"
+
+
+def test_the_transformer_of_pytorch_is_ours(lively):
+    """Logits, and the losses of steps of AdamW."""
+    pytest.importorskip("torch", reason="needs the extra `torch`")
+    task = TASKS["injury"](length=5)
+    model = lively(task, width=8, heads=2, layers=2)
+    prompts = np.asarray(jax.vmap(task.sample)(jax.random.split(jax.random.key(0), 32)))
+    expected = jax.vmap(lambda p: model(jax.nn.one_hot(p, task.vocab), jnp.zeros(1, jnp.int32))[0])(prompts)
+    weights = pytorch.weights_of(model)
+    tokens = pytorch.pytorch().tensor(prompts).long()
+    np.testing.assert_allclose(pytorch.logits_of(weights, tokens, model.config).detach(), expected, atol=1e-4)
+    assert pytorch.forward(model, prompts, 10)() == pytest.approx(float(expected.sum()), abs=1e-2)
+    schedule = Schedule(steps=5, units=5, batch=32)
+    losses = benchmark.descended(model, task, jnp.asarray(prompts), schedule)
+    labels = np.asarray(jax.vmap(task.label)(prompts))[:, 0]
+    assert pytorch.trainer(model, prompts, labels, schedule)() == pytest.approx(float(losses[-1]), rel=1e-3)

@@ -75,7 +75,7 @@ def member(tree: Any, number: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[number], tree)
 
 
-def begin(keys: jax.Array, models: Sequence[Any], task: Task, schedule: Schedule, defence: Defence = USUAL) -> State:
+def begin(keys: jax.Array, models: Sequence[Any], task: Task, schedule: Schedule, *, defence: Defence = USUAL) -> State:
     """The states of all members before the first unit, stacked."""
     learnt = [rounds.studied(key, task, defence.lesson.loss) for key in keys]
     return stacked([rounds.begin(model, task, schedule, of) for model, of in zip(models, learnt, strict=True)])
@@ -104,7 +104,7 @@ def program_digest(
 @lru_cache(maxsize=256)
 def _text_digest(program: Callable, static: frozenset, structure: Any, leaves: tuple, members: int) -> str:
     of_all = [jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype) for leaf in leaves]
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), members))
+    keys = jax.eval_shape(lambda: jnp.stack([jax.random.key(0)] * members))
     unit = jax.eval_shape(lambda: Unit(jnp.array(False), *jnp.zeros((2,), jnp.int32)))
     text = program.lower(keys, jax.tree.unflatten(structure, of_all), unit, **dict(static)).as_text()
     return hashlib.sha256(text.encode()).hexdigest()
@@ -139,7 +139,7 @@ def train_population(
     if schedule.rounds and attack is None:
         raise ValueError(f"{schedule.rounds} rounds need an attack; choose one or set rounds to 0")
     does, members = programs(task, schedule, attack, defence), len(models)
-    work, states = units(schedule), begin(keys, models, task, schedule, defence)
+    work, states = units(schedule), begin(keys, models, task, schedule, defence=defence)
     total, first = len(work.number), stacked(models)
 
     def name():
