@@ -32,7 +32,8 @@ def weights_of(model: Transformer) -> dict[str, Any]:
     torch = pytorch()
     leaves = jax.tree_util.tree_leaves_with_path(model)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): np.array(leaf) for path, leaf in leaves}
-    return {name: torch.tensor(array, requires_grad=True) for name, array in named.items()}
+    # Flax calls what a parameter holds its value.
+    return {name.removesuffix(".value"): torch.tensor(array, requires_grad=True) for name, array in named.items()}
 
 
 def logits_of(weights: dict[str, Any], tokens: Any, config: ModelConfig) -> Any:
