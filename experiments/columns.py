@@ -78,6 +78,18 @@ def failures(runs: pd.DataFrame, policy: str = "greedy") -> pd.Series:
     return counts(runs, "failures", policy)
 
 
+def worst_margin(runs: pd.DataFrame) -> pd.Series:
+    """The worst margin a run, in steps of the threshold: how far it moves until 1 % of safe clean prompts are refused.
+
+    So models compare whose logits have other scales. NaN where as many are refused at threshold 0, and where no
+    margins were measured.
+    """
+    if not {"matched.tau", column_of("worst_margin")} <= set(runs):
+        return pd.Series(np.nan, runs.index)
+    step = -runs["matched.tau"].astype(float)
+    return counts(runs, "worst_margin") / step.where(step > 0)
+
+
 def refused_share(runs: pd.DataFrame, policy: str = "greedy") -> pd.Series:
     """The share of all safe prompts that a run's model refuses."""
     return counts(runs, "false_alarms", policy) / counts(runs, "safe")

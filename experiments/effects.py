@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from experiments.columns import COUNTED, PAIRING, by_task, counts, decades, wide
+from experiments.columns import COUNTED, PAIRING, by_task, counts, decades, wide, worst_margin
 from testbed.statistics import Effect, Interval, holm, paired_effect
 
 COLUMNS = {
@@ -20,12 +20,15 @@ COLUMNS = {
 }  # fmt: skip
 
 
+MARGIN = "worst_margin"  # what no count of zero hides: how far a model is from failing
+
+
 class Contrast(NamedTuple):
     """Two arms, and what is counted: does `after` leave less than `before`?
 
-    `of` is one of `COUNTED`. An arm may also be several, named together in a tuple: then their
-    decades are averaged within each seed. With `minus` it is a difference of effects: how much more
-    this contrast removes than that one.
+    `of` is one of `COUNTED`, or `MARGIN`: is the worst margin of `after` higher? An arm may also be
+    several, named together in a tuple: then they are averaged within each seed. With `minus` it is a
+    difference of effects: how much more this contrast removes than that one.
     """
 
     before: str | tuple[str, ...]
@@ -38,7 +41,13 @@ class Contrast(NamedTuple):
     @property
     def counted(self) -> str:
         """What is counted, in words."""
-        return COUNTED.get(self.of, self.of) + (", how much more" if self.minus else "")
+        named = COUNTED | {MARGIN: "worst margin"}
+        return named.get(self.of, self.of) + (", how much more" if self.minus else "")
+
+    @property
+    def unit(self) -> str:
+        """What an effect is told in."""
+        return "threshold steps" if self.of == MARGIN else "decades"
 
     @property
     def names(self) -> tuple[str, str]:
@@ -62,13 +71,23 @@ def refuse_duplicates(runs: pd.DataFrame) -> None:
         )
 
 
+def amounts(runs: pd.DataFrame, of: str, policy: str = "greedy") -> pd.Series:
+    """What a contrast compares, a run each, the less the better: decades of a count, or the worst margin below zero.
+
+    The latter is NaN at matched false alarms: a threshold moves all margins alike.
+    """
+    if of != MARGIN:
+        return decades(counts(runs, of, policy))
+    return -worst_margin(runs) if policy == "greedy" else pd.Series(np.nan, runs.index)
+
+
 def differences(runs: pd.DataFrame, contrast: Contrast, policy: str = "greedy") -> np.ndarray:
-    """Decades by which `after` leaves less than `before`, one for each seed that has all arms."""
+    """By how much `after` leaves less than `before`, in the contrast's unit, one for each seed that has all arms."""
     return _by_seed(runs, contrast, policy).dropna().to_numpy()
 
 
 def _by_seed(runs: pd.DataFrame, contrast: Contrast, policy: str) -> pd.Series:
-    left = decades(wide(runs, counts(runs, contrast.of, policy)))
+    left = wide(runs, amounts(runs, contrast.of, policy))
     before, after = ([arms] if isinstance(arms, str) else list(arms) for arms in contrast[:2])
     both = left.reindex(columns=list(dict.fromkeys([*before, *after]))).dropna()
     dropped = both[before].mean(axis=1) - both[after].mean(axis=1)
@@ -152,7 +171,12 @@ def rows_of(runs: pd.DataFrame, contrasts: Sequence[Contrast], declared: bool = 
             values = differences(part, contrast)
             if len(values):
                 matched = differences(part, contrast, "matched")
-                rows.append(row(task, *contrast.names, contrast.counted, values, matched=matched, declared=declared))
+                rows.append(
+                    row(
+                        task, *contrast.names, contrast.counted, values,
+                        matched=matched, unit=contrast.unit, declared=declared,
+                    )
+                )  # fmt: skip
     return rows
 
 
@@ -184,13 +208,15 @@ def outcome_of(row: Any, least: float = 0.0, band: float = 0.0) -> str:
       band: equivalent if the whole interval lies within so much of zero; with 0 it never does.
 
     Refuted if the whole interval lies below zero. A small effect that is surely there is
-    equivalent if it is within the band.
+    equivalent if it is within the band. Undecided if no seed has any difference.
 
     Raises:
       ValueError: an effect could be equivalent and yet as large as it must be.
     """
     if band > least > 0:
         raise ValueError(f"the band {band} must not reach beyond the least effect {least}; make it smaller")
+    if row.least == row.most == 0:  # of counts, that is zero failures on both sides, and a floor compares nothing
+        return "undecided"
     if -band < row.low and row.high < band:
         return "equivalent"
     if row.low > 0 and row.effect >= least:

@@ -9,7 +9,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from experiments.columns import column_of
-from experiments.effects import of_contrast
+from experiments.effects import MARGIN, Contrast, differences, of_contrast, rows_of
 from experiments.questions.update_frequency import FREQUENT, MORE_FINDS, UPDATE_FREQUENCY
 from experiments.tables import by_arm, of_arms
 from experiments.verdict import judge
@@ -274,3 +274,17 @@ def test_many_arms_have_a_row_each():
     assert text.loc["a plain", "FAILING"] == "30 (10..1,500)"
     assert text.loc["a plain", "safe refused"] == "1.00%"
     assert list(of_arms(TABLE)) == ["plain", "16 rounds"]
+
+
+def test_a_worst_margin_is_compared_in_steps_of_the_threshold_whatever_the_scale_of_the_logits():
+    tau, margin = "matched.tau", column_of("worst_margin")
+    rows = [(seed, arm, scale * -2.0, scale * (seed + risen)) for seed in range(4)
+            for arm, risen, scale in (("before", 0, 1.0), ("after", 3, 5.0))]  # fmt: skip
+    runs = pd.DataFrame(rows, columns=["seed", "arm", tau, margin]).assign(task="t")
+    one = Contrast("before", "after", of=MARGIN)
+    np.testing.assert_allclose(differences(runs, one), 1.5)
+    [made] = rows_of(runs, [one])
+    assert (made["of"], made["unit"], made["effect"]) == ("worst margin", "threshold steps", 1.5)
+    assert np.isnan(made["matched"]), "a threshold moves all margins alike"
+    refusing = runs.assign(**{tau: runs[tau].where(runs["seed"] > 0, 0.1)})
+    assert len(differences(refusing, one)) == 3, "1 % are refused already: no step to count in"

@@ -70,7 +70,7 @@ def reported(task) -> dict:
     return report(jax.random.key(1), model, task, attacks, budgets=(10, 100, 1000), attackers=4, samples=4096)
 
 
-def report_like(key, model, task, attacks, attackers, watch):
+def report_like(key, model, task, attacks, attackers, watch, largest):
     """In place of an account: that of another model, with failures at random."""
     left, account = jax.random.randint(key, (), 0, 1000), copy.deepcopy(reported(task))
     account["greedy"]["exact"] |= {"failures": int(left), "egregious": int(left) // 2}

@@ -34,7 +34,7 @@ def test_beside_reliability_stand_its_price_and_what_other_arms_leave():
     runs.loc[runs["arm"] == "plain", "greedy.exact.false_alarms"] = [9, 99, 9, 99]
     runs.loc[runs["arm"] == BEST, "greedy.exact.false_alarms"] = 999
     runs.loc[runs["arm"] == BEST, "matched.exact.failures"] = [0, 1, 2, 0]
-    outcome, effects, _ = judge(RELIABILITY, runs)
+    outcome, effects, *_ = judge(RELIABILITY, runs)
     assert outcome == "supported"
     assert values(effects, "of", "declared", "n", "effect", "low", "high", unit="share") == [
         [RELIABLE, True, 4, 0.75, 0.194, 0.994],

@@ -190,7 +190,7 @@ def test_a_classifier_is_compared_by_length_of_training_and_not_judged():
     left = {"plain 8 16": 99_999, "plain 32 16": 9_999, "plain 8 512": 9_999, "plain 32 512": 99, "plain 8 64": 10**6}
     runs = grown("injury", {arm: [n] * 4 for arm, n in (left | {"defended 32 512": 1}).items()})
     runs.loc[runs["config.plain.steps"] == 16, MATCHED] = 999_999
-    outcome, effects, _ = judge(COMPETENCE, runs)
+    outcome, effects, *_ = judge(COMPETENCE, runs)
     assert outcome == "not tested"
     assert values(effects, "before", "after", "effect", "low", "matched", "declared", of=LEFT) == [
         [SHORT, LONG, 1.5, 1.5, 3, False],

@@ -7,23 +7,36 @@ import pandas as pd
 
 from experiments.arm import Arm, Recipe, rounds_named
 from experiments.columns import column_of, failures, setting, typical
-from experiments.effects import Contrast, holding, of_contrast
+from experiments.effects import MARGIN, Contrast, holding, of_contrast, outcome_of
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of, prompts_of
 from experiments.grids import LARGE, LARGE_TWO, ON_MACHINES, arm_of_preset, unattacked
+from experiments.protocol import REGISTERED
 from testbed import plots
 
-ROUNDS = {"small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64), ON_MACHINES: (1, 4, 16)}
-FIELDS = {"small": {"evaluation": ("coordinate",)}, "full": {"units": 64}}
+ROUNDS = {
+    "small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64), ON_MACHINES: (1, 4, 16),
+    REGISTERED: (1, 2, 4, 8, 16, 64),
+}  # fmt: skip
+FIELDS = {
+    "small": {"evaluation": ("coordinate",)},
+    "full": {"units": 64},
+    REGISTERED: {"units": 64, "attackers": 0},
+}
 ATTACKED = ("plain", "16 rounds")  # in the small preset: every prompt is counted, so attacks only illustrate
 EQUAL = "equal exposures"
 ATTACKS = ("gcg", "uniform", "clean_rejection")
 FREQUENT = Contrast("1 round", "16 rounds")
 MORE_FINDS = Contrast("1 round, 4x finds", "16 rounds")
+LEAST, SAME = 1.0, 0.3  # decades: supported from the one on, equivalent within the other
+# At equal labels and steps, without any search.
+COVERAGE = {"fresh labels": "uniform", "fresh hazards": "hazards"}
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """Plain, control, each number of rounds, and one round with more finds. Full adds weaker attacks and sizes.
+
+    Registered are labels without a search beside them.
 
     Small has no more finds, and attacks two arms alone, in one way that the defence did not use.
     """
@@ -38,6 +51,9 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     if preset == "small":
         return {name: one if name in ATTACKED else unattacked(one) for name, one in made.items()}
     made |= finds(4, 1)
+    if preset == REGISTERED:
+        labelled = functools.partial(Recipe, fresh_labels=base.finds)
+        return made | {name: arm(recipe=labelled(fresh=draw)) for name, draw in COVERAGE.items()}
     if preset == "full":
         made |= {f"{rounds_named(r)}, {a}": arm(rounds=r, attack=a) for a in ATTACKS[1:] for r in (1, 16)}
         made |= {f"16 rounds, {EQUAL}": arm(rounds=16, recipe=Recipe(replay="newest"))}
@@ -47,17 +63,21 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
 
 def rule(effects: pd.DataFrame) -> str:
     """A decade on two tasks, and four times the finds don't make up for rounds there."""
-    frequent = of_contrast(effects, FREQUENT)
-    strong = set(holding(frequent, 1)["task"])
-    sure = strong & set(holding(of_contrast(effects, MORE_FINDS))["task"])
-    if (frequent["high"] < 0).any():
+    told = {row.task: outcome_of(row, LEAST, SAME) for row in of_contrast(effects, FREQUENT).itertuples()}
+    more = set(holding(of_contrast(effects, MORE_FINDS))["task"])
+    if "refuted" in told.values():
         return "refuted"
-    return "supported" if len(sure) >= 2 else "undecided"
+    if sum(outcome == "supported" and task in more for task, outcome in told.items()) >= 2:
+        return "supported"
+    return "equivalent" if set(told.values()) == {"equivalent"} else "undecided"
 
 
 def figure(runs: pd.DataFrame) -> plots.Figure:
     """Failing prompts by rounds and by finds, and the price between them, from the runs of one task."""
-    control = typical(failures(runs[runs["arm"] == "control"]))
+    beside = {"no attacks": "control"} | {name: name for name in COVERAGE}
+    beside = {
+        label: typical(failures(runs[runs["arm"] == arm])) for label, arm in beside.items() if arm in set(runs["arm"])
+    }
     runs = runs[(setting(runs, "recipe.replay") == "evenly") & (setting(runs, "rounds") > 0)]
     base = setting(runs[runs["arm"].isin(FREQUENT[:2])], "finds").max()
     usual = runs[setting(runs, "finds") == base]
@@ -84,7 +104,8 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
         ax.set_xlabel(label)
         ax.set_ylabel(prompts_of(runs, what))
         if what == "failures":
-            plots.reference_line(ax, control, "no attacks")
+            for label, value in beside.items():
+                plots.reference_line(ax, value, label)
         plots.name_lines(ax)
     return drawn
 
@@ -102,21 +123,32 @@ UPDATE_FREQUENCY = Experiment(
     extra steps without attacks, since extra training alone removes failures too. Then 1, 4, 16 and more rounds, and one
     round with four times the finds. The full preset adds a generator, weaker attacks, fewer and more finds, and an arm
     that holds exposures equal instead: each find is replayed in its own round only. Half of each batch is clean.
+    The preset `{REGISTERED}` has the tasks on which one round leaves enough: 30 failing prompts or more in each of
+    five tuning seeds. Beside the rounds stand as many labels without a search, of uniform prompts or of hazards.
     The preset `{ON_MACHINES}` asks finite-state machines in spaces of 2^64 prompts, which are counted too.
     """,
-    decides="Supported if 16 rounds leave at least a decade fewer failing prompts than 1 round on at least two tasks, "
-    "with the interval above zero, and one round with four times the finds still leaves more there. Refuted if the "
-    "interval shows a rise on any task.",
+    decides=f"Supported if 16 rounds leave at least {LEAST:g} decade fewer failing prompts than 1 round on at least "
+    "two tasks, with the interval above zero, and one round with four times the finds still leaves more there. Refuted "
+    f"if the interval shows a rise on any task; equivalent if it lies within {SAME:g} decades of zero on every task, "
+    "whichever way. Declared beside it, though the rule does not read them: the worst margin, whether 64 rounds leave "
+    "fewer than 16, and whether 16 rounds leave fewer than as many labels without a search.",
     presets={
         "small": Preset(("injury",), seeds=3, minutes=4),
         "quick": Preset(("injury", "password"), seeds=3, minutes=8),
         "full": Preset(("injury", "password", "cipher_vault"), seeds=5, minutes=70),
         ON_MACHINES: Preset((LARGE, LARGE_TWO), seeds=3, minutes=120),
+        REGISTERED: Preset(("injury", "password"), seeds=10, minutes=45, first_seed=10),
     },
     arms=arms,
     rule=rule,
     lacks="a decade on two tasks, and one round with four times the finds leaving more there",
-    contrasts=(FREQUENT, MORE_FINDS),
+    contrasts=(
+        FREQUENT,
+        MORE_FINDS,
+        FREQUENT._replace(of=MARGIN),
+        Contrast("16 rounds", "64 rounds"),
+        *(Contrast(name, "16 rounds") for name in COVERAGE),
+    ),
     exploratory=(
         Contrast("1 round, 8x finds", "16 rounds"),
         Contrast("1 round", "16 rounds, 0.25x finds"),
