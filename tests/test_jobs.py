@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from absl.testing import flagsaver
 
-from experiments import EXPERIMENTS, jobs, reading, run
+from experiments import EXPERIMENTS, jobs, reading, run, worklist
 from experiments.arm import Arm, Plain
 from testbed.runs import results
 
@@ -75,3 +75,29 @@ def test_a_flag_narrows_what_is_drawn(shipped):
     [narrow] = wanted("--experiment=attack_strength", "--seeds=2", "--task=password")
     assert (whole.preset, len(whole.tasks), whole.seeds) == ("full", 3, range(5))
     assert (narrow.preset, narrow.tasks, narrow.seeds) == ("full", ("password",), range(2))
+
+
+def test_seeds_are_grouped_as_equally_as_can_be_and_one_alone_has_no_companions():
+    assert worklist.groups_of(range(3), 1) == {0: (), 1: (), 2: ()}
+    assert worklist.groups_of(range(3), 64) == dict.fromkeys(range(3), (0, 1, 2))
+    groups = worklist.groups_of(range(100, 110), 8)
+    assert sorted(set(groups.values())) == [tuple(range(100, 105)), tuple(range(105, 110))]
+    assert worklist.groups_of(range(3), 2) == {0: (), 1: (1, 2), 2: (1, 2)}
+
+
+def test_a_limit_of_what_is_counted_changes_the_runs_that_it_decides_and_no_others():
+    job = worklist.Job("update_frequency", EXPERIMENTS["update_frequency"], "quick", ("injury",), range(1), Path("."))
+    large = job._replace(tasks=("injury:length=10",))
+    ids = lambda job: [run.id for run in job.runs]
+    assert ids(job) == ids(job._replace(largest=2**32)) == ids(job._replace(largest=2**28))
+    assert ids(large) == ids(large._replace(largest=2**29))
+    assert not set(ids(large)) & set(ids(large._replace(largest=2**32)))
+    assert ids(large._replace(largest=2**32)) == ids(large._replace(largest=2**40)), "a count is a count"
+    assert {run.config.largest_space for run in job._replace(largest=2**4).runs} == {0}
+    assert ids(job) == ids(job._replace(population=8)), "how models are made is no part of an id"
+
+
+def test_records_of_other_populations_are_told(shipped):
+    job = reading.recorded("attack_strength", shipped)
+    assert jobs.of_other_populations(job) == 0
+    assert jobs.of_other_populations(job._replace(population=5)) == len(job.runs)
