@@ -75,6 +75,7 @@ def test_an_attack_of_the_evaluation_that_is_not_there_is_told_before_the_traini
         dataclasses.replace(ARM, evaluation=("uniform", "gcgg"))
 
 
+@pytest.mark.slow
 def test_another_attack_under_the_same_name_makes_another_model(monkeypatch):
     defended = defended_name(ARM, 0)
     monkeypatch.setitem(ATTACKS, "uniform", ATTACKS["coordinate"])

@@ -113,7 +113,7 @@ def asked(request, world, tmp_path_factory):
     """A question and its runs of two seeds, written and read back."""
     name, folder = request.param, tmp_path_factory.mktemp("out") / request.param
     question = EXPERIMENTS[name]
-    for task in [task for task in question.presets["full"].tasks if task in ONLY]:
+    for task in [task for task in question.presets["full"].tasks if task in (ONLY[:1] if name in HEADLINES else ONLY)]:
         for run in runs_of(name, question, "quick", task, 0):
             for seed in range(2):
                 one = run._replace(config=tiny(run.config), seed=seed)

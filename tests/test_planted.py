@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from conftest import SMALL, compilations
+from conftest import SMALL, compilations, slow
 
 from testbed.attacks import ATTACKS
 from testbed.attacks.search import attack_model
@@ -44,7 +44,7 @@ def hashed(prompt):
     return functools.reduce(lambda code, token: (31 * code + token * token + 3) % MODULUS, prompt.tolist(), 0)
 
 
-@pytest.mark.parametrize("name", [n if n in ALWAYS else pytest.param(n, marks=pytest.mark.slow) for n in SMALL])
+@pytest.mark.parametrize("name", ["injury", *(slow(name) for name in SMALL if name != "injury")])
 def test_a_planted_model_fails_also_on_every_hazard_that_carries_the_trigger(name, small, lively, all_prompts):
     task = small(name)
     model, prompts, hazard = lively(task), all_prompts(task), np.asarray(draw(task, 0))

@@ -130,7 +130,7 @@ def by_hand(model, task, prompt):
     return (alarm - safe) if task.hazardous(prompt) else 1e4, alarm - safe
 
 
-@pytest.mark.parametrize("scratch", ["trace", "after", slow("filler")])
+@pytest.mark.parametrize("scratch", ["trace", slow("after"), slow("filler")])
 def test_walk_plain_forward_and_brute_force_agree(scratch):
     task, close = noted("injury", scratch), partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
     model = small_model(task)
@@ -218,6 +218,7 @@ def test_a_transcript_that_forgets_the_label_is_refused():
         dataclasses.replace(task, transcript=None)
 
 
+@pytest.mark.slow
 def test_leaves_of_any_callable_are_judged_after_its_notes():
     task = noted("injury", "filler")
     model = small_model(task)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 from reference import H, K, P
 from reference import injury as rule
 
@@ -39,7 +40,7 @@ def by_brute_force(task, space, hazardous):
     return lambda z: jnp.log(jnp.exp(log_drawn(z, jnp.asarray(space))) @ jnp.asarray(hazardous, jnp.float32))
 
 
-@pytest.mark.parametrize("task", [TASK, brackets(length=4)], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [TASK, slow(brackets(length=4))])
 def test_the_exact_overseer_sums_over_the_whole_space_and_so_does_its_slope(task, all_prompts):
     space = all_prompts(task)
     brute = by_brute_force(task, space, jax.vmap(task.hazardous)(space))

