@@ -3,10 +3,11 @@
 import dataclasses
 from typing import Any
 
-from experiments.arm import USUAL, Arm, Plain, is_counted, usual_plain
+from experiments.arm import USUAL, Arm, Plain, Recipe, is_counted, usual_plain
 
 LARGE = "injury:length=16:vocab=16"  # 2^64 prompts, counted for machines
 LARGE_TWO = "injury_two:length=16:vocab=16"
+COVERAGE = {"fresh labels": "uniform", "fresh hazards": "hazards"}  # arm -> which prompts it has labelled
 ON_MACHINES = "large"  # the preset in which a question about transformers asks machines, in large spaces
 
 
@@ -34,6 +35,12 @@ def counted_arm(task: str, **fields: Any) -> Arm:
 def unattacked(arm: Arm) -> Arm:
     """The arm, evaluated without attacks where every prompt is judged: no attack finds more, and it takes minutes."""
     return dataclasses.replace(arm, attackers=0) if is_counted(arm.plain) else arm
+
+
+def covered(arm: Arm) -> dict[str, Arm]:
+    """The arms of `COVERAGE`: the same steps, and as many labels as the arm has finds, without a search."""
+    recipes = {name: Recipe(fresh=draw, fresh_labels=arm.finds) for name, draw in COVERAGE.items()}
+    return {name: dataclasses.replace(arm, rounds=0, recipe=recipe) for name, recipe in recipes.items()}
 
 
 def with_finds(arm: str, finds: int, usual: int) -> str:

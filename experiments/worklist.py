@@ -82,7 +82,7 @@ def groups_of(seeds: range, population: int) -> dict[int, tuple[int, ...]]:
 
     A seed by itself has none: its models are made alone, as ever.
     """
-    parts = -(-len(seeds) // population)
+    parts = max(1, -(-len(seeds) // population))
     cuts = [len(seeds) * part // parts for part in range(parts + 1)]
     groups = [tuple(seeds[first:last]) for first, last in itertools.pairwise(cuts)]
     return {seed: group if len(group) > 1 else () for group in groups for seed in group}
@@ -90,7 +90,7 @@ def groups_of(seeds: range, population: int) -> dict[int, tuple[int, ...]]:
 
 def counted_up_to(largest: int | None, config: Any) -> Any:
     """The config; an arm's with the limit `largest` of what is counted."""
-    if not isinstance(config, Arm):
+    if largest is None or not isinstance(config, Arm):
         return config
     return dataclasses.replace(config, largest_space=decided_by(largest, config.plain.task))
 

@@ -191,7 +191,12 @@ def test_presets_are_told_apart_and_never_pooled():
         judge(EXPERIMENTS["update_frequency"], pooled)
     full = reading.load(RECORDS / "update_frequency", preset="full")
     effects = judge(EXPERIMENTS["update_frequency"], full).effects
-    [row] = effects[(effects["before"] == "1 round") & (effects["task"] == "injury") & effects["declared"]].itertuples()
+    [row] = effects[
+        (effects["before"] == "1 round")
+        & (effects["task"] == "injury")
+        & (effects["of"] == "failing prompts")
+        & effects["declared"]
+    ].itertuples()
     first, last = (columns.decades(columns.failures(full[(full["arm"] == arm) & (full["task"] == "injury")])).mean()
                    for arm in ("1 round", "16 rounds"))  # fmt: skip
     assert row.effect == pytest.approx(first - last) and row.n == 5

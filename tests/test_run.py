@@ -20,7 +20,7 @@ from command_line import command
 from rich.console import Console
 from synthetic import table
 
-from experiments import EXPERIMENTS, bench, jobs, run, worklist
+from experiments import EXPERIMENTS, bench, jobs, protocol, run, worklist
 from experiments.arm import Arm, Plain, labelled
 from experiments.bench import defended_name, plain_name
 from experiments.columns import tidy
@@ -400,6 +400,8 @@ def job(tmp_path_factory):
         presets = experiment.presets | {"small": Preset(("injury",), 2, 1)}
         patch.setitem(EXPERIMENTS, "update_frequency", experiment._replace(presets=presets))
         out = tmp_path_factory.mktemp("out")
+        (out / "protocols.json").write_text("[]")  # what is asked here is not what is registered
+        patch.setattr(protocol, "FILE", out / "protocols.json")
         yield Job(out / "update_frequency", trained, command(f"--out={out}"))
 
 

@@ -63,7 +63,7 @@ def test_no_failure_in_twenty_seeds_bounds_their_share():
     ],
 )  # fmt: skip
 def test_a_row_has_one_of_four_outcomes(effect, low, high, outcome):
-    one = pd.Series({"effect": effect, "low": low, "high": high})
+    one = pd.Series({"effect": effect, "low": low, "high": high, "least": low, "most": high})
     assert outcome_of(one, least=1.0, band=0.5) == outcome
 
 

@@ -1,5 +1,7 @@
 """Random failures: attackers' calls and the clean failure rate, before and after training."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 
@@ -9,6 +11,8 @@ from experiments.columns import by_task, column_of, counts, wide
 from experiments.effects import only, row, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of
+from experiments.grids import COVERAGE, covered
+from experiments.protocol import REGISTERED
 from tasks import task_named
 from testbed import plots
 from testbed.attacks import attack_named
@@ -25,8 +29,15 @@ DOUBLE = np.log10(2)
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
-    """Plain, control, and adversarial training in 1 and 16 rounds."""
-    return plain_to_trained(task)
+    """Plain, control, and adversarial training in 1 and 16 rounds. Registered are labels without a search, too.
+
+    The models of the latter are those of `update_frequency`, which cuts its runs into as many units.
+    """
+    made = plain_to_trained(task)
+    if preset != REGISTERED:
+        return made
+    made |= covered(made[BEFORE])
+    return {name: dataclasses.replace(arm, units=64, evaluation=()) for name, arm in made.items()}
 
 
 def measure(arm: Arm, bench: Bench) -> dict:
@@ -43,29 +54,34 @@ def median_calls(runs: pd.DataFrame) -> pd.Series:
     return runs.apply(lambda run: median_within(run["first"], run["budget"]), axis=1)
 
 
-def falls(runs: pd.DataFrame, values: pd.Series) -> np.ndarray:
-    """Decades by which a number, one a run, falls from control to 16 rounds, a seed each."""
-    both = wide(runs, np.log10(values)).reindex(columns=[BEFORE, AFTER]).dropna()
-    return (both[BEFORE] - both[AFTER]).to_numpy()
+def falls(runs: pd.DataFrame, values: pd.Series, after: str) -> np.ndarray:
+    """Decades by which a number, one a run, falls from the control to another arm, a seed each."""
+    both = wide(runs, np.log10(values)).reindex(columns=[BEFORE, after]).dropna()
+    return (both[BEFORE] - both[after]).to_numpy()
 
 
 def effects(runs: pd.DataFrame) -> pd.DataFrame:
-    """Both numbers on each task that has pairs of them; the rate also at matched false alarms."""
+    """Both numbers on each task that has pairs of them; the rate also at matched false alarms.
+
+    Those of labels without a search are exploratory.
+    """
     rows = []
     for task, part in by_task(runs).items():
         known = part.reindex(columns=[column_of("clean_failure", p) for p in ("greedy", "matched")])
         rates = known.astype(float).clip(lower=LEAST)
-        calls = falls(part, median_calls(part))
-        rate, matched = (falls(part, rates[column]) for column in rates)
-        if len(calls) and len(rate):
-            rows.append(row(task, BEFORE, AFTER, CALLS, calls, unit="log10"))
-            rows.append(row(task, BEFORE, AFTER, RATE, rate, matched=matched, unit="log10"))
+        for after in (AFTER, *COVERAGE):
+            told = dict(unit="log10", declared=after == AFTER)
+            calls = falls(part, median_calls(part), after)
+            rate, matched = (falls(part, rates[column], after) for column in rates)
+            if len(calls) and len(rate):
+                rows.append(row(task, BEFORE, after, CALLS, calls, **told))
+                rows.append(row(task, BEFORE, after, RATE, rate, matched=matched, **told))
     return table(rows)
 
 
 def rule(effects: pd.DataFrame) -> str:
     """Attackers need twice the calls everywhere, and the clean failure rate is what it was."""
-    calls, rate = only(effects, of=CALLS), only(effects, of=RATE)
+    calls, rate = (only(effects, of=of, declared=True) for of in (CALLS, RATE))
     if (rate["low"] > 0).any():
         return "refuted"
     longer = (calls["effect"] <= -DOUBLE) & (calls["high"] < 0)
@@ -107,6 +123,7 @@ RANDOM_FAILURES = Experiment(
     presets={
         "quick": Preset(("injury", "cipher_vault"), seeds=3, minutes=4),
         "full": Preset(("injury", "cipher_vault"), seeds=10, minutes=10),
+        REGISTERED: Preset(("injury", "password"), seeds=10, minutes=30, first_seed=10),
     },
     arms=arms,
     rule=rule,

@@ -10,7 +10,7 @@ from experiments.columns import column_of, failures, setting, typical
 from experiments.effects import MARGIN, Contrast, holding, of_contrast, outcome_of
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of, prompts_of
-from experiments.grids import LARGE, LARGE_TWO, ON_MACHINES, arm_of_preset, unattacked
+from experiments.grids import COVERAGE, LARGE, LARGE_TWO, ON_MACHINES, arm_of_preset, covered, unattacked
 from experiments.protocol import REGISTERED
 from testbed import plots
 
@@ -29,8 +29,6 @@ ATTACKS = ("gcg", "uniform", "clean_rejection")
 FREQUENT = Contrast("1 round", "16 rounds")
 MORE_FINDS = Contrast("1 round, 4x finds", "16 rounds")
 LEAST, SAME = 1.0, 0.3  # decades: supported from the one on, equivalent within the other
-# At equal labels and steps, without any search.
-COVERAGE = {"fresh labels": "uniform", "fresh hazards": "hazards"}
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
@@ -52,8 +50,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
         return {name: one if name in ATTACKED else unattacked(one) for name, one in made.items()}
     made |= finds(4, 1)
     if preset == REGISTERED:
-        labelled = functools.partial(Recipe, fresh_labels=base.finds)
-        return made | {name: arm(recipe=labelled(fresh=draw)) for name, draw in COVERAGE.items()}
+        return made | covered(base)
     if preset == "full":
         made |= {f"{rounds_named(r)}, {a}": arm(rounds=r, attack=a) for a in ATTACKS[1:] for r in (1, 16)}
         made |= {f"16 rounds, {EQUAL}": arm(rounds=16, recipe=Recipe(replay="newest"))}
