@@ -125,8 +125,10 @@ def _changes() -> str:
     """What changed after data in the first round, a row a change."""
     lines = ["## What changed after data in the first round", ""]
     lines += ["That was before protocols were registered. Dates and verdicts are those of the commits.", ""]
-    lines += ["| question | date | what changed | seen before | seen after |", "| --- | --- | --- | --- | --- |"]
-    lines += [f"| {c.question} | {c.date} | {c.what} | {c.before} | {c.after} |" for c in CHANGES]
+    lines += ["| question | date | what changed | seen before | seen after | commits |", "| --- " * 6 + "|"]
+    for c in CHANGES:
+        cells = (c.question, c.date, c.what, c.before, c.after, ", ".join(c.commits))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -191,6 +191,15 @@ def arms_of(name: str, task: str = "injury", preset: str = "full") -> dict[str, 
     return EXPERIMENTS[name].arms(preset, task)
 
 
+def test_random_failures_asks_models_of_update_frequency():
+    """Registered, both train the same: how a model is measured and what it is called does not make another one."""
+    models = [
+        {dataclasses.replace(one, label="", **bench.UNMEASURED) for one in arms_of(name, preset="registered").values()}
+        for name in ("random_failures", "update_frequency")
+    ]
+    assert models[0] < models[1]
+
+
 @pytest.mark.parametrize("task", TWO)
 def test_update_frequencies_spend_the_same(task):
     arms = {name: spent(config) for name, config in arms_of("update_frequency", task).items() if config.steps}

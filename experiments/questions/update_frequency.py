@@ -154,5 +154,9 @@ UPDATE_FREQUENCY = Experiment(
         Contrast("plain", "control"),
     ),
     figure=figure,
-    note="A count of zero hides how far a model is from failing, so effects there are lower bounds.",
+    note=(
+        "A count of zero hides how far a model is from failing, so effects there are lower bounds. "
+        "Labels are the finds that were labelled. Within a search the checker also judges every prompt "
+        "that is scored; the table of runs has those verdicts beside the labels."
+    ),
 )
