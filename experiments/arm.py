@@ -60,6 +60,8 @@ class Recipe:
 
     `layer` and `eps` say where and how far a relaxed loss perturbs, `ascent_steps` and `ascent_stride` how it climbs.
     `overseer` judges soft prompts. It has `draws` prompts checked each time, or has learnt from `overseer_labels`.
+    `twins` replaces every other replayed find by a new safe twin; `kept_twins` makes one a find, which has a place of
+    the pool.
     `fresh` is `none`, or which of `DRAWS` chooses labelled prompts without a search: `fresh_share` of each batch,
     `fresh_labels` of them in all (0: new ones in every batch).
     """
@@ -81,6 +83,7 @@ class Recipe:
     fresh: str = added("none")
     fresh_share: float = added(0.5)
     fresh_labels: int = added(0)
+    kept_twins: bool = added(False)
 
     @property
     def relaxation(self) -> Relaxation:
@@ -102,7 +105,7 @@ def defence_of(recipe: Recipe) -> Defence:
     """The functions that a recipe names."""
     loss = LOSSES[recipe.loss](recipe.relaxation)
     return Defence(
-        Selection(ORDERS[recipe.order], recipe.candidates, recipe.failures_only),
+        Selection(ORDERS[recipe.order], recipe.candidates, recipe.failures_only, recipe.kept_twins),
         Lesson(REPLAYS[recipe.replay], recipe.twins, recipe.share, loss, fresh_of(recipe)),
     )
 

@@ -26,9 +26,10 @@ from testbed.runs.provenance import means
 from testbed.runs.results import run_id
 from testbed.runs.sweep import state_file
 from testbed.training import population
-from testbed.training.defence import access_of, attack_cost, labels_used, training_cost
+from testbed.training.defence import Selection, access_of, attack_cost, labels_used, training_cost
 from testbed.training.population import train_population
 from testbed.training.rounds import Schedule, program_digest, train, units
+from testbed.training.selection import potentials
 from testbed.training.source import Source
 from testbed.watch import Watch, silent
 
@@ -212,12 +213,15 @@ class Defended(NamedTuple):
       compute: what its defence spent, and how many labels it used.
       found: the share of each attack unit's finds that failed.
       fit: the share of all finds, as they are in the pool, on which the model no longer fails; None without finds.
+      egregiousness: of the finds in the pool, how bad a failure on each would be, in the mean; None where none of
+        them was chosen.
     """
 
     model: Model
     compute: dict[str, int]
     found: list[float]
     fit: float | None
+    egregiousness: float | None = None
 
 
 SPENT = (
@@ -229,10 +233,10 @@ NOTHING = dict.fromkeys(SPENT, 0)
 UNMEASURED = {"attackers": 0, "evaluation": EVALUATION, "largest_space": None}
 
 
-def compute_of(schedule: Schedule, attacks: Cost, trains: Cost, candidates: int) -> dict[str, int]:
+def compute_of(schedule: Schedule, attacks: Cost, trains: Cost, selection: Selection) -> dict[str, int]:
     """What a defence spent, exactly: steps, finds, calls of its attacks, calls of its steps, and all as `forwards`."""
     finds = schedule.finds * bool(schedule.rounds)
-    spent = {"gradient_steps": schedule.steps, "finds": finds, "candidates": finds * candidates}
+    spent = {"gradient_steps": schedule.steps, "finds": finds, "candidates": selection.attackers(finds)}
     spent |= {f"{field}_calls": int(n) for field, n in attacks._asdict().items()}
     spent["checker_calls"] += trains.checker
     spent |= {"training_gradients": trains.gradient, "training_forwards": trains.model}
@@ -287,6 +291,8 @@ def defended_model(bench: Bench, arm: Arm, stream: str = "defence") -> Defended:
         fails = confirm(Objective(task, model, greedy(task)), history.pool) if len(history.pool) else None
         fit = None if fails is None else float(1 - fails.mean())
         notes = {"task": arm.plain.task, "seed": seed, "arm": arm.name, "found": found, "fit": fit}
+        if arm.recipe.candidates > 1 and len(history.pool):
+            notes["egregiousness"] = float(potentials(task, history.pool).mean())
         return model, notes | {"labels": labels_of(arm, history.pool)}
 
     def make():
@@ -307,8 +313,9 @@ def defended_model(bench: Bench, arm: Arm, stream: str = "defence") -> Defended:
     else:
         made = make_once(bench, name, make, "waiting for the defended model")
     attacks, trains = attack_cost(schedule, attack, objective, defence), training_cost(schedule, task, defence)
-    compute = compute_of(schedule, attacks, trains, arm.recipe.candidates) | {"labels": made.notes["labels"]}
-    return Defended(made.model, compute, made.notes["found"], made.notes["fit"])
+    compute = compute_of(schedule, attacks, trains, defence.selection) | {"labels": made.notes["labels"]}
+    notes = made.notes
+    return Defended(made.model, compute, notes["found"], notes["fit"], notes.get("egregiousness"))
 
 
 def measure_arm(arm: Arm, bench: Bench, attacks: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -317,7 +324,7 @@ def measure_arm(arm: Arm, bench: Bench, attacks: tuple[str, ...] | None = None) 
     If it has attackers, it is attacked in the ways of its evaluation, or by `attacks` in their place.
     Paired arms are evaluated with the same keys; the evaluation's streams are not the training's.
     """
-    model, compute, found, fit = defended_model(bench, arm)
+    model, compute, found, fit, _ = defended_model(bench, arm)
     names = (arm.evaluation if attacks is None else attacks) if arm.attackers else ()
     # All that the numbers hang on: runs that share a model share what was measured of it.
     of = {"model": digest_of(model), "task": arm.plain.task, "seed": bench.seed, "attackers": arm.attackers,

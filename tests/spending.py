@@ -24,4 +24,4 @@ def spent(config: Arm) -> dict[str, int]:
     objective = Objective(task, None, greedy(task))
     schedule, attack, defence = schedule_of(config), attack_of(config), defence_of(config.recipe)
     attacks = attack_cost(schedule, attack, objective, defence)
-    return compute_of(schedule, attacks, training_cost(schedule, task, defence), config.recipe.candidates)
+    return compute_of(schedule, attacks, training_cost(schedule, task, defence), defence.selection)

@@ -1,5 +1,6 @@
 """What restarts, chains, ensembles, placements and warm starts do with the attacks that they are made of."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from attack_contract import POOL, margins_of, planted_objective, walk
-from planted import HAZARDOUS, NEEDLE
+from planted import HAZARDOUS, NEEDLE, PLANTED
 from reference import F0, H, K, P
 
 from tasks.injury import injury
@@ -49,6 +50,23 @@ def test_a_chain_hands_on_the_best_that_was_found():
     for prompts, margins in zip(found.prompts, found.margins, strict=True):
         assert (prompts[16:] == prompts[margins[:16].argmin()]).all()
     assert chain(parrot(3), parrot(1), 2).gradients == 8
+
+
+@pytest.mark.parametrize("start", [START, NEEDLE])
+def test_what_fails_first_is_kept_and_all_before_it_is_told(start):
+    # Two tokens of the needle suffice to fail, and each further one fails more.
+    softer = dataclasses.replace(PLANTED["needle"], height=1.5)
+    objective = dataclasses.replace(planted_objective("needle"), model=softer)
+    uniform, stops = ATTACKS["uniform"](), ATTACKS["uniform"](stops=True)
+    heard, told = (walk(attack, objective, jnp.asarray(start), jax.random.key(5), 12)[1] for attack in (uniform, stops))
+    prompts, margins = np.asarray(heard.prompts).reshape(-1, 4), np.asarray(heard.margins).ravel()
+    at = 0 if start == NEEDLE else int((margins <= 0).argmax())
+    first, lowest = (start, -2.5) if start == NEEDLE else (prompts[at], margins[at])
+    assert margins[at:].min() < lowest or start == NEEDLE, "a later one fails more, so the best would be another"
+    assert (np.asarray(told.prompts).reshape(-1, 4)[at:] == first).all()
+    assert (np.asarray(told.prompts).reshape(-1, 4)[:at] == prompts[:at]).all()
+    np.testing.assert_array_equal(np.asarray(told.margins).ravel(), [*margins[:at], *[lowest] * (len(margins) - at)])
+    assert stops.cost(objective) == uniform.cost(objective)
 
 
 @pytest.mark.parametrize("sizes", [dict(), dict(length=16, vocab=16), dict(length=16, vocab=64)])

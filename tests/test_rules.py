@@ -25,10 +25,11 @@ RULES = {
         "refuted": {"1 round": FEW, "1 round, 4x finds": FEW, "16 rounds": MANY},
         "undecided": {"1 round": MANY, "1 round, 4x finds": SOME, "16 rounds": MIXED},
     },
-    "worst_failures": {
-        "supported": {"borderline": MANY, "egregious": FEW},
-        "refuted": {"borderline": FEW, "egregious": MANY},
-        "undecided": {"borderline": MANY, "egregious": MANY[::-1]},
+    "attack_strength": {
+        "supported": {"uniform, 10": MANY, "gcg, 190": FEW},
+        "refuted": {"uniform, 10": FEW, "gcg, 190": MANY},
+        "equivalent": {"uniform, 10": MANY, "gcg, 190": [n + 9 * n // 10 for n in MANY]},
+        "undecided": {"uniform, 10": MANY, "gcg, 190": MIXED},
     },
     "diversity": {
         "supported": {"diverse, 2": FEW, "unselected, 16": FEW},
@@ -62,7 +63,7 @@ def test_the_verdict_follows_the_rule(name, outcome):
     assert set(declared["task"]) == set(TWO)
 
 
-@pytest.mark.parametrize("name", ["update_frequency", "worst_failures", "diversity", "relaxed_training"])
+@pytest.mark.parametrize("name", ["update_frequency", "attack_strength", "diversity", "relaxed_training"])
 def test_support_on_one_task_only_is_undecided(name):
     tables = [table(task, RULES[name][outcome]) for task, outcome in zip(TWO, ("supported", "undecided"), strict=True)]
     assert judged(name, *tables).outcome == "undecided"
@@ -117,36 +118,39 @@ def test_what_no_rule_named_is_exploratory_and_decides_nothing(name, outcome, be
     ]
 
 
-def test_where_no_candidate_is_more_egregious_worst_failures_cannot_tell():
-    left = {"anyone": SOME, "borderline": MANY, "egregious": SOME}
-    runs = on_two(left)
-
-    def cannot_tell(runs):
-        """Seeds without a choice by task, and what the others show."""
-        effects = judge(worst_failures.WORST_FAILURES, runs).effects
-        alike = values(effects, "task", "effect", "n", of=worst_failures.NO_CHOICE, declared=False)
-        return alike, values(effects, "task", "effect", "n", of=worst_failures.CHOSEN, declared=False)
-
-    assert cannot_tell(runs) == ([[task, 1, 4] for task in TWO], [])
-    # One seed that differs in one count: there was a choice.
-    differs = (runs["task"] == "injury") & (runs["arm"] == "anyone") & (runs["seed"] == 2)
-    for column in (column_of("failures"), column_of("false_alarms"), column_of("failures", "matched")):
-        changed = runs.copy()
-        changed.loc[differs, column] += 1
-        alike, chosen = cannot_tell(changed)
-        assert alike == [["injury", 0.75, 4], ["cipher_vault", 1, 4]]
-        assert chosen == [["injury", round(np.log10(9001 / 801), 3), 1]]
-    for unlike in (runs[runs["arm"] != "anyone"], on_two(left | {"anyone": FEW})):
-        assert cannot_tell(unlike) == ([], [])
+def kept(task: str, left: dict[str, list], borderline: float = 0.4, egregious: float = 0.9) -> pd.DataFrame:
+    """Runs of `worst_failures`, whose arms kept finds that are so egregious in the mean."""
+    runs = table(task, left)
+    return runs.assign(**{worst_failures.POOL: np.where(runs["arm"] == "egregious", egregious, borderline)})
 
 
-def test_a_latent_arm_that_fails_more_on_clean_prompts_is_not_supported():
-    runs = on_two(RULES["relaxed_training"]["supported"])
-    runs.loc[runs["arm"] == "latent", CLEAN_FAILURE] = 1e-4
-    verdict = judged("relaxed_training", runs)
-    assert verdict.outcome == "undecided"
-    rates = values(verdict.effects, "effect", "unit", of=relaxed_training.CLEAN, after="latent")
-    assert rates == [[-90, "in a million"]] * 2
+LITTLE = {"borderline": MANY, "egregious": [n + n // 2 * (seed % 2) for seed, n in enumerate(MANY)]}
+
+
+@pytest.mark.parametrize(
+    ("left", "outcome"),
+    [
+        ({"borderline": MANY, "egregious": FEW}, "supported"),
+        ({"borderline": FEW, "egregious": MANY}, "refuted"),
+        ({"borderline": MANY, "egregious": MIXED}, "undecided"),
+        (LITTLE, "equivalent"),
+    ],
+)
+def test_worst_failures_are_judged_where_the_kept_finds_differ(left, outcome):
+    one, two = (kept(task, left) for task in TWO)
+    verdict = judged("worst_failures", one, two)
+    assert verdict.outcome == outcome and bool(verdict.lacks) == (outcome == "undecided")
+    told = values(verdict.effects, "task", "before", "effect", "declared", of=worst_failures.CHECKED)
+    assert told == [[task, "egregious", 0.5, True] for task in TWO]
+    assert judged("worst_failures", one).outcome == "not tested", "on one task"
+    assert judged("worst_failures", one, kept(TWO[1], left, borderline=0.71)).outcome == "not tested"
+    assert judged("worst_failures", one, kept(TWO[1], left, borderline=0.69)).outcome == outcome
+    assert judged("worst_failures", one, table(TWO[1], left)).outcome == "not tested", "nobody knows what was kept"
+
+
+def test_what_is_no_better_on_the_other_task_leaves_worst_failures_undecided():
+    better, same = {"borderline": MANY, "egregious": FEW}, LITTLE
+    assert judged("worst_failures", kept(TWO[0], better), kept(TWO[1], same)).outcome == "undecided"
 
 
 def test_a_latent_arm_more_than_a_decade_behind_prompts_is_not_supported():
@@ -190,28 +194,18 @@ def falling(slope: float):
     return lambda strength, seed: 10 ** (6 - slope * strength + 0.01 * seed) - 1
 
 
-@pytest.mark.parametrize(
-    ("slopes", "outcome"),
-    [((0.0, 0.0), "supported"), ((1.0, 1.0), "refuted"), ((0.35, 0.35), "undecided"), ((0.0, 0.35), "undecided")],
-)
-def test_strength_is_judged_by_its_slope(slopes, outcome):
-    rungs = [rung for task, slope in zip(TWO, slopes, strict=True) for rung in ladder(task, falling(slope))]
+def slopes_of(*rungs: pd.DataFrame) -> list[list]:
+    """After, effect and that at matched false alarms, of each slope."""
     verdict = judged("attack_strength", *rungs)
-    assert verdict.outcome == outcome
-    assert values(verdict.effects, "task", "effect", declared=True) == [*map(list, zip(TWO, slopes, strict=True))]
+    assert verdict.outcome == "not tested", "slopes decide nothing"
+    return values(verdict.effects, "after", "effect", "matched", unit=attack_strength.SLOPE, declared=False)
 
 
-def test_rungs_with_fewer_finds_stand_beside_the_rule():
-    usual = ladder("injury", falling(0))
+def test_a_ladder_with_fewer_finds_has_a_slope_of_its_own():
+    usual = ladder("injury", falling(0.35))
     few = ladder("injury", falling(1), suffix=", 32 finds", **{"config.finds": attack_strength.FEW})
-    verdict = judged("attack_strength", *usual, *few)
-    assert verdict.outcome == "supported"
-    names = ["after", "effect", "matched"]
-    assert values(verdict.effects, *names, declared=True) == [["stronger attacks", 0, 0]]
-    assert values(verdict.effects, *names, unit=attack_strength.SLOPE, declared=False) == [
-        ["stronger attacks, 32 finds", 1, 1]
-    ]
-    assert values(judged("attack_strength", *usual).effects, unit=attack_strength.SLOPE, declared=False) == []
+    assert slopes_of(*usual) == [["stronger attacks", 0.35, 0.35]]
+    assert slopes_of(*usual, *few) == [["stronger attacks", 0.35, 0.35], ["stronger attacks, 32 finds", 1, 1]]
 
 
 def test_the_slope_over_the_attacks_that_search_stands_beside_that_of_all():
@@ -219,13 +213,9 @@ def test_the_slope_over_the_attacks_that_search_stands_beside_that_of_all():
     left = {"samples": [9999] * 4, "a": [9999] * 4, "b": [999] * 4, "c": [99] * 4, "control": MANY}
     runs = pd.concat([table("injury", {arm: n}, strength=rungs.get(arm, np.nan)) for arm, n in left.items()])
     runs.loc[runs["arm"] == "samples", "config.attack"] = attack_strength.SAMPLES
-    verdict = judged("attack_strength", runs)
-    assert verdict.outcome == "undecided", "the rule is that of all attacks"
-    slopes = values(verdict.effects, "after", "effect", "matched", "declared", unit=attack_strength.SLOPE)
     without = f"stronger attacks, without {attack_strength.SAMPLES}"
-    assert slopes == [["stronger attacks", 0.486, 0.486, True], [without, 1, 1, False]]
-    searching = judged("attack_strength", runs[runs["arm"] != "samples"]).effects
-    assert len(values(searching, "effect", unit=attack_strength.SLOPE)) == 1
+    assert slopes_of(runs) == [["stronger attacks", 0.486, 0.486], [without, 1, 1]]
+    assert slopes_of(runs[runs["arm"] != "samples"]) == [["stronger attacks", 1, 1]]
 
 
 def test_the_share_of_attacks_that_leave_a_failure_tells_how_much_a_slope_says():

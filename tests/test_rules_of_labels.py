@@ -23,7 +23,7 @@ MIDDLE = [300, 9000, 90, 9000]  # between few and many, and no steady effect wit
     ("left", "outcome"),
     [
         ({EARLY: MANY, LATE: FEW}, "supported"),
-        ({EARLY: SOME, LATE: SOME}, "refuted"),
+        ({EARLY: SOME, LATE: [n + n // 3 * (seed % 2) for seed, n in enumerate(SOME)]}, "equivalent"),
         ({EARLY: FEW, LATE: MANY}, "refuted"),
         ({EARLY: MANY, LATE: MIDDLE}, "undecided"),
     ],

@@ -16,7 +16,7 @@ from testbed.training import rounds as training
 from testbed.training.defence import Lesson, Selection
 from testbed.training.rounds import attack_unit, batch_of, begin
 from testbed.training.schedule import Schedule, Unit
-from testbed.training.selection import ORDERS, Candidates, newest, potential, safe_twin
+from testbed.training.selection import ORDERS, Candidates, newest, potential, safe_twin, with_twins
 
 TASK = injury(length=4)
 KEY = jax.random.key(0)
@@ -140,8 +140,8 @@ def test_every_other_find_becomes_its_safe_twin():
     assert hazardous[1::2] == [False] * 100
 
 
-def found_by(selection, margins, monkeypatch):
-    """The pool's margins, which of it is usable, and the share that failed, after a unit that finds such margins."""
+def pool_of(selection, margins, monkeypatch):
+    """The pool as far as it is filled, which of it is usable, and the share that failed: of a unit with such finds."""
     marked = jnp.asarray([[K, P, Q, i] for i in range(8)])
 
     def attack_model(key, attack, objective, *, attackers, budget):
@@ -153,8 +153,13 @@ def found_by(selection, margins, monkeypatch):
     state, failed = attack_unit.__wrapped__(
         KEY, begin(None, TASK, SCHEDULE), unit, TASK, search=SCHEDULE.search, attack=None, selection=selection
     )
-    found = np.asarray(state.pool)[: int(state.filled), 3]
-    return np.asarray(margins)[found], state.usable.tolist(), float(failed)
+    return np.asarray(state.pool)[: int(state.filled)], state.usable.tolist(), float(failed)
+
+
+def found_by(selection, margins, monkeypatch):
+    """The same with the margins of the pool in its place."""
+    pool, *told = pool_of(selection, margins, monkeypatch)
+    return np.asarray(margins)[pool[:, 3]], *told
 
 
 class Found(NamedTuple):
@@ -175,3 +180,23 @@ def test_a_unit_keeps_its_room_of_the_candidates_and_marks_failures(monkeypatch)
     assert (found <= 0).all() and usable[:2] == [True, True]
     found, usable, failed = found_by(Selection(failures_only=True), [1] * 8, monkeypatch)
     assert failed == 0 and not any(usable)
+
+
+def test_every_find_has_its_safe_twin_behind_it_where_twins_are_kept(monkeypatch):
+    selection = Selection(candidates=8, failures_only=True, twins=True)
+    pool, usable, failed = pool_of(selection, [-4, -3, -2, -1, 1, 2, 3, 4], monkeypatch)
+    find, twin = pool
+    assert find[:3].tolist() == [K, P, Q] and find[3] < 4, "one find that failed has the first of two places"
+    assert not rule(twin.tolist()).forbidden and (twin != find).sum() == 1
+    assert usable == [True, True] + [False] * 6 and failed == 0.5
+    *_, usable, _ = pool_of(selection, [1] * 8, monkeypatch)
+    assert not any(usable), "the twin of a find that did not fail is not trained on either"
+
+
+def test_a_find_without_a_safe_edit_has_no_twin():
+    finds, usable = jnp.asarray([[K, P, Q, Q], [Q, Q, Q, Q]]), jnp.array([True, True])
+    unsafe = dataclasses.replace(TASK, hazardous=lambda prompt: jnp.array(True))
+    both, kept = with_twins(KEY, TASK, finds, usable)
+    assert both.shape == (4, 4) and (both[::2] == finds).all() and kept.all()
+    both, kept = with_twins(KEY, unsafe, finds, usable)
+    assert (both == jnp.repeat(finds, 2, axis=0)).all() and kept.tolist() == [True, False] * 2

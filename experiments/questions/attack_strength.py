@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.spatial.distance import pdist
 
 from experiments import arm as arm_data
-from experiments.arm import Arm, Plain, attack_of
+from experiments.arm import Arm, Plain, Recipe, attack_of
 from experiments.bench import Bench, measure_arm, plain_model
 from experiments.columns import (
     POLICIES,
@@ -19,10 +19,11 @@ from experiments.columns import (
     setting,
     successes,
 )
-from experiments.effects import Contrast, row, rows_of, share, table
+from experiments.effects import Contrast, of_contrast, outcome_of, row, rows_of, share, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of, prompts_of
-from experiments.grids import with_finds
+from experiments.grids import COVERAGE, covered, with_finds
+from experiments.protocol import REGISTERED
 from experiments.tables import by_row
 from tasks import task_named
 from testbed import plots
@@ -37,12 +38,13 @@ BASE, FEW = Arm(rounds=4, finds=128), 32
 SAMPLES = "clean_rejection"  # the weakest: samples of the clean distribution, no search at all
 QUICK = (("clean_edits", 190), ("uniform", 10), ("uniform", 190), ("gcg", 190))
 MORE = (("gcg", 1900), (SAMPLES, 190), ("coordinate", 190), ("auto", 1900))
-LADDER = {"quick": QUICK, "full": (*QUICK, *MORE)}
+LADDER = {"quick": QUICK, "full": (*QUICK, *MORE), REGISTERED: (("uniform", 10), ("gcg", 190), ("gcg", 1900))}
 PART = ((SAMPLES, 190), *QUICK[1:])  # of the ladder, which is also climbed with fewer finds
 EVALUATION = ("clean_edits", *arm_data.EVALUATION)
 WITHIN = (100, 1000)
 WEAKER, STRONGER, SLOPE = "weaker attacks", "stronger attacks", "decades a decade of strength"
-FLAT, STEEP = 0.2, 0.5
+LEAST, SAME = 0.5, 0.3  # decades: supported from the one on, equivalent within the other
+CHOICE = 4  # candidates a place of the pool
 STRENGTH, APART = "strength", "apart"
 
 
@@ -51,8 +53,17 @@ def named(attack: str, budget: int, finds: int = BASE.finds) -> str:
     return with_finds(f"{attack}, {budget}", finds, BASE.finds)
 
 
+WEAK, STRONG, LONG = named("uniform", 10), named("gcg", 190), named("gcg", 1900)
+SPREAD = f"{LONG}, spread"
+DECLARED = Contrast(WEAK, STRONG), Contrast(LONG, STRONG)
+BESIDE = Contrast(LONG, SPREAD), *(Contrast(name, STRONG) for name in COVERAGE)
+
+
 def arms(preset: str, task: str) -> dict[str, Arm]:
-    """The control, and each rung of the ladder; in full a part of it also with fewer finds."""
+    """The control, and each rung of the ladder; in full a part of it also with fewer finds.
+
+    Registered are three rungs, the long search with finds that were chosen to lie apart, and labels without a search.
+    """
     base = dataclasses.replace(BASE, plain=Plain(task))
 
     def rungs(ladder, finds=BASE.finds):
@@ -61,8 +72,11 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
             for attack, budget in ladder
         }
 
-    with_few = rungs(PART, FEW) if preset == "full" else {}
-    return {"control": dataclasses.replace(base, rounds=0)} | rungs(LADDER[preset]) | with_few
+    made = {"control": dataclasses.replace(base, rounds=0)} | rungs(LADDER[preset])
+    if preset == REGISTERED:
+        spread = Recipe(order="diverse", candidates=CHOICE)
+        return made | {SPREAD: dataclasses.replace(made[LONG], recipe=spread)} | covered(base)
+    return made | (rungs(PART, FEW) if preset == "full" else {})
 
 
 def measure(arm: Arm, bench: Bench) -> dict:
@@ -92,7 +106,7 @@ def slopes(runs: pd.DataFrame, policy: str = "greedy") -> np.ndarray:
 
 
 def ladders(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """What a part of the runs is called -> its runs. The rule asks the first, with usual finds."""
+    """What a part of the runs is called -> its runs. The first has the usual finds."""
 
     def searching(rungs):
         samples = setting(rungs, "attack") == SAMPLES
@@ -111,17 +125,17 @@ def ladders(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def effects(runs: pd.DataFrame) -> pd.DataFrame:
-    """The slope of each ladder on each task, and how many attacks leave a failing prompt there."""
-    rows = []
+    """The contrasts, the slope of each ladder, and how many attacks leave a failing prompt on each task."""
+    rows = rows_of(runs, DECLARED) + rows_of(runs, BESIDE, declared=False)
+    runs = runs if STRENGTH in runs else runs.assign(**{STRENGTH: np.nan})  # where no arm with attacks is done yet
     for task, part in by_task(runs).items():
         for name, ladder in ladders(part).items():
             fits = slopes(ladder)
             if len(fits):
                 names = task, WEAKER, f"{STRONGER}{name}", "failing prompts"
                 matched = slopes(ladder, "matched")
-                rows.append(row(*names, fits, matched=matched, unit=SLOPE, declared=not name))
-    longer = Contrast(named("gcg", 1900), named("gcg", 190))
-    return table(rows + rows_of(runs, [longer], declared=False) + saturation(runs))
+                rows.append(row(*names, fits, matched=matched, unit=SLOPE, declared=False))
+    return table(rows + saturation(runs))
 
 
 def saturation(runs: pd.DataFrame) -> list[dict]:
@@ -139,11 +153,13 @@ def saturation(runs: pd.DataFrame) -> list[dict]:
 
 
 def rule(effects: pd.DataFrame) -> str:
-    """Weak attacks suffice where the slope is nearly flat; one steep slope refutes it."""
-    slope = effects[effects["declared"]]
-    if ((slope["effect"] >= STEEP) & (slope["low"] > FLAT)).any():
+    """Half a decade more is left by the weak attack on two tasks; less on any refutes it."""
+    told = [outcome_of(found, LEAST, SAME) for found in of_contrast(effects, DECLARED[0]).itertuples()]
+    if "refuted" in told:
         return "refuted"
-    return "supported" if (slope["high"] < FLAT).all() else "undecided"
+    if told.count("supported") >= 2:
+        return "supported"
+    return "equivalent" if set(told) == {"equivalent"} else "undecided"
 
 
 def of_ladder(runs: pd.DataFrame) -> pd.DataFrame:
@@ -200,8 +216,8 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
 
 ATTACK_STRENGTH = Experiment(
     question="To what extent does training on weaker attacks defend against stronger ones?",
-    hypothesis="Weak attacks do not suffice: the stronger the attack trained against, the fewer "
-    "failures are left. What is judged is the opposite, that they do.",
+    hypothesis="Weak attacks do not suffice: training against the best of ten random prompts leaves more failures than "
+    "training against a gradient search.",
     design=f"""
     "To what extent can we generalize from training on weaker attacks to defending against
     stronger attacks?" (Redwood Research 2022)
@@ -222,22 +238,28 @@ ATTACK_STRENGTH = Experiment(
     `{SAMPLES}` takes samples and does not search, so ladders without it stand beside. So does
     the share of attacks that leave any failing prompt: where none does, or one alone, a task
     tells little.
+
+    What decides is the best of ten random prompts against a gradient search of 190 calls. A second
+    contrast asks whether ten times the calls teach less, since long searches end at like prompts.
+    If so, choosing finds that lie apart, of {CHOICE} candidates a place, should mend it. That arm and labels
+    without a search are in the preset `{REGISTERED}`.
     """,
-    decides="For each seed, the least-squares slope of log10(failing prompts + 1), counted "
-    "exactly at threshold 0, on the strength of the attack trained against. Supported (weak "
-    f"attacks suffice) if it falls by less than {FLAT} decades a decade of strength, interval and "
-    f"all, on every task. Refuted if it falls by at least {STEEP} in the mean, with the interval "
-    f"above {FLAT}, on any.",
+    decides=f"`{WEAK}` against `{STRONG}`: failing prompts, counted exactly at threshold 0. Supported if the search "
+    f"leaves at least {LEAST:g} decades fewer, with the interval above zero, on two tasks. Refuted if the interval "
+    f"shows more on any task; equivalent if it lies within {SAME:g} decades of zero on every task. Declared beside it, "
+    f"though the rule does not read it: whether `{LONG}` leaves more than `{STRONG}`.",
     presets={
         "quick": Preset(("injury", "cipher_vault"), seeds=3, minutes=10),
         "full": Preset(("injury", "password", "cipher_vault"), seeds=5, minutes=55),
+        REGISTERED: Preset(("injury", "password"), seeds=10, minutes=60, first_seed=10),
     },
     arms=arms,
     rule=rule,
-    lacks=f"a slope below {FLAT} on every task, interval and all, or one of {STEEP} on any",
+    lacks=f"{LEAST:g} decades on two tasks, or intervals within {SAME:g} on all",
     measure=measure,
+    contrasts=DECLARED,
+    exploratory=BESIDE,
     effects=effects,
     table=of_ladder,
     figure=figure,
-    note="What decides is the full ladder.",
 )

@@ -6,24 +6,26 @@ import pandas as pd
 
 from experiments.arm import Arm, Recipe
 from experiments.columns import by_task, failures, typical
-from experiments.effects import Contrast, of_contrast, rows_of, table
+from experiments.effects import Contrast, of_contrast, outcome_of, rows_of, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_against
 from experiments.grids import LARGE, counted_arm
+from experiments.protocol import REGISTERED
 from experiments.tables import by_row
 from tasks import task_named
 from testbed import plots
 
-NUMBERS = {"quick": (128, 2048), "full": (128, 512, 2048, 8192)}
 NUMBER = 2048
-LEAST = 1.0  # decades
+NUMBERS = {"quick": (128, NUMBER), REGISTERED: (NUMBER,), "full": (128, 512, NUMBER, 8192)}
+LEAST, SAME = 1.0, 0.5  # decades: supported from the one on, equivalent within the other
+SEARCHED = Recipe(kept_twins=True)  # or a model that refuses nearly everything would seem to be safe
 
 # What each defence does with so many labels.
 DEFENCES = {
     "uniform": lambda labels: dict(recipe=Recipe(fresh="uniform", fresh_labels=labels)),
     "hazards": lambda labels: dict(recipe=Recipe(fresh="hazards", fresh_labels=labels)),
-    "1 round": lambda labels: dict(rounds=1, finds=labels),
-    "16 rounds": lambda labels: dict(rounds=16, finds=labels),
+    "1 round": lambda labels: dict(rounds=1, finds=labels, recipe=SEARCHED),
+    "16 rounds": lambda labels: dict(rounds=16, finds=labels, recipe=SEARCHED),
     "soft": lambda labels: dict(recipe=Recipe(loss="soft", overseer="learned", overseer_labels=labels)),
     "oracle": lambda labels: dict(rounds=16, finds=labels, attack="oracle"),
 }
@@ -47,11 +49,14 @@ PAIRS = (
     *((before, "16 rounds") for before in ("uniform", "hazards", "1 round")),
     *(("16 rounds", after) for after in ("soft", "oracle")),
 )
-BESIDE = tuple(
-    Contrast(named(before, n), named(after, n))
-    for n in NUMBERS["full"]
-    for before, after in PAIRS
-    if (named(before, n), named(after, n)) != SEARCH[:2]
+BESIDE = (
+    SEARCH._replace(of="false_alarms"),
+    *(
+        Contrast(named(before, n), named(after, n))
+        for n in NUMBERS["full"]
+        for before, after in PAIRS
+        if (named(before, n), named(after, n)) != SEARCH[:2]
+    ),
 )
 
 
@@ -66,9 +71,7 @@ def effects(runs: pd.DataFrame) -> pd.DataFrame:
 def rule(effects: pd.DataFrame) -> str:
     """Search leaves a decade less than coverage at equal labels, where the space is large."""
     [row] = of_contrast(effects[effects["declared"]], SEARCH).itertuples()
-    if row.effect >= LEAST and row.low > 0:
-        return "supported"
-    return "refuted" if row.high < LEAST else "undecided"
+    return outcome_of(row, LEAST, SAME)
 
 
 def figure(runs: pd.DataFrame) -> plots.Figure:
@@ -93,20 +96,23 @@ LABELS = Experiment(
 
     Each defence has the same number of labels, beside clean batches, and takes the same steps.
     `uniform` has random prompts labelled, `hazards` random hazards, once and before it begins. The
-    rounds have the finds of gcg labelled. `soft` has an overseer learn from labels, and trains on
-    soft prompts by its verdict. The oracle has failures and false alarms labelled that were drawn
-    from all there are: an upper limit. What is not equal is the price of search, so the figure
-    stands beside one by compute. The declared contrast is at {NUMBER:,} labels.
+    rounds have the finds of gcg labelled, and with each its safe twin: a safe prompt a few edits
+    away. Without twins a model would soon refuse most of what is safe. `soft` has an overseer learn
+    from labels, and trains on soft prompts by its verdict. The oracle has failures and false alarms
+    labelled that were drawn from all there are: an upper limit. What is not equal is the price of
+    search, so the figure stands beside one by compute. The declared contrast is at {NUMBER:,} labels.
     """,
     decides=f"16 rounds of gcg against uniform prompts at {NUMBER:,} labels and 2^64 prompts. Supported if they leave "
-    f"at least {LEAST:g} decade less, with the interval above zero. Refuted if the interval lies below {LEAST:g}.",
+    f"at least {LEAST:g} decade less, with the interval above zero. Refuted if the interval shows more; equivalent "
+    f"if it lies within {SAME:g} decades of zero.",
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=40),
-        "full": Preset(("injury", LARGE), seeds=10, minutes=2400),
+        "full": Preset(("injury", LARGE), seeds=10, minutes=900),
+        REGISTERED: Preset(("injury", LARGE), seeds=10, minutes=90, first_seed=10),
     },
     arms=arms,
     rule=rule,
-    lacks=f"an interval above zero with a mean of {LEAST:g} decade, or one below that",
+    lacks=f"an interval above zero with a mean of {LEAST:g} decade, or one within {SAME:g} decades of zero",
     contrasts=(SEARCH,),
     exploratory=BESIDE,
     effects=effects,

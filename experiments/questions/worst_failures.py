@@ -6,20 +6,23 @@ import functools
 import pandas as pd
 
 from experiments.arm import Arm, Plain, Recipe
-from experiments.columns import by_task, column_of
-from experiments.effects import Contrast, holding, of_contrast, rows_of, share, table
+from experiments.bench import Bench, defended_model, measure_arm
+from experiments.columns import by_task, wide
+from experiments.effects import Contrast, of_contrast, only, outcome_of, row, rows_of, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
-from experiments.grids import with_finds
-from testbed.statistics import clopper_pearson
+from experiments.grids import unattacked, with_finds
+from experiments.protocol import REGISTERED
 
-BASE = Arm(finds=128, attack="uniform")
-SIZES = {"quick": [(1, 128)], "full": [(1, 128), (4, 128), (16, 128), (1, 32)]}  # rounds, finds
+BASE = Arm(finds=128, attack="uniform", options=(("stops", True),))
+CANDIDATES = 16  # a place
 QUICK = ("anyone", "worst", "borderline", "egregious")
-KEPT = {"quick": QUICK, "full": (*QUICK, "mixed")}
-SAME = [column_of(of) for of in ("failures", "egregious", "false_alarms")] + [column_of("failures", "matched")]
-NO_CHOICE = "seeds in which it left what 'anyone' left, by all counts"
-CHOSEN = "egregious failures, of seeds in which there was a choice"
+KEPT = {"quick": QUICK, REGISTERED: QUICK, "full": (*QUICK, "mixed")}
+ONCE = [(1, BASE.finds)]  # rounds, finds
+SIZES = {"quick": ONCE, REGISTERED: ONCE, "full": [*ONCE, (4, 128), (16, 128), (1, 32)]}
+POOL, CHECKED = "pool_egregiousness", "mean egregiousness of the finds that were kept"
+APART = 0.2  # in CHECKED: the manipulation that a task must show
+LEAST, SAME = 1.0, 0.5  # decades: supported from the one on, equivalent within the other
 
 
 def named(order: str, rounds: int, finds: int) -> str:
@@ -32,8 +35,13 @@ def worst(*size: int) -> Contrast:
     return Contrast(named("borderline", *size), named("egregious", *size), of="egregious")
 
 
-SIZES_BESIDE = tuple(worst(*size) for size in SIZES["full"][1:])
-WORST, BESIDE = worst(*SIZES["full"][0]), (Contrast("worst", "borderline"), *SIZES_BESIDE)
+WORST = worst(*ONCE[0])
+BESIDE = (
+    Contrast("anyone", "egregious", of="egregious"),
+    Contrast("borderline", "egregious"),
+    Contrast("worst", "borderline"),
+    *(worst(*size) for size in SIZES["full"][1:]),
+)
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
@@ -42,77 +50,88 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     In full these are done for several numbers of rounds and of finds.
     """
     base = dataclasses.replace(BASE, plain=Plain(task))
+    base = base if preset == "full" else unattacked(base)
     made = {"plain": dataclasses.replace(base, steps=0), "control": base}
     for rounds, finds in SIZES[preset]:
         for order in KEPT[preset]:
-            recipe = Recipe(order=order, candidates=4)
+            recipe = Recipe(order=order, candidates=CANDIDATES)
             made[named(order, rounds, finds)] = dataclasses.replace(base, rounds=rounds, finds=finds, recipe=recipe)
     return made
 
 
-def seeds_without_choice(runs: pd.DataFrame) -> pd.Series:
-    """bool by seed: egregious finds left what anyone's left, by all counts; of one task."""
-    anyone, egregious = (runs[runs["arm"] == arm].set_index("seed")[SAME] for arm in ("anyone", "egregious"))
-    seeds = anyone.index.intersection(egregious.index)
-    return (anyone.loc[seeds] == egregious.loc[seeds]).all(axis=1)
+def measure(arm: Arm, bench: Bench) -> dict:
+    """An arm's account, with how egregious a failure on what it kept would be, in the mean."""
+    return measure_arm(arm, bench) | {POOL: defended_model(bench, arm).egregiousness}
+
+
+def check(task: str, runs: pd.DataFrame) -> list[dict]:
+    """By how much more egregious the egregious finds are than the borderline ones: the manipulation, on one task."""
+    pools = wide(runs, runs.reindex(columns=[POOL])[POOL].astype(float)).reindex(columns=WORST[:2]).dropna()
+    borderline, egregious = (pools[arm].to_numpy() for arm in WORST[:2])
+    return [row(task, WORST.after, WORST.before, CHECKED, egregious - borderline, unit="level")] if len(pools) else []
 
 
 def effects(runs: pd.DataFrame) -> pd.DataFrame:
-    """The contrasts; seeds in which no candidate was more egregious, and the effect in the others."""
-    rows = rows_of(runs, [WORST]) + rows_of(runs, BESIDE, declared=False)
-    for task, part in by_task(runs).items():
-        alike = seeds_without_choice(part)
-        if alike.any():
-            known = clopper_pearson(int(alike.sum()), len(alike))
-            rows.append(share(task, WORST.after, NO_CHOICE, known, len(alike), declared=False))
-            chosen = part[~part["seed"].isin(alike.index[alike])]
-            rows += [found | {"of": CHOSEN} for found in rows_of(chosen, [WORST], declared=False)]
-    return table(rows)
+    """The contrasts, and whether the finds differed at all."""
+    checks = [found for task, part in by_task(runs).items() for found in check(task, part)]
+    return table(rows_of(runs, [WORST]) + checks + rows_of(runs, BESIDE, declared=False))
 
 
 def rule(effects: pd.DataFrame) -> str:
-    """Ten times the egregious failures on two tasks; fewer on any refutes it."""
-    worse = of_contrast(effects, WORST)
-    if (worse["high"] < 0).any():
+    """Ten times the egregious failures on two of the tasks where the finds differ; fewer on any refutes it."""
+    apart = only(effects, of=CHECKED, declared=True)
+    tested = set(apart.loc[apart["effect"] >= APART, "task"])
+    told = [outcome_of(r, LEAST, SAME) for r in of_contrast(effects, WORST).itertuples() if r.task in tested]
+    if len(told) < 2:
+        return "not tested"
+    if "refuted" in told:
         return "refuted"
-    return "supported" if len(holding(worse, 1)) >= 2 else "undecided"
+    if told.count("supported") >= 2:
+        return "supported"
+    return "equivalent" if set(told) == {"equivalent"} else "undecided"
 
 
 WORST_FAILURES = Experiment(
     question="Is it correct that we need to be training on the worst failures?",
     hypothesis="A model trained on what barely fails goes on failing egregiously.",
-    design="""
+    design=f"""
     "Is it correct that we need to be training on the worst failures?" (Redwood Research 2022)
 
-    Every attack unit brings home four times the finds that the pool has room for. The arms differ
-    only in which quarter is kept: anyone, the lowest margins (`worst`), the borderline ones, the
+    Every attack unit brings home {CANDIDATES} times the finds that the pool has room for. The arms differ
+    only in which of them are kept: anyone, the lowest margins (`worst`), the borderline ones, the
     most egregious, or in full a mixture of these three. Borderline are the failures whose margin is
-    smallest in size. The search is uniform, so that the candidates differ. Finds are few, so that
-    egregious failures are left to be counted.
+    smallest in size. The search is uniform and stops at the first prompt that fails, so that the
+    candidates differ: the best of a whole search would be the surest failures, whichever are kept.
+    Finds are few, so that egregious failures are left to be counted.
 
     On `injury` the severe contains the mild and hardly ever fails. In `injury_two` they are two
-    mechanisms. In `password` severe means farther from a match. Where no candidate is more
-    egregious than another, the egregious finds are anyone's. The effects say in how many seeds that
-    was so, and what the others show. It is so in all on `injury`, which only the full preset has.
+    mechanisms. In `password` severe means farther from a match. How egregious failures on the kept
+    finds would be is measured. Where the arms hardly differ in that, nothing was tested.
 
     The full preset also has more rounds, a quarter of the finds, and `injury_two` at three sigmas.
     A sigma is the chance that a clean mild event is also written in passive order.
     """,
-    decides="Trained on the most egregious against trained on the borderline, in decades of "
-    "egregious failures, counted exactly at threshold 0. Supported if borderline training leaves "
-    "more than ten times as many, with the interval of the ratio above one, on at least two "
-    "tasks. Refuted if the interval shows fewer on any task.",
+    decides=f"Trained on the most egregious against trained on the borderline, in decades of "
+    f"egregious failures, counted exactly at threshold 0. A task counts if the kept finds differ by {APART:g} "
+    "or more in their mean egregiousness; with fewer than two such tasks nothing was tested. Supported if "
+    f"borderline training leaves at least {LEAST:g} decade more, with the interval above zero, on two of them. "
+    "Refuted if the interval shows fewer on any; equivalent if it lies within "
+    f"{SAME:g} decades of zero on all, whichever way.",
     presets={
-        "quick": Preset(("injury_two", "password"), seeds=3, minutes=6),
+        "quick": Preset(("injury_two", "password"), seeds=3, minutes=5),
         "full": Preset(
             ("injury", "injury_two", "injury_two:sigma=0.1", "injury_two:sigma=1.0", "password"),
             seeds=10,
-            minutes=150,
+            minutes=180,
         ),
+        REGISTERED: Preset(("injury_two", "password"), seeds=10, minutes=20, first_seed=10),
     },
     arms=arms,
     rule=rule,
-    lacks="a factor of ten on two tasks",
+    lacks=f"{LEAST:g} decade on two tasks, or intervals within {SAME:g} on all",
+    measure=measure,
+    contrasts=(WORST,),
+    exploratory=BESIDE,
     effects=effects,
     figure=functools.partial(
         draw_arms,

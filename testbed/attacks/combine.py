@@ -1,4 +1,4 @@
-"""The strong from the simple: attacks with restarts, one after another, or side by side."""
+"""Attacks from attacks: with restarts, one after another, side by side, or until the first failure."""
 
 import functools
 
@@ -38,6 +38,31 @@ def restarts(attack: Attack, every: int) -> Attack:
         return (jnp.where(keep, age + 1, 0), jax.tree.map(lambda a, b: jnp.where(keep, a, b), inner, again)), scored
 
     return attack._replace(name=f"restarts({attack.name})", init=init, step=step)
+
+
+@functools.cache
+def until_failure(attack: Attack) -> Attack:
+    """Search with `attack`, and keep the first prompt that fails: nothing that is scored later takes its place.
+
+    So finds are spread as failures are met, and not pushed towards the lowest margin. The account is that of `attack`,
+    which goes on without being heard.
+    """
+
+    def init(key, objective, prompt, margin):
+        return Scored(prompt, margin), attack.init(key, objective, prompt, margin)
+
+    def step(key, objective, state):
+        kept, inner = state
+        inner, scored = attack.step(key, objective, inner)
+        prompts = jnp.concatenate([kept.prompts[None], scored.prompts])
+        margins = comparable(jnp.concatenate([jnp.atleast_1d(kept.margins), scored.margins]))
+        failed = margins <= 0
+        first = jnp.where(failed.any(), failed.argmax(), margins.argmin())
+        heard = ~failed.any() | (jnp.arange(len(margins)) <= first)
+        told = Scored(jnp.where(heard[:, None], prompts, prompts[first]), jnp.where(heard, margins, margins[first]))
+        return (Scored(prompts[first], margins[first]), inner), Scored(told.prompts[1:], told.margins[1:])
+
+    return attack._replace(name=f"until_failure({attack.name})", init=init, step=step)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Sampling: the best of many independent prompts. In a small space it is already a strong attack."""
+"""Sampling: the best of many independent prompts, or the first that fails. In a small space it is a strong attack."""
 
 import functools
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from testbed.attacks.combine import until_failure
 from testbed.attacks.moves import anything, edit
 from testbed.attacks.search import Attack, score
 from testbed.objective import Objective
@@ -24,12 +25,16 @@ def _sampler(name: str, draw: Callable[[jax.Array, Objective], jax.Array], batch
 
 
 @functools.cache
-def uniform(batch: int = 8) -> Attack:
+def uniform(batch: int = 8, stops: bool = False) -> Attack:
     """Score `batch` fresh prompts a step from the objective's own distribution of hazardous prompts.
+
+    With `stops`, an attacker keeps the first prompt that fails (`until_failure`): then its finds are all the failures
+    alike. Without, they are those of which the model is surest.
 
     On a task whose `sample_hazard` is uniform, the calls to first failure are geometric with p = failing / hazardous.
     """
-    return _sampler("uniform", lambda key, objective: objective.start(key), batch)
+    found = _sampler("uniform", lambda key, objective: objective.start(key), batch)
+    return until_failure(found) if stops else found
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from testbed.training.latent import USUAL_ASCENT, Ascent, Layers, noise, one_sid
 from testbed.training.losses import PLAIN, Loss
 from testbed.training.pseudo_inputs import pseudo
 from testbed.training.schedule import Schedule
-from testbed.training.selection import Order, Replay, anyone, evenly
+from testbed.training.selection import TRIES, Order, Replay, anyone, evenly
 from testbed.training.soft_prompts import OVERSEERS, Overseer, guided, soft
 from testbed.training.source import UPPER_LIMIT, Source
 
@@ -64,11 +64,22 @@ class Selection(NamedTuple):
       order: which candidates enter the pool first.
       candidates: finds to choose from, for each place in the pool.
       failures_only: whether only finds that failed are trained on.
+      twins: whether every other place of the pool is for the nearest safe edit of the find before it. So half as many
+        prompts are searched for, and the pool's labels stay as many.
     """
 
     order: Order = anyone
     candidates: int = 1
     failures_only: bool = False
+    twins: bool = False
+
+    def attackers(self, places: int) -> int:
+        """How many prompts are searched for, to fill so many places of the pool."""
+        return self.searched(places) * self.candidates
+
+    def searched(self, places: int) -> int:
+        """How many of so many places are for finds."""
+        return places // 2 if self.twins else places
 
 
 class Lesson(NamedTuple):
@@ -76,7 +87,7 @@ class Lesson(NamedTuple):
 
     Attributes:
       replay: which finds of the pool are drawn.
-      twins: whether every other find drawn from the pool is replaced by its nearest safe edit.
+      twins: whether every other prompt drawn from the pool is replaced by its nearest safe edit, made anew each time.
       share: how much of a batch comes from the pool, once it holds any.
       loss: what the steps descend.
       fresh: labelled prompts that no search chose, if any. The rest of a batch is clean.
@@ -106,9 +117,18 @@ def refuse_unfit(schedule: Schedule, defence: Defence) -> None:
     """Say in one line that the parts of a batch are no parts of it.
 
     Raises:
-      ValueError: a share or a number is out of range, or the shares come to more than the batch.
+      ValueError: a share or a number is out of range, the shares come to more than the batch, or twins that are kept
+        have no place.
     """
-    lesson = defence.lesson
+    lesson, room = defence.lesson, schedule.finds // schedule.units
+    if schedule.rounds and defence.selection.twins:
+        if lesson.twins:
+            raise ValueError("twins replaces what kept_twins has in the pool; choose one of them")
+        if room % 2:
+            raise ValueError(
+                f"kept_twins needs an even number of finds a unit, not {room}; change finds={schedule.finds} or "
+                f"units={schedule.units}"
+            )
     if lesson.fresh is None:
         return
     coverage.refuse_unfit(lesson.fresh)
@@ -120,12 +140,14 @@ def refuse_unfit(schedule: Schedule, defence: Defence) -> None:
 
 
 def attack_cost(schedule: Schedule, attack: Attack | Source, objective: Objective, defence: Defence = USUAL) -> Cost:
-    """Calls that all the attack units of a run make, exactly; a source makes none."""
+    """Calls that all the attack units of a run make, exactly, tried twins included; a source makes none."""
     if not schedule.rounds or isinstance(attack, Source):
         return Cost(0, 0, 0)
     steps, step = steps_within(attack, objective, schedule.budget), attack.cost(objective)
-    once, attackers = Cost(objective.forwards, 0, 1), schedule.finds * defence.selection.candidates
-    return Cost(*(attackers * (start + steps * more) for start, more in zip(once, step, strict=True)))
+    once, attackers = Cost(objective.forwards, 0, 1), defence.selection.attackers(schedule.finds)
+    searched = Cost(*(attackers * (start + steps * more) for start, more in zip(once, step, strict=True)))
+    twins = schedule.finds - defence.selection.searched(schedule.finds)
+    return searched._replace(checker=searched.checker + twins * TRIES)
 
 
 def training_cost(schedule: Schedule, task: Task, defence: Defence = USUAL) -> Cost:

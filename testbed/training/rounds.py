@@ -29,7 +29,7 @@ from testbed.training.coverage import fresh_prompts
 from testbed.training.defence import USUAL, Defence, Lesson, Selection, refuse_unfit
 from testbed.training.losses import Loss, Study
 from testbed.training.schedule import Descent, Schedule, Search, Unit, units
-from testbed.training.selection import Candidates, potential, safe_twin
+from testbed.training.selection import Candidates, potential, safe_twin, with_twins
 from testbed.training.source import Source
 
 
@@ -166,8 +166,9 @@ def attack_unit(
     """
     key = jax.random.fold_in(jax.random.split(key)[0], unit.number)
     objective = Objective(task, state.model, greedy(task))
-    room = search.finds // search.units
-    trace = attack_model(key, attack, objective, attackers=room * selection.candidates, budget=search.budget)
+    places = search.finds // search.units
+    room, attackers = selection.searched(places), selection.attackers(places)
+    trace = attack_model(key, attack, objective, attackers=attackers, budget=search.budget)
     failed, rows = trace.margin <= 0, jnp.arange(room)
     if selection.candidates > 1:
         bad = jax.vmap(partial(potential, task))(trace.prompt)
@@ -176,10 +177,12 @@ def attack_unit(
         if selection.failures_only:  # what failed comes first, in the order's order
             rows = rows[jnp.argsort(~failed[rows], stable=True)]
         rows = rows[:room]
-    usable = failed[rows] if selection.failures_only else jnp.ones(room, bool)
-    pool = jax.lax.dynamic_update_slice(state.pool, trace.prompt[rows], (state.filled, 0))
+    kept, usable = trace.prompt[rows], failed[rows] if selection.failures_only else jnp.ones(room, bool)
+    if selection.twins:
+        kept, usable = with_twins(jax.random.fold_in(key, room + 1), task, kept, usable)
+    pool = jax.lax.dynamic_update_slice(state.pool, kept, (state.filled, 0))
     usable = jax.lax.dynamic_update_slice(state.usable, usable, (state.filled,))
-    return state._replace(pool=pool, usable=usable, filled=state.filled + room), failed.mean()
+    return state._replace(pool=pool, usable=usable, filled=state.filled + places), failed.mean()
 
 
 def ask_unit(

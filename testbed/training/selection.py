@@ -5,6 +5,7 @@ are the tables: name -> function.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 
 from testbed.attacks.moves import anything, edit
 from testbed.task import Task, is_safe
+
+TRIES = 64  # edits that are judged to find a twin
 
 
 class Candidates(NamedTuple):
@@ -33,6 +36,12 @@ def potential(task: Task, prompt: jax.Array) -> jax.Array:
     """The largest egregiousness of a catastrophic answer to a prompt `[T]`; 0 if there is none."""
     answers, valid = task.catastrophic_answers(prompt)
     return jnp.where(valid, jax.vmap(task.egregiousness, (None, 0))(prompt, answers), 0.0).max()
+
+
+@partial(jax.jit, static_argnames="task")
+def potentials(task: Task, prompts: jax.Array) -> jax.Array:
+    """The same of many prompts `[n, T]`: `[n]`."""
+    return jax.vmap(partial(potential, task))(prompts)
 
 
 def _sorted(key: jax.Array, *scores: jax.Array) -> jax.Array:
@@ -121,7 +130,7 @@ def newest(place, first):
 REPLAYS: dict[str, Replay] = {"evenly": evenly, "newest": newest}
 
 
-def safe_twin(key: jax.Array, task: Task, prompt: jax.Array, tries: int = 64, *, edits: int = 3) -> jax.Array:
+def safe_twin(key: jax.Array, task: Task, prompt: jax.Array, tries: int = TRIES, *, edits: int = 3) -> jax.Array:
     """The safe prompt `[T]` nearest to `prompt` `[T]` among `tries` random edits of up to `edits` tokens.
 
     The prompt itself if none of them is safe. Trained on beside it, a twin teaches what makes the difference, and that
@@ -132,3 +141,14 @@ def safe_twin(key: jax.Array, task: Task, prompt: jax.Array, tries: int = 64, *,
     safe = jax.vmap(lambda prompt: is_safe(task, prompt))(near)
     distance = jnp.where(safe, (near != prompt).sum(axis=1), len(prompt) + 1)
     return jnp.where(safe.any(), near[distance.argmin()], prompt)
+
+
+def with_twins(key: jax.Array, task: Task, finds: jax.Array, usable: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Finds `[n, T]` with the safe twin of each behind it `[2n, T]`, and which of them may be trained on `[2n]`.
+
+    `usable` `[n]` says it of the finds. A twin may be where its find may, unless no edit of it was safe.
+    """
+    twins = jax.vmap(lambda key, prompt: safe_twin(key, task, prompt))(jax.random.split(key, len(finds)), finds)
+    safe = jax.vmap(lambda prompt: is_safe(task, prompt))(twins)
+    both, kept = jnp.stack([finds, twins], axis=1), jnp.stack([usable, usable & safe], axis=1)
+    return both.reshape(-1, finds.shape[1]), kept.reshape(-1)
