@@ -81,7 +81,8 @@ def test_a_latent_arm_that_beats_both_controls_is_not_refuted_whatever_else_it_l
     ("injury", "cipher_vault", "outcome"),
     [
         (MANY, MANY[::-1], "refuted"),  # no effect: the same numbers in the same or another order
-        (MIXED, [n // 2 for n in MANY], "refuted"),  # an effect for nobody to see in the noise, or below half a decade
+        (MANY, [n // 2 for n in MANY], "refuted"),  # below half a decade
+        (MIXED, [n // 2 for n in MANY], "undecided"),  # an effect for nobody to see in the noise
         (FEW, MANY, "undecided"),  # a decade on one task, none on the other
         (FEW, SOME, "supported"),
     ],

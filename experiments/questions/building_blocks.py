@@ -9,7 +9,8 @@ from experiments.arm import Arm, Plain, Recipe
 from experiments.effects import Contrast, holding
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
-from experiments.grids import unattacked, with_finds
+from experiments.grids import COVERAGE, covered, unattacked, with_finds
+from experiments.protocol import REGISTERED
 
 FINDS, FEW = 128, 32
 WHOLE, TWINS, NO_ATTACKS = "whole recipe", "with safe twins", "without attacks"
@@ -31,7 +32,10 @@ def named(arm: str, finds: int) -> str:
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
-    """The recipe, without each block, and with safe twins; in full also with fewer finds."""
+    """The recipe, without each block, and with safe twins; in full also with fewer finds.
+
+    Registered are labels without a search beside them.
+    """
 
     def blocks(finds):
         whole = Arm(Plain(task), rounds=16, finds=finds)
@@ -39,25 +43,25 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
         changes |= {TWINS: dict(recipe=Recipe(twins=True))}
         return {named(arm, finds): dataclasses.replace(whole, **change) for arm, change in changes.items()}
 
-    if preset == "quick":
-        return {name: unattacked(arm) for name, arm in blocks(FINDS).items()}
+    if preset != "full":
+        beside = covered(blocks(FINDS)[NO_ATTACKS]) if preset == REGISTERED else {}
+        return {name: unattacked(arm) for name, arm in (blocks(FINDS) | beside).items()}
     return blocks(FINDS) | {arm: config for arm, config in blocks(FEW).items() if config.rounds}
 
 
 def rule(effects: pd.DataFrame) -> str:
-    """Some block is worth half a decade on every task; no block on any refutes it."""
-    worth = holding(effects[effects["declared"]], LEAST)
-    tasks_of = worth.groupby("before")["task"].nunique()
-    if worth.empty:
-        return "refuted"
-    everywhere = tasks_of == effects.loc[effects["declared"], "task"].nunique()
-    return "supported" if everywhere.any() else "undecided"
+    """Some block is worth half a decade on every task; it is refuted if surely none is on any."""
+    declared = effects[effects["declared"]]
+    tasks_of = holding(declared, LEAST).groupby("before")["task"].nunique()
+    if (tasks_of == declared["task"].nunique()).any():
+        return "supported"
+    return "refuted" if (declared["high"] < LEAST).all() else "undecided"
 
 
 BUILDING_BLOCKS = Experiment(
     question="Which building blocks of adversarial training matter most?",
     hypothesis="The blocks differ in what they are worth.",
-    design="""
+    design=f"""
     "Ablations to get a clear sense of which building blocks were most important." (Redwood Research
     2022)
 
@@ -67,15 +71,17 @@ BUILDING_BLOCKS = Experiment(
     uniform search, or by the best of ten random prompts. One block is added: safe twins.
 
     Only the full preset has `cipher_vault`, which a single round of anything solves. Because
-    effects saturate, it also does everything once more with a quarter of the finds.
+    effects saturate, it also does everything once more with a quarter of the finds. The preset
+    `{REGISTERED}` has tasks on which one round leaves failures, and labels without a search.
     """,
     decides="The recipe against each arm without a block, in decades of failing prompts, counted "
     f"exactly at threshold 0. Supported if some block is worth at least {LEAST} decades, with its "
-    "interval above zero, on every task. Refuted if no block is worth so much on any task. Noise "
-    "alone can refute, so read the intervals. P-values are Holm's.",
+    "interval above zero, on every task. Refuted if the interval of every block lies below "
+    f"{LEAST} on every task. P-values are Holm's.",
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=4),
         "full": Preset(("injury", "cipher_vault"), seeds=10, minutes=70),
+        REGISTERED: Preset(("injury", "password"), seeds=10, minutes=30, first_seed=10),
     },
     arms=arms,
     rule=rule,
@@ -84,6 +90,7 @@ BUILDING_BLOCKS = Experiment(
     exploratory=(
         *(Contrast(named(f"without {block}", FEW), named(WHOLE, FEW)) for block in WITHOUT),
         *(Contrast(named(WHOLE, finds), named(TWINS, finds)) for finds in (FINDS, FEW)),
+        *(Contrast(name, WHOLE) for name in COVERAGE),
     ),
     figure=functools.partial(
         draw_arms,
