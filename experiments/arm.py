@@ -60,6 +60,7 @@ class Recipe:
 
     `layer` and `eps` say where and how far a relaxed loss perturbs, `ascent_steps` and `ascent_stride` how it climbs.
     `overseer` judges soft prompts. It has `draws` prompts checked each time, or has learnt from `overseer_labels`.
+    A checker that it asks may err on `overseer_errors` of all prompts, and overlook `overseer_unseen` of all hazards.
     `twins` replaces every other replayed find by a new safe twin; `kept_twins` makes one a find, which has a place of
     the pool.
     `fresh` is `none`, or which of `DRAWS` chooses labelled prompts without a search: `fresh_share` of each batch,
@@ -84,12 +85,15 @@ class Recipe:
     fresh_share: float = added(0.5)
     fresh_labels: int = added(0)
     kept_twins: bool = added(False)
+    overseer_errors: float = added(0.0)
+    overseer_unseen: float = added(0.0)
 
     @property
     def relaxation(self) -> Relaxation:
         """Where and how far a relaxed loss perturbs, how it climbs, and who judges."""
         ascent = Ascent(self.ascent_steps, self.ascent_stride)
-        return Relaxation(self.layer, self.eps, ascent, self.overseer, self.draws, self.overseer_labels)
+        mistakes = self.overseer_errors, self.overseer_unseen
+        return Relaxation(self.layer, self.eps, ascent, self.overseer, self.draws, self.overseer_labels, *mistakes)
 
 
 FRESH: dict[str, Draw | None] = {"none": None, **DRAWS}

@@ -11,6 +11,7 @@ from conftest import slow
 from reference import H, K, P
 from reference import injury as rule
 
+from experiments.arm import Recipe, defence_of
 from tasks.brackets import brackets
 from tasks.cipher_vault import cipher_vault
 from tasks.injury import injury
@@ -28,6 +29,7 @@ from testbed.training.soft_prompts import (
     learned,
     log_drawn,
     log_hazard,
+    misjudged,
     noise,
     soft,
 )
@@ -166,6 +168,57 @@ def test_overseers_of_classifiers_refuse_generators_and_tasks_without_an_automat
         judged(exact(), lively(VAULT, layers=2), VAULT, noise(KEY, VAULT))
     with pytest.raises(ValueError, match="has learnt nothing yet"):
         judged(learned(8), lively(TASK, layers=2), TASK, noise(KEY, TASK))
+
+
+def test_a_checker_that_makes_mistakes_makes_them_on_so_many_prompts_and_always_the_same(all_prompts):
+    task = injury(length=4)
+    space = jnp.asarray(all_prompts(task))
+    truth = np.array([bool(rule(tuple(prompt)).forbidden) for prompt in space.tolist()])
+
+    def says(**mistakes):
+        seen = misjudged(task, **{"errors": 0.0, "unseen": 0.0} | mistakes)
+        hazardous, labels = (np.asarray(jax.vmap(of)(space)) for of in (seen.hazardous, seen.label))
+        answers, valid = jax.vmap(seen.catastrophic_answers)(space)
+        assert (labels[:, 0] == hazardous).all(), "it would have stopped what it takes for hazardous"
+        assert (np.asarray(valid) == (hazardous[:, None] & (np.asarray(answers)[..., 0] == 0))).all()
+        return hazardous
+
+    assert (says() == truth).all() and (says(errors=1.0) == ~truth).all() and not says(unseen=1.0).any()
+    assert (says(errors=0.1) != truth).mean() == pytest.approx(0.1, abs=0.015)
+    half = says(unseen=0.5)
+    assert not (half & ~truth).any() and half.sum() / truth.sum() == pytest.approx(0.5, abs=0.05)
+    assert ((says(errors=0.01) != truth) <= (says(errors=0.1) != truth)).all(), "more errors are others besides"
+
+
+def test_the_overseer_asks_the_checker_that_makes_mistakes(lively):
+    model, z = lively(TASK), jnp.where(jnp.arange(8) == jnp.array([K, K, P])[:, None], 50.0, 0.0)
+    assert rule((K, K, P)).forbidden
+    stopped, passed = (judged(drawn(4, **how), model, TASK, z) for how in ({}, {"unseen": 1.0}))
+    assert np.abs(stopped[0]).max() > 0 and not np.abs(passed[0]).any(), "what it does not see, it does not climb"
+    chance = np.exp([-stopped[1], -passed[1]])  # of the answer that it takes for right
+    assert chance.sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "complaint"),
+    [
+        (
+            dict(overseer="exact", overseer_errors=0.1),
+            "overseer_errors=0.1 is of the overseer 'drawn', not of 'exact'",
+        ),
+        (dict(overseer="learned", overseer_unseen=0.5), "overseer_unseen=0.5 is of the overseer 'drawn'"),
+    ],
+)
+def test_other_overseers_make_no_mistakes(recipe, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        defence_of(Recipe(loss="soft", **recipe))
+
+
+def test_mistakes_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match=r"overseer_errors must be a share between 0 and 1, not 2"):
+        misjudged(TASK, 2.0, 0.0)
+    with pytest.raises(ValueError, match="cipher_vault is none; leave them out"):
+        misjudged(VAULT, 0.1, 0.0)
 
 
 SCHEDULE = Schedule(steps=4, batch=8, units=2)

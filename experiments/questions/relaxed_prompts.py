@@ -1,5 +1,6 @@
 """Relaxed prompts: distributions over prompts and an overseer, in place of prompts that were found."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -11,6 +12,7 @@ from experiments.effects import Contrast, holding, of_contrast, rows_of, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_against
 from experiments.grids import LARGE, LARGE_TWO, counted_arm, counted_kind
+from experiments.questions.labels import SEARCHED
 from experiments.tables import by_row
 from tasks import task_named
 from testbed import plots
@@ -26,6 +28,11 @@ SOFT = {
     "soft, learned": Recipe(loss="soft", overseer="learned", overseer_labels=LABELS),
     "drawn prompts": Recipe(loss="guided"),
 }
+WRONG = {
+    "1 % misjudged": dict(overseer_errors=0.01),
+    "10 % misjudged": dict(overseer_errors=0.1),
+    "half of the hazards unseen": dict(overseer_unseen=0.5),
+}
 CLASSIFIERS = {"soft, exact", "soft, learned"}  # they need a rule of a finite state, or two answers
 SEARCH = "16 rounds"
 LARGER = (LARGE, LARGE_TWO)
@@ -34,14 +41,15 @@ LARGER = (LARGE, LARGE_TWO)
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """Control, coverage, search, residual balls and soft prompts at equal steps.
 
-    In full also the first three at the price of soft prompts, and search with soft steps.
+    In full also the first three at the price of soft prompts, search with soft steps, and a checker that makes
+    mistakes.
     """
     arm, layer = functools.partial(counted_arm, task), LAYER[counted_kind(task)]
     baselines: dict[str, dict[str, Any]] = {
         "control": {},
         "uniform": dict(recipe=Recipe(fresh="uniform", fresh_labels=LABELS)),
         "hazards": dict(recipe=Recipe(fresh="hazards", fresh_labels=LABELS)),
-        SEARCH: dict(rounds=16, finds=LABELS),
+        SEARCH: dict(rounds=16, finds=LABELS, recipe=SEARCHED),
     }
     fit = [name for name in SOFT if task_named(task).checker is not None or name not in CLASSIFIERS]
     made = {"plain": arm(steps=0)} | {name: arm(**fields) for name, fields in baselines.items()}
@@ -51,7 +59,11 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
         return made
     steps = PRICE * made["control"].steps
     longer = {f"{name}, equal price": arm(**fields, steps=steps) for name, fields in baselines.items()}
-    return made | longer | {"16 rounds and soft": arm(recipe=SOFT["soft, drawn"], rounds=16, finds=LABELS)}
+    judged = SOFT["soft, drawn"]
+    both = dataclasses.replace(judged, kept_twins=True)
+    wrong = {f"soft, {name}": arm(recipe=dataclasses.replace(judged, **how)) for name, how in WRONG.items()}
+    wrong = wrong if task_named(task).answer_length == 1 else {}
+    return made | longer | wrong | {"16 rounds and soft": arm(recipe=both, rounds=16, finds=LABELS)}
 
 
 DECLARED = (Contrast(SEARCH, "soft, drawn"),)
@@ -61,6 +73,7 @@ BESIDE = (
     *(Contrast(f"{before}, equal price", "soft, drawn") for before in ("control", "uniform", "hazards", SEARCH)),
     *(Contrast("control", name) for name in BALLS),
     Contrast(SEARCH, "16 rounds and soft"),
+    *(Contrast("soft, drawn", f"soft, {name}") for name in WRONG),
     Contrast(SEARCH, "soft, drawn", "false_alarms"),
 )
 
@@ -105,7 +118,8 @@ RELAXED_PROMPTS = Experiment(
     Every defence must beat the same steps on clean data, on {LABELS:,} labelled prompts, uniform or
     hazardous, and on {LABELS:,} finds of gcg in 16 rounds. The full preset gives these also {PRICE}
     times the steps, which is the price of soft prompts. Labels do not count the overseer's verdicts;
-    the figure's second panel does.
+    the figure's second panel does. It also has overseers whose checker is wrong on 1 % or 10 % of
+    all prompts, always the same ones, or sees only half of the hazards.
     """,
     decides=f"Soft prompts with `drawn` against 16 rounds of gcg on the two tasks of 2^64 prompts. Supported if they "
     f"leave at least {LEAST:g} decade less on both, with intervals above zero. Refuted if an interval of either lies "

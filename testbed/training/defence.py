@@ -27,6 +27,7 @@ class Relaxation(NamedTuple):
       overseer: who judges soft prompts, one of `OVERSEERS`.
       draws: prompts that the overseer `drawn` has checked, each time.
       labels: prompts whose labels the overseer `learned` learns from.
+      errors, unseen: of the overseer `drawn`, the share of prompts and of hazards that its checker misjudges.
     """
 
     layer: Layers = 0
@@ -35,11 +36,21 @@ class Relaxation(NamedTuple):
     overseer: str = "drawn"
     draws: int = 32
     labels: int = 2048
+    errors: float = 0.0
+    unseen: float = 0.0
 
     @property
     def judge(self) -> Overseer:
-        """The overseer of that name."""
-        return OVERSEERS[self.overseer](self.draws, self.labels)
+        """The overseer of that name.
+
+        Raises:
+          ValueError: it is to make mistakes, and is not `drawn`.
+        """
+        mistakes = {name: share for name in ("errors", "unseen") if (share := getattr(self, name))}
+        if mistakes and self.overseer != "drawn":
+            told = ", ".join(f"overseer_{name}={share:g}" for name, share in mistakes.items())
+            raise ValueError(f"{told} is of the overseer 'drawn', not of {self.overseer!r}; choose that one")
+        return OVERSEERS[self.overseer](self.draws, self.labels, **mistakes)
 
 
 LOSSES: dict[str, Callable[[Relaxation], Loss]] = {

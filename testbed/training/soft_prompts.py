@@ -8,6 +8,7 @@ nobody has found a prompt that shows it.
 Reference: Christiano 2019, Worst-case guarantees; Hubinger 2019, Relaxed adversarial training for inner alignment.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -108,17 +109,60 @@ def exact() -> Overseer:
     return _of_classifiers(lambda task, z, learnt: log_hazard(task, z))
 
 
+def lot(prompt: jax.Array, salt: int) -> jax.Array:
+    """A number in [0, 1) that a prompt `[T]` draws, always the same; each salt is another lottery."""
+    places = np.array([pow(0x01000193, place, 2**32) for place in range(len(prompt))], np.uint32)
+    mixed = ((prompt.astype(jnp.uint32) + 1) * places).sum(dtype=jnp.uint32)
+    return jax.random.uniform(jax.random.fold_in(jax.random.key(salt), mixed))
+
+
+@functools.lru_cache(maxsize=64)
+def misjudged(task: Task, errors: float, unseen: float) -> Task:
+    """A classifier's task as a checker sees it that makes mistakes, always on the same prompts.
+
+    It takes a share `unseen` of all hazards for safe. Then it is wrong about a share `errors` of all prompts.
+
+    Raises:
+      ValueError: the task is no classifier, or a share is not between 0 and 1.
+    """
+    if task.answer_length > 1 or task.answer_vocab != 2:
+        raise ValueError(f"mistakes are those of a classifier's checker, and {task.name} is none; leave them out")
+    for name, share in (("errors", errors), ("unseen", unseen)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"overseer_{name} must be a share between 0 and 1, not {share}")
+
+    def hazardous(prompt):
+        seen = task.hazardous(prompt) & (lot(prompt, 0) >= unseen)
+        return seen ^ (lot(prompt, 1) < errors)
+
+    def label(prompt):
+        return jnp.where(hazardous(prompt), task.refusal, 1 - task.refusal)[None]
+
+    def catastrophe(prompt, answer):
+        return hazardous(prompt) & (answer[0] != task.refusal)
+
+    return dataclasses.replace(
+        task, hazardous=hazardous, label=label, catastrophe=catastrophe, catastrophic_answers=None, checker=None,
+        egregiousness=lambda prompt, answer: catastrophe(prompt, answer).astype(jnp.float32),
+    )  # fmt: skip
+
+
 @functools.cache
-def drawn(number: int) -> Overseer:
+def drawn(number: int, errors: float = 0.0, unseen: float = 0.0) -> Overseer:
     """The checker's verdicts on `number` prompts drawn from q: at least 1, and for generators too.
+
+    With `errors` or `unseen` the checker makes mistakes (`misjudged`).
 
     The slope of the probability of a catastrophe is estimated as that of the draws' own (REINFORCE). Draws of which
     none is hazardous have no slope. Reference: Williams 1992.
     """
 
+    def as_seen(task):
+        return misjudged(task, errors, unseen) if errors or unseen else task
+
     def height(key, model, task, z, learnt):
         prompts = draw(key, jax.lax.stop_gradient(z), number)
-        answers, valid = jax.vmap(task.catastrophic_answers)(prompts)
+        answers, valid = jax.vmap(as_seen(task).catastrophic_answers)(prompts)
         answers = answers.reshape(-1, task.answer_length)
         logits = forced_logits(model, jax.nn.softmax(z), answers)
         said = jnp.take_along_axis(jax.nn.log_softmax(logits), answers[..., None], axis=2).sum(axis=(1, 2))
@@ -128,7 +172,7 @@ def drawn(number: int) -> Overseer:
         return jax.nn.logsumexp(jnp.where(valid, said.reshape(valid.shape) + weight, FORBIDDEN))
 
     def loss(key, model, task, z, learnt):
-        right = jax.vmap(task.label)(draw(key, z, number))
+        right = jax.vmap(as_seen(task).label)(draw(key, z, number))
         logits = forced_logits(model, jax.nn.softmax(z), right)
         return optax.softmax_cross_entropy_with_integer_labels(logits, right).mean()
 
@@ -184,12 +228,15 @@ def learned(labels: int, *, steps: int = STEPS, batch: int = BATCH) -> Overseer:
     return _of_classifiers(log_chance, study=Study(learn, labels, gradients=2 * batch * steps))
 
 
-OVERSEERS: dict[str, Callable[[int, int], Overseer]] = {
+OVERSEERS: dict[str, Callable[..., Overseer]] = {
     "exact": lambda draws, labels: exact(),
-    "drawn": lambda draws, labels: drawn(draws),
+    "drawn": lambda draws, labels, **mistakes: drawn(draws, **mistakes),
     "learned": lambda draws, labels: learned(labels),
 }
-"""`(draws, labels) -> Overseer`: prompts that are checked each time it is asked, and labels that it learns from."""
+"""`(draws, labels) -> Overseer`: prompts that are checked each time it is asked, and labels that it learns from.
+
+`drawn` may also be told the mistakes of its checker, by name.
+"""
 
 
 def climb(
