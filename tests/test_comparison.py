@@ -195,7 +195,7 @@ def row(seed, coordinate, gcg, **changes):
 
 
 @pytest.mark.parametrize(
-    ("coordinate", "gcg", "outcome"), [(0.5, 1.0, "supported"), (1.0, 0.5, "refuted"), (1.0, 1.0, "undecided")]
+    ("coordinate", "gcg", "outcome"), [(0.5, 1.0, "supported"), (1.0, 0.5, "refuted"), (1.0, 1.0, "equivalent")]
 )
 def test_the_verdict_follows_the_gain(coordinate, gcg, outcome):
     rows, signs = [], [1, -1, 1, -1, 0]

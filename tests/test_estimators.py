@@ -43,10 +43,10 @@ def declared(runs):
 @pytest.mark.parametrize(("sign", "outcome"), [(1, "supported"), (-1, "refuted")])
 def test_the_verdict_is_the_declared_contrast(sign, outcome):
     errors = ERRORS if sign > 0 else ERRORS | {"mhis": 3.0, "itgis": -3.0, "qld": 0.1, "gld": 0.1}
-    rows = [row(seed, "training", errors | {"gld": errors["gld"] + seed / 10}) for seed in range(4)]
+    rows = [row(seed, "training", errors | {"qld": errors["qld"] + seed / 10, "gld": 9.0}) for seed in range(4)]
     found, effect = declared(pd.DataFrame(rows))
     assert (found, effect.n) == (outcome, 4)
-    assert effect.effect == pytest.approx(1.5 + 0.075 - 0.2 if sign > 0 else 0.175 - 3)
+    assert effect.effect == pytest.approx(abs(errors["qld"]) + 0.15 * np.sign(errors["qld"]) - (0.2 if sign > 0 else 3))
 
 
 def test_where_both_kinds_are_as_far_off_nothing_is_decided():
@@ -66,16 +66,28 @@ def test_models_that_never_fail_and_the_planted_hash_do_not_count():
     assert (table["truth"] > 0).all()
     assert table.loc[table["stage"] == "planted", "error"].tolist() == [pytest.approx(-5)], "floored at 1e-9"
     effects = judge(EXPERIMENT, frame).effects
-    (hashed,) = only(effects, unit="share").itertuples()
+    hashed = only(effects, unit="share").iloc[-1]
     assert (hashed.effect, hashed.n) == (0, 1), "no estimate came near the planted hash"
     off = only(effects, of="decades off the truth", declared=False).set_index("after")["effect"]
     assert off.to_dict() == pytest.approx({name: abs(error) for name, error in ERRORS.items()})
+    covers = only(effects, of="95 % intervals that cover the truth").set_index("after")
+    assert list(covers.index) == list(off.index) and covers.loc["naive", ["effect", "n"]].tolist() == [1, 2]
     text = EXPERIMENT.table(frame)
     assert text.index[0] == "splitting", "best first"
     assert text.loc["mhis", "hash"] == "-5.0"
     assert text.loc["naive", "covers"] == "2 of 2"
     assert text.loc["naive", "ESS >= 10"] == "0 of 0", "the made-up estimates have nine"
     assert EXPERIMENT.figure(frame) is not None
+
+
+def test_the_best_where_failures_are_rare_is_named():
+    rare = ERRORS | {"splitting": -3.0, "mhis": 0.2}
+    frame = pd.DataFrame([row(0, "training", ERRORS), row(1, "training", rare, truth=1e-6)])
+    effects = judge(EXPERIMENT, frame).effects
+    below = only(effects, of="decades off the truth, where that is below 1e-05", declared=False)
+    assert below["after"].iloc[0] == "mhis" and below["effect"].iloc[0] == pytest.approx(0.2)
+    assert set(below["after"]) == set(ERRORS) and (below["n"] == 1).all()
+    assert only(effects, of="decades off the truth", declared=False)["after"].iloc[0] == "mhis", "best of both"
 
 
 def test_nothing_to_compare_is_not_tested():

