@@ -292,15 +292,20 @@ UNSURE = [5, 200, 900, 900]
 @pytest.mark.parametrize(
     ("after", "outcome"),
     [
-        ([[5] * 4], "supported"),
-        ([[900] * 4], "refuted"),
-        ([UNSURE], "undecided"),
-        ([[5] * 4, UNSURE], "undecided"),  # on one task only
+        ({"injury": [900] * 4}, "supported"),
+        ({"injury": [5] * 4}, "refuted"),
+        ({"injury": UNSURE}, "undecided"),
+        ({"cipher_vault": [5] * 4}, "supported"),
+        ({"cipher_vault": [900] * 4}, "refuted"),
+        ({"injury": [900] * 4, "cipher_vault": [5] * 4}, "supported"),
+        ({"injury": [900] * 4, "cipher_vault": UNSURE}, "undecided"),  # one claim of two
+        ({"injury": UNSURE, "cipher_vault": [900] * 4}, "refuted"),
+        ({"password": [5] * 4}, "not tested"),  # of which nothing is claimed
     ],
 )
-def test_thresholds_are_judged_by_what_they_buy(after, outcome):
+def test_thresholds_are_judged_by_the_claim_on_each_task(after, outcome):
     tables = []
-    for task, left in zip(TWO, after, strict=False):
+    for task, left in after.items():
         blocked = [[{"share": 0.0, "failures": 1000}, {"share": 0.05, "failures": n}] for n in left]
         tables.append(table(task, {"plain": [1000] * 4}, blocked=blocked))
     assert judged("conservative_threshold", *tables).outcome == outcome

@@ -9,12 +9,14 @@ from experiments.effects import Contrast, mean_of, rows_of, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of
 from experiments.grids import unattacked
+from experiments.protocol import REGISTERED
 from testbed import plots
 from testbed.text import plural
 
 LAYERS = 2  # of all but those that say otherwise
 SIZES = {  # width and layers
     "quick": tuple((width, LAYERS) for width in (4, 8, 32)),
+    REGISTERED: tuple((width, LAYERS) for width in (4, 8, 16, 32)),
     "full": (*((width, LAYERS) for width in (4, 8, 16, 32, 64)), (32, 1), (32, 4)),
 }
 FINDS = (512, 2048)
@@ -36,7 +38,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
         for width, layers in SIZES[preset]
         for finds in FINDS
     }
-    return {name: unattacked(arm) for name, arm in made.items()} if preset == "quick" else made
+    return made if preset == "full" else {name: unattacked(arm) for name, arm in made.items()}
 
 
 def fit_of_failures(runs: pd.DataFrame) -> pd.Series:
@@ -125,6 +127,7 @@ CAPACITY = Experiment(
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=5),
         "full": Preset(("injury", "modular"), seeds=10, minutes=100),
+        REGISTERED: Preset(("injury", "password"), seeds=10, minutes=30, first_seed=10),
     },
     arms=arms,
     rule=rule,

@@ -11,11 +11,12 @@ from experiments.columns import POLICIES, by_task, counts, decades, failures, se
 from experiments.effects import mean_of, only, row, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of
+from experiments.protocol import REGISTERED
 from tasks import task_named
 from testbed import plots
 
-WIDTHS = {"quick": (8, 32), "full": (4, 8, 16, 32, 48)}
-STEPS = {"quick": (16, 64, 256, 1536), "full": (16, 32, 64, 128, 256, 512, 1536)}
+WIDTHS = {"quick": (8, 32), REGISTERED: (8, 32), "full": (4, 8, 16, 32, 48)}
+STEPS = dict.fromkeys(("quick", REGISTERED), (16, 64, 256, 1536)) | {"full": (16, 32, 64, 128, 256, 512, 1536)}
 COMPETENT = 0.1  # the share of safe prompts answered rightly, from which a model counts as able
 DUMB, ABLE = "worst model of a seed below a tenth", "worst model of a seed above a tenth"
 GUESSING, SHORT, LONG = "guessing", "shortest training", "longest training"
@@ -200,6 +201,7 @@ COMPETENCE = Experiment(
     presets={
         "quick": Preset(("cipher_vault",), seeds=3, minutes=5),
         "full": Preset(("cipher_vault", "sort_guard", "pointer_vault", "injury"), seeds=10, minutes=200),
+        REGISTERED: Preset(("cipher_vault", "sort_guard", "pointer_vault"), seeds=10, minutes=60, first_seed=10),
     },
     arms=arms,
     rule=rule,

@@ -13,6 +13,7 @@ from experiments.bench import Bench, defended_model, make_once
 from experiments.columns import by_task, setting
 from experiments.effects import row
 from experiments.experiment import Experiment, Preset
+from experiments.protocol import REGISTERED
 from tasks import task_named
 from testbed import plots
 from testbed.evaluation.system import TRIES, completions, most_conservative, refuse_if_no_filter
@@ -163,6 +164,7 @@ FILTERED_SYSTEM = Experiment(
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=2),
         "full": Preset(("injury",), seeds=10, minutes=10),
+        REGISTERED: Preset(("injury",), seeds=10, minutes=10, first_seed=10),
     },
     arms=arms,
     rule=rule,

@@ -11,6 +11,7 @@ from experiments.columns import attacked, attackers, budgets, by_task, column_of
 from experiments.effects import Contrast, rows_of, share, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of
+from experiments.protocol import REGISTERED
 from experiments.tables import by_row
 from testbed import plots
 from testbed.statistics import clopper_pearson
@@ -41,7 +42,8 @@ def arms_at(task: str, size: str, preset: str) -> dict[str, Arm]:
     equal = dict(steps=STEPS, rounds=ROUNDS, units=ROUNDS, finds=FINDS)
     usual = Arm(plain, **USUAL["machine"].arm | equal)
     usual = dataclasses.replace(usual, attackers=256 if size in ENDS else 0)
-    twins, alone = Recipe(twins=True), Recipe()
+    # Twins that are kept cost no search in each step. The shipped records have others.
+    twins, alone = Recipe(kept_twins=True) if preset == REGISTERED else Recipe(twins=True), Recipe()
     with_recipe = functools.partial(dataclasses.replace, usual)
     made = {
         "plain": with_recipe(steps=0, rounds=0),
@@ -65,7 +67,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     Raises:
       ValueError: the task has no such sizes, or its rule has no automaton there.
     """
-    sizes = ENDS if preset == "quick" else SIZES
+    sizes = ENDS if preset in ("quick", REGISTERED) else SIZES
     made = {}
     for size in sizes:
         made |= arms_at(task, size, preset)
@@ -182,6 +184,7 @@ PROOF = Experiment(
         "quick": Preset(("injury",), seeds=3, minutes=20),
         "sizes": Preset(("injury",), seeds=3, minutes=60),
         "full": Preset(("injury",), seeds=10, minutes=300),
+        REGISTERED: Preset(("injury",), seeds=10, minutes=120, first_seed=10),
     },
     arms=arms,
     rule=rule,

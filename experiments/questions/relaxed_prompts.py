@@ -12,6 +12,7 @@ from experiments.effects import Contrast, holding, of_contrast, rows_of, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_against
 from experiments.grids import LARGE, LARGE_TWO, counted_arm, counted_kind
+from experiments.protocol import REGISTERED
 from experiments.questions.labels import SEARCHED
 from experiments.tables import by_row
 from tasks import task_named
@@ -55,7 +56,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     made = {"plain": arm(steps=0)} | {name: arm(**fields) for name, fields in baselines.items()}
     made |= {name: arm(recipe=Recipe(loss=loss, layer=layer, eps=eps)) for name, (loss, eps) in BALLS.items()}
     made |= {name: arm(recipe=SOFT[name]) for name in fit}
-    if preset == "quick":
+    if preset != "full":
         return made
     steps = PRICE * made["control"].steps
     longer = {f"{name}, equal price": arm(**fields, steps=steps) for name, fields in baselines.items()}
@@ -127,6 +128,7 @@ RELAXED_PROMPTS = Experiment(
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=60),
         "full": Preset(("injury", *LARGER), seeds=10, minutes=6000),
+        REGISTERED: Preset(("injury", *LARGER), seeds=10, minutes=600, first_seed=10),
     },
     arms=arms,
     rule=rule,

