@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from absl.testing import flagsaver
 
-from experiments import EXPERIMENTS, jobs, reading, run, worklist
+from experiments import EXPERIMENTS, asked, jobs, reading, run, worklist
 from experiments.arm import Arm, Plain
 from testbed.runs import results
 
@@ -69,7 +69,7 @@ def test_a_flag_narrows_what_is_drawn(shipped):
     def wanted(*flags):
         with flagsaver.flagsaver():
             run.parse(["experiments.run", f"--out={shipped.parent}", "--plot_only", *flags])
-            return run.wanted([])[0]
+            return asked.wanted([])[0]
 
     [whole] = wanted("--experiment=attack_strength")
     [narrow] = wanted("--experiment=attack_strength", "--seeds=2", "--task=password")

@@ -20,6 +20,7 @@ from rich.console import Console
 import experiments
 from experiments import EXPERIMENTS, Arm, Contrast, Plain, Preset, jobs, page, protocol, reading, report, run, verdict
 from experiments import register as registering
+from experiments.asked import wanted
 from experiments.protocol import REGISTERED
 from experiments.source_code import code_of, plain, shape
 from experiments.worklist import Job, runs_of
@@ -420,7 +421,7 @@ def test_the_registered_preset_brings_its_seeds(world):
     for flags, seeds in asked.items():
         with flagsaver.flagsaver():
             run.parse(["run", f"--out={world}", f"--experiment={NAME}", "--preset=registered", *flags.split()])
-            [job] = run.wanted([])[0]
+            [job] = wanted([])[0]
         assert (job.preset, job.tasks, job.seeds) == (REGISTERED, TASKS, seeds)
         assert {run.seed for run in job.runs} == set(seeds)
 

@@ -20,7 +20,7 @@ from command_line import command
 from rich.console import Console
 from synthetic import table
 
-from experiments import EXPERIMENTS, bench, jobs, protocol, run, worklist
+from experiments import EXPERIMENTS, bench, jobs, options, protocol, run, worklist
 from experiments.arm import Arm, Plain, labelled
 from experiments.bench import defended_name, plain_name
 from experiments.columns import tidy
@@ -41,7 +41,7 @@ from testbed.runs.models import load
 from testbed.runs.sweep import Outcome
 
 ROOT = Path(__file__).parents[1]
-OWN_FLAGS = run.FLAGS.flags_by_module_dict()["experiments.run"]
+OWN_FLAGS = options.FLAGS.flags_by_module_dict()["experiments.options"]
 
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -331,9 +331,11 @@ def test_help_tells_every_flag():
         assert f"--{flag.name} " in out
         assert " ".join(flag.help.split()) in " ".join(out.split())
     for width in (80, 100):
-        assert all(len(line) <= width for line in usage(run.__doc__, run.PURPOSES, run.FLAGS, width).splitlines())
+        shown = usage(run.__doc__, options.PURPOSES, options.FLAGS, width)
+        assert all(len(line) <= width for line in shown.splitlines())
     assert {flag.name for flag in OWN_FLAGS} >= {"experiment", "task", "preset", "seeds", "out", "plot_only", "list"}
-    assert sorted(name for names in run.PURPOSES.values() for name in names) == sorted(flag.name for flag in OWN_FLAGS)
+    grouped = [name for names in options.PURPOSES.values() for name in names]
+    assert sorted(grouped) == sorted(flag.name for flag in OWN_FLAGS)
 
 
 def test_the_process_ends_with_status_2_and_one_line():

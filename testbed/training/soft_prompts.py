@@ -110,10 +110,17 @@ def exact() -> Overseer:
 
 
 def lot(prompt: jax.Array, salt: int) -> jax.Array:
-    """A number in [0, 1) that a prompt `[T]` draws, always the same; each salt is another lottery."""
-    places = np.array([pow(0x01000193, place, 2**32) for place in range(len(prompt))], np.uint32)
-    mixed = ((prompt.astype(jnp.uint32) + 1) * places).sum(dtype=jnp.uint32)
-    return jax.random.uniform(jax.random.fold_in(jax.random.key(salt), mixed))
+    """A number in [0, 1) that a prompt `[T]` draws, always the same; each salt is another lottery.
+
+    Reference: the finaliser of MurmurHash3 (Appleby 2011), after each token.
+    """
+    mixed = jnp.uint32(salt)
+    for token in prompt.astype(jnp.uint32):
+        mixed = (mixed ^ token) + jnp.uint32(0x9E3779B9)
+        for shift, odd in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(odd)
+        mixed ^= mixed >> 16
+    return (mixed >> 8) / jnp.float32(2**24)
 
 
 @functools.lru_cache(maxsize=64)
