@@ -28,6 +28,7 @@ TIPS = "tips:"  # begins the gid of a line that says what its points are
 ZEROS = "zeros"  # the gid of a text that counts points at zero
 SHIFTS = (-0.2, 0.2)  # of two kinds of points of an arm, in rows
 ROW, HEIGHT = 9, 230  # of a row of counts of zeros, and of a panel, about, in points
+MOST_TICKS = 11  # of an axis of counts: those of a large space have twenty decades
 LINE = 0.05  # the height of a line of small text, as a share of a panel's
 
 
@@ -219,6 +220,7 @@ def dots_by_arm(
     wide = table.pivot_table(index="arm", columns="seed", values=value, sort=False)
     rows = _paired_dots(ax, wide, 10 ** np.log10(wide + 1).mean(axis=1) - 1, label, color, marker, shift)
     ax.set_xscale("symlog", linthresh=1)
+    ax.xaxis.get_major_locator().set_params(numticks=MOST_TICKS)
     zeros = (wide == 0).sum(axis=1)
     for row, none, of in zip(rows, zeros, wide.notna().sum(axis=1), strict=True):
         if none:

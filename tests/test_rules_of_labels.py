@@ -76,6 +76,16 @@ def test_relaxed_arms_and_their_baselines_take_the_same_steps_and_in_full_the_sa
     assert arms["uniform"].recipe.fresh_labels == arms[SEARCH].finds == LABELS
 
 
+def test_a_single_number_of_labels_is_drawn_by_defence():
+    arms = list(EXPERIMENTS["labels"].arms("registered", LARGE))
+    figure = EXPERIMENTS["labels"].figure(table(LARGE, dict.fromkeys(arms, FEW)))
+    figure.canvas.draw()
+    left, _ = figure.axes
+    assert [text.get_text() for text in left.get_yticklabels()] == ["plain", "control", "2048 labels", *DEFENCES]
+    assert "2,048 labels" in " ".join(figure.get_supxlabel().split())
+    plt.close(figure)
+
+
 @pytest.mark.parametrize("name", ["labels", "relaxed_prompts"])
 def test_their_figures_draw_every_defence_that_had_labels(name):
     arms = [arm for arm in EXPERIMENTS[name].arms("quick", "injury") if arm != "plain"]

@@ -8,7 +8,7 @@ from experiments.arm import Arm, Recipe
 from experiments.columns import by_task, failures, typical
 from experiments.effects import Contrast, of_contrast, outcome_of, rows_of, table
 from experiments.experiment import Experiment, Preset
-from experiments.figures import draw_against
+from experiments.figures import draw_against, draw_arms
 from experiments.grids import LARGE, counted_arm
 from experiments.protocol import REGISTERED
 from experiments.tables import by_row
@@ -75,7 +75,14 @@ def rule(effects: pd.DataFrame) -> str:
 
 
 def figure(runs: pd.DataFrame) -> plots.Figure:
-    """Failing prompts against labels and against compute, a curve a defence, from one task."""
+    """Failing prompts against labels and against compute, a curve a defence, from one task.
+
+    Of a single number of labels: failing prompts and refused safe ones, by defence.
+    """
+    numbers = runs["arm"].str.extract(r", (\d+) labels$")[0].dropna().nunique()
+    if numbers == 1:
+        caption = f"the same steps; all but plain and control have {NUMBER:,} labels."
+        return draw_arms(runs, caption)
     curves = {name: [named(name, n) for n in NUMBERS["full"]] for name in DEFENCES}
     caption = "thick lines the mean; counted exactly. Dashed: the same steps without labels."
     drawn = draw_against(runs, curves, ("labels", "forwards"), caption)

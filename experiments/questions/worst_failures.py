@@ -14,8 +14,9 @@ from experiments.figures import draw_arms
 from experiments.grids import unattacked, with_finds
 from experiments.protocol import REGISTERED
 
-BASE = Arm(finds=128, attack="uniform", options=(("stops", True),))
-CANDIDATES = 16  # a place
+BASE = Arm(finds=128, attack="uniform")
+STOPS = (("stops", True),)  # in full, as in the first round, an attacker brings home the best of its whole search
+CANDIDATES, FEW = 16, 4  # a place of the pool; few in full
 QUICK = ("anyone", "worst", "borderline", "egregious")
 KEPT = {"quick": QUICK, REGISTERED: QUICK, "full": (*QUICK, "mixed")}
 ONCE = [(1, BASE.finds)]  # rounds, finds
@@ -50,11 +51,11 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     In full these are done for several numbers of rounds and of finds.
     """
     base = dataclasses.replace(BASE, plain=Plain(task))
-    base = base if preset == "full" else unattacked(base)
+    base = base if preset == "full" else unattacked(dataclasses.replace(base, options=STOPS))
     made = {"plain": dataclasses.replace(base, steps=0), "control": base}
     for rounds, finds in SIZES[preset]:
         for order in KEPT[preset]:
-            recipe = Recipe(order=order, candidates=CANDIDATES)
+            recipe = Recipe(order=order, candidates=FEW if preset == "full" else CANDIDATES)
             made[named(order, rounds, finds)] = dataclasses.replace(base, rounds=rounds, finds=finds, recipe=recipe)
     return made
 
@@ -109,7 +110,8 @@ WORST_FAILURES = Experiment(
     match, and search finds hardly other failures, whichever are kept. How egregious failures on the kept
     finds would be is measured. Where the arms hardly differ in that, nothing was tested.
 
-    The full preset also has more rounds, a quarter of the finds, and `injury_two` at three sigmas.
+    The full preset is that of the first round: {FEW} candidates a place, each the best of its search.
+    It also has more rounds, a quarter of the finds, and `injury_two` at three sigmas.
     A sigma is the chance that a clean mild event is also written in passive order.
     """,
     decides=f"Trained on the most egregious against trained on the borderline, in decades of "
@@ -121,9 +123,9 @@ WORST_FAILURES = Experiment(
     presets={
         "quick": Preset(("injury_two", "modular"), seeds=3, minutes=6),
         "full": Preset(
-            ("injury", "injury_two", "injury_two:sigma=0.1", "injury_two:sigma=1.0", "modular", "password"),
+            ("injury", "injury_two", "injury_two:sigma=0.1", "injury_two:sigma=1.0", "password"),
             seeds=10,
-            minutes=180,
+            minutes=150,
         ),
         REGISTERED: Preset(("injury_two", "modular"), seeds=10, minutes=25, first_seed=10),
     },
