@@ -35,15 +35,15 @@ WRONG = {
     "half of the hazards unseen": dict(overseer_unseen=0.5),
 }
 CLASSIFIERS = {"soft, exact", "soft, learned"}  # they need a rule of a finite state, or two answers
-SEARCH = "16 rounds"
+SEARCH, GUIDED = "16 rounds", "16 rounds, gbda"  # whose finds are drawn from soft prompts that climb
 LARGER = (LARGE, LARGE_TWO)
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """Control, coverage, search, residual balls and soft prompts at equal steps.
 
-    In full also the first three at the price of soft prompts, search with soft steps, and a checker that makes
-    mistakes.
+    In full also the first three at the price of soft prompts, search with soft steps, search that draws from soft
+    prompts, and a checker that makes mistakes.
     """
     arm, layer = functools.partial(counted_arm, task), LAYER[counted_kind(task)]
     baselines: dict[str, dict[str, Any]] = {
@@ -64,7 +64,12 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     both = dataclasses.replace(judged, kept_twins=True)
     wrong = {f"soft, {name}": arm(recipe=dataclasses.replace(judged, **how)) for name, how in WRONG.items()}
     wrong = wrong if task_named(task).answer_length == 1 else {}
-    return made | longer | wrong | {"16 rounds and soft": arm(recipe=both, rounds=16, finds=LABELS)}
+    rounds = dict(rounds=16, finds=LABELS)
+    searched = {
+        "16 rounds and soft": arm(**rounds, recipe=both),
+        GUIDED: arm(**rounds, attack="gbda", recipe=SEARCHED),
+    }
+    return made | longer | wrong | searched
 
 
 DECLARED = (Contrast(SEARCH, "soft, drawn"),)
@@ -74,6 +79,7 @@ BESIDE = (
     *(Contrast(f"{before}, equal price", "soft, drawn") for before in ("control", "uniform", "hazards", SEARCH)),
     *(Contrast("control", name) for name in BALLS),
     Contrast(SEARCH, "16 rounds and soft"),
+    Contrast(SEARCH, GUIDED),
     *(Contrast("soft, drawn", f"soft, {name}") for name in WRONG),
     Contrast(SEARCH, "soft, drawn", "false_alarms"),
 )
@@ -118,7 +124,8 @@ RELAXED_PROMPTS = Experiment(
 
     Every defence must beat the same steps on clean data, on {LABELS:,} labelled prompts, uniform or
     hazardous, and on {LABELS:,} finds of gcg in 16 rounds. The full preset gives these also {PRICE}
-    times the steps, which is the price of soft prompts. Labels do not count the overseer's verdicts;
+    times the steps, which is the price of soft prompts. It has a search that draws from soft prompts
+    (gbda), whose finds are pooled in rounds. Labels do not count the overseer's verdicts;
     the figure's second panel does. It also has overseers whose checker is wrong on 1 % or 10 % of
     all prompts, always the same ones, or sees only half of the hazards.
     """,
