@@ -1,10 +1,12 @@
 """Figures as functions: a notebook keeps its backend, and the same figure is the same bytes in each format."""
 
-import subprocess
+import os
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
+from children import in_child
 from matplotlib.figure import Figure
 
 import experiments
@@ -12,19 +14,20 @@ from experiments import reading
 from testbed import plots
 
 RECORDS = Path(__file__).parents[1] / "experiments" / "records"
-BACKEND = """
-import matplotlib, sys
-matplotlib.use("svg")
-import experiments, testbed.plots
-figure = experiments.figure("tool_ablation", "injury")
-assert "matplotlib.pyplot" not in sys.modules, "nothing here is pyplot's to show or to close"
-assert matplotlib.get_backend() == "svg", matplotlib.get_backend()
-"""
+
+
+def backends():
+    """The backend after all is imported, that after a figure is drawn with another, and whether pyplot is there."""
+    imported = matplotlib.get_backend(auto_select=False)
+    matplotlib.use("svg")
+    experiments.figure("tool_ablation", "injury")
+    return imported, matplotlib.get_backend(), "matplotlib.pyplot" in sys.modules
 
 
 def test_importing_and_drawing_leave_the_backend_alone():
-    ended = subprocess.run([sys.executable, "-c", BACKEND], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    imported, drawn, pyplot = in_child(backends)
+    assert imported == os.environ.get("MPLBACKEND") and drawn == "svg"
+    assert not pyplot, "nothing here is pyplot's to show or to close"
 
 
 def test_a_figure_and_the_effects_of_an_experiment_are_functions_of_its_name():

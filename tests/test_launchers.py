@@ -12,17 +12,26 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from children import SERVER
 from rich.console import Console
 
 from testbed.runs import results
-from testbed.runs.launchers import LAUNCHERS, processes, threads
+from testbed.runs.launchers import LAUNCHERS, local, processes, threads
 from testbed.runs.launchers.local import available_cores
 from testbed.runs.locks import held
 from testbed.runs.sweep import Outcome, Run, status, sweep
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def quickly_started(request, monkeypatch):
+    """Workers are forks of the server of tests; those of slow tests are new processes, as users have them."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr(local.multiprocessing, "get_context", lambda _: SERVER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,27 +149,20 @@ def test_a_thread_cannot_be_bound_to_cores(tmp_path):
         sweep(worklist(), perform, tmp_path, quiet(), place=threads(2, 1))
 
 
-CHILD = """
-import sys; sys.path[:0] = [{tests!r}, {root!r}]
-import test_launchers as t
-from pathlib import Path
-if __name__ == "__main__":
-    t.signal.signal(t.signal.SIGINT, t.signal.default_int_handler)
-    t.sweep(t.worklist(4, seconds=float({seconds!r})), t.perform, Path({folder!r}), t.quiet(), place=t.{place})
-"""
+def sweep_as_child(folder: Path, place: str, workers: int, seconds: float) -> None:
+    """The sweep of another process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sweep(worklist(4, seconds=seconds), perform, folder, quiet(), place=LAUNCHERS[place](workers))
 
 
-def in_another_process(tmp_path: Path, folder: Path, place: str, seconds: float) -> subprocess.Popen:
+def in_another_process(folder: Path, place: str, workers: int, seconds: float) -> Any:
     """A sweep of `worklist(4)` in another process; returns when its first run has begun."""
-    script = tmp_path / f"child-{time.monotonic_ns()}.py"
-    names = {"tests": str(ROOT / "tests"), "root": str(ROOT), "folder": str(folder)}
-    script.write_text(CHILD.format(seconds=seconds, place=place, **names))
-    with open(tmp_path / "child.log", "w") as log:
-        child = subprocess.Popen([sys.executable, str(script)], stdout=log, stderr=log)
+    child = SERVER.Process(target=sweep_as_child, args=(folder, place, workers, seconds))
+    child.start()
     deadline = time.monotonic() + 600
-    while not (folder / "begun").exists() and child.poll() is None and time.monotonic() < deadline:
+    while not (folder / "begun").exists() and child.is_alive() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert (folder / "begun").exists(), (tmp_path / "child.log").read_text()
+    assert (folder / "begun").exists()
     return child
 
 
@@ -170,10 +172,11 @@ SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGKILL, si
 @pytest.mark.parametrize("how", [signal.SIGINT, *SLOW])
 def test_a_sweep_that_is_ended_leaves_no_process_and_no_lock_and_is_completed_by_another(tmp_path, how):
     folder, runs = tmp_path / "a", worklist(4, seconds=0.3)
-    child = in_another_process(tmp_path, folder, "processes(2)", 0.3)
+    child = in_another_process(folder, "processes", 2, 0.3)
     assert len(status(runs, folder)["running"]) >= 1
-    child.send_signal(how)
-    assert child.wait(timeout=300) != 0
+    os.kill(child.pid, how)
+    child.join(timeout=300)
+    assert child.exitcode
     deadline = time.monotonic() + 300
     while status(runs, folder)["running"] and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -186,9 +189,10 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_no_lock_and_is_completed_by
 
 def test_two_sweeps_share_the_work_and_repeat_none_of_it(tmp_path):
     folder, runs = tmp_path / "a", worklist(4, seconds=0.3)
-    child = in_another_process(tmp_path, folder, "threads(2)", 0.3)
+    child = in_another_process(folder, "threads", 2, 0.3)
     outcome = sweep(runs, perform, folder, quiet(), place=threads(2))
-    assert child.wait() == 0
+    child.join()
+    assert child.exitcode == 0
     assert outcome.done + outcome.skipped == len(runs)
     assert begun(folder) == sorted(f"{run.config.size}-{run.seed}" for run in runs), "each was begun once"
     assert facts(folder) == undisturbed(tmp_path / "b", runs)
@@ -196,10 +200,10 @@ def test_two_sweeps_share_the_work_and_repeat_none_of_it(tmp_path):
 
 def test_a_run_whose_owner_dies_is_taken_over_by_the_sweep_that_waits(tmp_path):
     folder, runs = tmp_path / "a", worklist(4, seconds=0.2)
-    child = in_another_process(tmp_path, folder, "threads(1)", 0.2)
+    child = in_another_process(folder, "threads", 1, 0.2)
     threading.Timer(0.3, child.kill).start()
     assert sweep(runs, perform, folder, quiet(), place=threads(2)).failed == []
-    child.wait()
+    child.join()
     assert facts(folder) == undisturbed(tmp_path / "b", runs)
 
 

@@ -3,27 +3,19 @@
 import errno
 import fcntl
 import os
-import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
+from children import SERVER
 
 from testbed.runs import locks as module
 from testbed.runs.locks import held, hold
 
-ROOT = Path(__file__).parents[1]
-HOLDER = """
-import sys
-sys.path.insert(0, {root!r})
-from pathlib import Path
-from testbed.runs.locks import hold
-with hold(Path({path!r})) as ours:
-    print(ours, flush=True)
-    sys.stdin.read()
-"""
+
+def hold_for_ever(path, pipe):
+    with hold(path) as ours:
+        pipe.send(ours)
+        threading.Event().wait()
 
 
 def test_of_two_who_want_it_one_has_it_and_then_the_other(tmp_path):
@@ -47,16 +39,15 @@ def test_an_error_in_the_block_gives_it_back(tmp_path):
 
 def test_it_dies_with_its_process(tmp_path):
     path = tmp_path / "run"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER.format(root=str(ROOT), path=str(path))],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    with holder:
-        assert holder.stdout.readline() == b"True\n"
-        assert held(path)
-        with hold(path) as ours:
-            assert not ours
-        holder.send_signal(signal.SIGKILL)
+    told, pipe = SERVER.Pipe()
+    holder = SERVER.Process(target=hold_for_ever, args=(path, pipe))
+    holder.start()
+    assert told.recv(), "it holds it"
+    assert held(path)
+    with hold(path) as ours:
+        assert not ours
+    holder.kill()
+    holder.join()
     assert (tmp_path / "run.lock").exists(), "a kill leaves the file, but nobody holds it"
     assert not held(path)
     with hold(path) as ours:

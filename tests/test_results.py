@@ -1,6 +1,6 @@
 """Records: one whole JSON file a run or none, whatever goes wrong and whenever the process is killed.
 
-Run as a program, this file is the child of its own tests: it forks processes that are killed inside a write.
+A child process forks those that are killed inside a write: one that has not started JAX.
 """
 
 import dataclasses
@@ -12,14 +12,13 @@ import pathlib
 import re
 import signal
 import stat
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from children import in_child
 
 from testbed.runs import results
 
@@ -316,17 +315,27 @@ def races(folder: Path, rounds: int = 25, writers: int = 4) -> list[list]:
     return seen
 
 
+def write_and_kill(base: Path) -> dict:
+    """What becomes of writes that are killed, and of those at once."""
+    os.umask(0o027)
+    for part in ("writes", "replacements", "races"):
+        (base / part).mkdir()
+    told = {
+        "writes": killed_writes(base / "writes"),
+        "replacements": killed_replacements(base / "replacements"),
+        "races": races(base / "races"),
+    }
+    results.write(base, RUN, RECORD)
+    mode = stat.S_IMODE((base / f"{RUN}.json").stat().st_mode)
+    return told | {"id": results.run_id(*BASE), "hash": hash("a word"), "mode": mode}
+
+
 @pytest.fixture(scope="module")
 def aftermath(tmp_path_factory):
-    """What the child process saw, which ran under umask 027 and another hash seed."""
-    folder = tmp_path_factory.mktemp("killed")
-    child = subprocess.run(
-        [sys.executable, __file__, str(folder)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"},
-        capture_output=True, text=True, umask=0o027, timeout=600,
-    )  # fmt: skip
-    assert child.returncode == 0, child.stderr
-    return json.loads(child.stdout)
+    """What a child process saw, which has another umask and another hash seed."""
+    told = in_child(write_and_kill, tmp_path_factory.mktemp("killed"))
+    assert told["hash"] != hash("a word")
+    return told
 
 
 @pytest.mark.parametrize(
@@ -506,17 +515,3 @@ def test_load_says_when_there_is_nothing(tmp_path):
     results.write(tmp_path, RUN, RECORD)
     with pytest.raises(ValueError, match="no records of another"):
         results.load(tmp_path, "another")
-
-
-if __name__ == "__main__":
-    base = Path(sys.argv[1])
-    for part in ("writes", "replacements", "races"):
-        (base / part).mkdir()
-    told = {
-        "writes": killed_writes(base / "writes"),
-        "replacements": killed_replacements(base / "replacements"),
-        "races": races(base / "races"),
-    }
-    results.write(base, RUN, RECORD)
-    told["id"] = results.run_id(*BASE)
-    print(json.dumps(told | {"mode": stat.S_IMODE((base / f"{RUN}.json").stat().st_mode)}))

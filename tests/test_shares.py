@@ -1,18 +1,14 @@
-"""A count in shares is the whole count, whoever does which share; what is left out or doubled is refused.
-
-Run as a program, this file is a helper of its own tests.
-"""
+"""A count in shares is the whole count, whoever does which share; what is left out or doubled is refused."""
 
 import dataclasses
 import functools
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from children import SERVER
 from command_line import command
 from rich.console import Console
 
@@ -125,12 +121,18 @@ def counted_by(folder: Path, perform) -> list[str]:
     return sweep(runs, perform, folder / "out" / counting.COUNT, Console(quiet=True)).failed
 
 
-def blocked(run, folder, watch):
-    """The helper's way to count a share: from the third on they are begun, told, and never done."""
-    if run.config.number >= 2:
-        print("held" * (run.config.number == 2), flush=True)
-        threading.Event().wait()
-    return counting.perform_share(run, folder, watch)
+def help_to_count(folder: Path, blocked) -> None:
+    """What a helper does: shares from the third on are begun, told, and never done."""
+
+    def perform(run, folder, watch):
+        if run.config.number >= 2:
+            blocked.set()
+            threading.Event().wait()
+        return counting.perform_share(run, folder, watch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        small(patch)
+        counted_by(folder, perform)
 
 
 def test_two_processes_share_a_count_and_a_killed_one_loses_one_share(tmp_path, monkeypatch):
@@ -138,10 +140,12 @@ def test_two_processes_share_a_count_and_a_killed_one_loses_one_share(tmp_path, 
     path, folder = saved(tmp_path), tmp_path / "out" / counting.COUNT
     config = counting.counting_of(str(path), None, None)
     runs, done = counting.runs_of(config), []
-    helper = subprocess.Popen([sys.executable, __file__, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    blocked = SERVER.Event()
+    helper = SERVER.Process(target=help_to_count, args=(tmp_path, blocked))
+    helper.start()
     try:
-        while helper.stdout.readline() != "held\n":
-            assert helper.poll() is None
+        while not blocked.wait(1.0):
+            assert helper.is_alive()
         before = {run.id for run in runs if results.find(folder, run.id)}
         assert held(folder / runs[2].id) and len(before) >= 1, "one is begun, and some are done"
 
@@ -155,7 +159,7 @@ def test_two_processes_share_a_count_and_a_killed_one_loses_one_share(tmp_path, 
         assert counted_by(tmp_path, perform) == []
     finally:
         helper.kill()
-        helper.communicate()
+        helper.join()
     assert len(done) == len(set(done)) and runs[2].id in done
     assert not before & set(done), "what the helper had finished is not counted again"
     status, out, _ = command(f"--count={path}", f"--out={tmp_path / 'out'}")
@@ -191,10 +195,3 @@ def test_altered_weights_are_not_counted_on(tmp_path):
     save(path, build(jax.random.key(4), model_config(task, width=8, heads=2, layers=1)), task=TASK)
     with pytest.raises(ValueError, match="was altered since its count began"):
         counting.model_of(config)
-
-
-if __name__ == "__main__":
-    jax.config.update("jax_disable_most_optimizations", True)  # as in conftest
-    with pytest.MonkeyPatch.context() as own:
-        small(own)
-        counted_by(Path(sys.argv[1]), blocked)

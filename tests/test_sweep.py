@@ -1,6 +1,6 @@
 """A sweep: each run once, the same records however it is stopped, killed, shared or watched.
 
-Run as a program, this file is the child of its own tests: it forks sweeps that are killed at each line they execute.
+A child process forks the sweeps that are killed at each line they execute: one that has not started JAX.
 """
 
 import dataclasses
@@ -8,7 +8,6 @@ import errno
 import gc
 import hashlib
 import io
-import json
 import os
 import re
 import signal
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from children import in_child
 from conftest import slow
 from rich.console import Console
 
@@ -617,6 +617,7 @@ def killed_sweep(folder: Path, runs: list[Run], fatal_line: int, workers: int) -
 
 def kill_everywhere(base: Path, runs: list[Run], workers: int, stride: int) -> dict:
     """Kill a sweep at every `stride`-th line; report what was wrong after a kill or after the rerun."""
+    stand_alone()
     truth, wrong, recorded, line = expected(runs), [], [], 1
     while True:
         folder = base / f"{workers}-{line}"
@@ -732,20 +733,34 @@ def deaf(folder: Path, runs: list[Run]) -> int:
     return forked(work)
 
 
+def stand_alone() -> None:
+    """Keep JAX, which provenance would ask, from starting in a process that forks."""
+    provenance.here = lambda: {"revision": "none"}
+
+
+def ends_of_sweeps(home: Path) -> dict:
+    """Sweeps side by side, and sweeps that are sent signals: how they end."""
+    stand_alone()
+    two, many = worklist(2, 1), worklist(10)
+    statuses = together(home / "together", many)
+    right, files = facts(home / "together") == expected(many), len(list((home / "together").iterdir()))
+    return {
+        "together": {"statuses": statuses, "right": right, "files": files},
+        "interrupted": interrupted(home / "interrupted", many),
+        "lost": {name: lost(home / name, two, name) for name in ("SIGINT", "SIGTERM")},
+        "deaf": deaf(home / "deaf", two),
+    }
+
+
 @pytest.fixture(scope="module")
 def aftermath(tmp_path_factory):
-    """What the child process saw."""
-    child = subprocess.run(
-        [sys.executable, __file__, str(tmp_path_factory.mktemp("killed"))],
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=3600,
-    )  # fmt: skip
-    assert child.returncode == 0, child.stderr
-    return json.loads(child.stdout)
+    """What a child process saw."""
+    return in_child(ends_of_sweeps, tmp_path_factory.mktemp("ended"))
 
 
-@pytest.mark.parametrize("workers", ["1", slow("2")])
-def test_a_sweep_killed_at_any_line_is_completed_by_the_same_command(aftermath, workers):
-    seen = aftermath["killed"][workers]
+@pytest.mark.parametrize(("workers", "stride"), [(1, 71), slow(2, 101)])
+def test_a_sweep_killed_at_any_line_is_completed_by_the_same_command(tmp_path, workers, stride):
+    seen = in_child(kill_everywhere, tmp_path, worklist(3, 1), workers, stride)
     assert seen["wrong"] == []
     assert seen["recorded"] == [0, 1, 2, 3], "it was killed before, between and after the records"
     assert seen["kills"] >= 20
@@ -817,17 +832,3 @@ def test_a_run_without_room_for_its_programs_fails_in_one_line(tmp_path, monkeyp
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 def test_linux_tells_how_many_maps_a_process_holds_and_may_hold():
     assert 0 < MAPS.read_bytes().count(b"\n") < int(MAPS_ALLOWED.read_text())
-
-
-if __name__ == "__main__":
-    provenance.here = lambda: {"revision": "none"}  # JAX's threads must not be running when a process forks
-    home, three, many = Path(sys.argv[1]), worklist(3, 1), worklist(10)
-    told = {"killed": {w: kill_everywhere(home, three, w, stride) for w, stride in ((1, 71), (2, 101))}}
-    statuses = together(home / "together", many)
-    right, files = facts(home / "together") == expected(many), len(list((home / "together").iterdir()))
-    told["together"] = {"statuses": statuses, "right": right, "files": files}
-    told["interrupted"] = interrupted(home / "interrupted", many)
-    two = worklist(2, 1)
-    told["lost"] = {name: lost(home / name, two, name) for name in ("SIGINT", "SIGTERM")}
-    told["deaf"] = deaf(home / "deaf", two)
-    print(json.dumps(told))
