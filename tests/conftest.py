@@ -25,7 +25,9 @@ pytest.register_assert_rewrite("attack_contract", "attack_ladder")
 jax.config.update("jax_legacy_prng_key", "error")  # keys are made by jax.random.key
 jax.config.update("jax_disable_most_optimizations", True)
 compilation.SOONER["xla_backend_optimization_level"] = 0  # a search has a level of its own, whatever the setting above
-gc.set_threshold(100_000, 20, 20)  # tracing makes many objects and little garbage: looking for it took a tenth
+# Tracing makes many objects and little garbage: looking for it took a tenth. What is imported is never garbage.
+gc.set_threshold(300_000, 20, 20)
+gc.freeze()
 
 
 def slow(*case):
@@ -50,20 +52,24 @@ def all_prompts():
     return enumerate_space
 
 
+def lively_of(config, seed=0):
+    """A Transformer with every parameter random and large. Numpy draws them: nothing is compiled."""
+    rng = np.random.default_rng(seed)
+    blank = jax.eval_shape(lambda: Transformer(config, jax.random.key(0)))
+
+    def fill(path, leaf):
+        centre = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
+        return jnp.asarray(centre + 0.5 * rng.standard_normal(leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, blank)
+
+
 @pytest.fixture(scope="session")
 def lively():
     """`(task, seed, sizes) -> Transformer` with every parameter random and large, so that its answers vary."""
 
     def make(task, seed=0, width=8, heads=2, layers=1):
-        rng = np.random.default_rng(seed)
-        config = model_config(task, width=width, heads=heads, layers=layers)
-        blank = jax.eval_shape(lambda: Transformer(config, jax.random.key(0)))
-
-        def fill(path, leaf):
-            centre = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
-            return jnp.asarray(centre + 0.5 * rng.standard_normal(leaf.shape), jnp.float32)
-
-        return jax.tree_util.tree_map_with_path(fill, blank)
+        return lively_of(model_config(task, width=width, heads=heads, layers=layers), seed)
 
     return make
 

@@ -4,27 +4,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import slow
+from conftest import lively_of, slow
 
 from testbed import batch
 from testbed.batch import MOST_POSITIONS, batch_logits, features_first
-from testbed.model import ModelConfig, Transformer
+from testbed.model import ModelConfig
 
 
 def lively_transformer(**sizes):
-    """A transformer whose norms and biases say something too."""
-    config = ModelConfig(**dict(prompt_length=5, vocab=3, answer_length=1, answer_vocab=4, width=8, heads=2) | sizes)
-    model = Transformer(config, jax.random.key(0))
-    noise = lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
-    return jax.tree.map(noise, model)
+    return lively_of(
+        ModelConfig(**dict(prompt_length=5, vocab=3, answer_length=1, answer_vocab=4, width=8, heads=2) | sizes)
+    )
 
 
 def inputs(config, number=6):
-    soft, said, latent = jax.random.split(jax.random.key(1), 3)
+    rng = np.random.default_rng(1)
     return (
-        jax.nn.softmax(jax.random.normal(soft, (number, config.prompt_length, config.vocab))),
-        jax.random.randint(said, (number, config.answer_length), 0, config.answer_vocab),
-        jax.random.normal(latent, (number, config.layers + 1, config.positions, config.width)),
+        rng.dirichlet(np.ones(config.vocab), (number, config.prompt_length)).astype(np.float32),
+        rng.integers(0, config.answer_vocab, (number, config.answer_length), np.int32),
+        rng.standard_normal((number, config.layers + 1, config.positions, config.width), np.float32),
     )
 
 
@@ -46,9 +44,8 @@ def test_both_layouts_say_the_same_and_slope_the_same(sizes):
     soft, said, latents = inputs(model.config)
     assert features_first(model)
     for given in (None, latents):
-        np.testing.assert_allclose(
-            batch_logits(model, soft, said, given), jax.vmap(model)(soft, said, given), rtol=1e-4, atol=1e-5
-        )
+        ours, plain = (jax.jit(forward)(model, soft, said, given) for forward in (batch_logits, by_prompt))
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
     ours, plain = (slopes(forward, model, soft, said, latents) for forward in (batch_logits, by_prompt))
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * float(jnp.abs(other).max()))
@@ -58,7 +55,7 @@ def test_what_is_long_or_no_transformer_keeps_the_usual_layout(monkeypatch):
     long = lively_transformer(prompt_length=MOST_POSITIONS + 1, layers=1)
     assert not features_first(long)
     soft, said, _ = inputs(long.config)
-    assert (batch_logits(long, soft, said) == jax.vmap(long)(soft, said)).all()
+    assert (jax.jit(batch_logits)(long, soft, said) == jax.jit(by_prompt)(long, soft, said)).all()
     callable_only = lambda soft_prompt, answer, latent=None: soft_prompt.sum() + answer
     assert batch_logits(callable_only, soft, said).shape == said.shape
     monkeypatch.setattr(batch.jax, "default_backend", lambda: "gpu")

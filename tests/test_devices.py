@@ -1,50 +1,37 @@
-"""One device or eight: the same numbers.
+"""One device or eight: the same numbers."""
 
-Run as a program, this file is the child of its own tests.
-"""
-
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-
-QUICK_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"  # as in conftest
-ROOT = Path(__file__).parents[1]
+from children import in_child
 
 
-def children(what: str) -> dict[int, dict]:
-    """What processes with one and with eight simulated devices compute.
+def on_devices(devices: int, what: Callable[[], dict]) -> dict:
+    """What a process computes that simulates so many devices: one that has not started JAX yet.
 
-    XLA has at least a thread a device, and cuts sums into as many parts: both processes get eight.
+    XLA has at least a thread a device, and cuts sums into as many parts: it gets eight, however many devices.
     """
-    started = {
-        devices: subprocess.Popen(
-            [sys.executable, __file__, what], stdout=subprocess.PIPE, text=True,
-            env=os.environ | {
-                "XLA_FLAGS": f"{QUICK_TO_COMPILE} --xla_force_host_platform_device_count={devices}",
-                "NPROC": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
-            },
-        )
-        for devices in (1, 8)
-    }  # fmt: skip
-    told = {devices: process.communicate(timeout=600)[0] for devices, process in started.items()}
-    assert [process.returncode for process in started.values()] == [0, 0]
-    return {devices: json.loads(text) for devices, text in told.items()}
+    os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={devices}"
+    os.environ |= {"NPROC": "8", "JAX_PLATFORMS": "cpu"}
+    return what()
+
+
+def children(what: Callable[[], dict]) -> list[dict]:
+    """What processes with one and with eight simulated devices compute."""
+    return [in_child(on_devices, devices, what) for devices in (1, 8)]
 
 
 def test_members_are_divided_over_all_devices_and_give_what_they_give_on_one():
-    one, eight = children("members").values()
+    one, eight = children(members)
     assert one["devices"] == one["members on"] == one["array on"] == 1
     assert eight == one | {"devices": 8, "members on": 8, "array on": 8}
 
 
 @pytest.mark.slow
 def test_training_counting_and_attacking_on_eight_devices_give_what_they_give_on_one():
-    one, eight = children("works").values()
+    one, eight = children(works)
     assert eight["count"] == one["count"]
     assert eight["attack"] == one["attack"], "prompts, first successes and calls"
     # What is batched otherwise is rounded otherwise.
@@ -54,7 +41,7 @@ def test_training_counting_and_attacking_on_eight_devices_give_what_they_give_on
 
 @pytest.mark.slow
 def test_a_population_on_eight_devices_ends_as_on_one():
-    one, eight = children("population").values()
+    one, eight = children(population)
     assert eight["pools"] == one["pools"]
     np.testing.assert_allclose(eight["weights"], one["weights"], rtol=0, atol=1e-5)
 
@@ -137,7 +124,3 @@ def population() -> dict:
         "weights": [np.asarray(model.weight).tolist() for model, _ in trained],
         "pools": [history.pool.tolist() for _, history in trained],
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps({"members": members, "works": works, "population": population}[sys.argv[1]]()))
