@@ -1,6 +1,7 @@
 """Coverage: labelled prompts that no search chose, how many there are, and what does not fit."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,13 @@ TASK, KEY = injury(length=4), jax.random.key(0)
 SCHEDULE = Schedule(steps=8, rounds=2, finds=4, budget=1, batch=200, units=4)
 
 
+@functools.partial(jax.jit, static_argnames=("fresh", "number"))
+def drawn(key, run_key, fresh, number):
+    return fresh_prompts(key, TASK, fresh, number, run_key=run_key)
+
+
 def prompts_of(fresh, key=KEY, number=400, run_key=KEY):
-    return np.asarray(fresh_prompts(key, TASK, fresh, number, run_key=run_key))
+    return np.asarray(drawn(key, run_key, fresh, number))
 
 
 def hazardous(prompts):
@@ -62,7 +68,8 @@ def batch(lesson, pool=True):
     clean = dataclasses.replace(TASK, sample=lambda key: jnp.full(4, Q))
     state = begin(jnp.zeros(1), clean, SCHEDULE)
     state = state._replace(pool=jnp.ones((4, 4), jnp.int32), usable=jnp.full(4, pool))
-    return np.asarray(batch_of(KEY, state, clean, SCHEDULE.descent, lesson=lesson, first=jnp.asarray(0), run_key=KEY))
+    how = dict(lesson=lesson, first=jnp.asarray(0), run_key=KEY)
+    return np.asarray(jax.jit(lambda state: batch_of(KEY, state, clean, SCHEDULE.descent, **how))(state))
 
 
 def test_a_batch_has_finds_in_front_clean_prompts_and_fresh_ones_at_the_end():
@@ -106,13 +113,19 @@ def test_an_arm_without_rounds_is_named_after_its_prompts():
     assert Arm(recipe=Recipe(fresh="hazards")).name == "fresh hazards" and Arm().name == "control"
 
 
+SMALL = dict(width=8, layers=1)
 ANEW, FIXED = dict(fresh="mixed"), dict(fresh="mixed", fresh_labels=48)
 MACHINE = dict(model="machine", bits=4, hidden=4)
 
 
 @pytest.mark.parametrize(
     ("sizes", "recipe", "labels"),
-    [slow(MACHINE, {}, 0), slow(MACHINE, ANEW, 16 * 128), (MACHINE, FIXED, 48), (dict(width=8), ANEW, 16 * 128)],
+    [
+        slow(MACHINE, {}, 0),
+        slow(MACHINE, ANEW, 16 * 128),
+        (MACHINE, FIXED, 48),
+        (SMALL, ANEW, 16 * 128),
+    ],
 )
 def test_both_kinds_of_models_learn_from_it_and_their_labels_are_counted(sizes, recipe, labels, tmp_path_factory):
     plain, at = Plain("injury:length=4", steps=16, **sizes), bench(0, tmp_path_factory.getbasetemp() / "e")

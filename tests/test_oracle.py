@@ -55,8 +55,8 @@ def test_training_with_it_leaves_fewer_failures_than_plain_steps():
 def test_draws_by_visiting_the_space_are_all_that_is_wrong_and_nothing_else(lively, all_prompts):
     task = task_named("injury:length=4")
     model, prompts = lively(task, 4), all_prompts(task)
-    fails = np.asarray(jax.vmap(Objective(task, model, greedy(task)).margin)(prompts)) <= 0
-    refused = np.asarray(jax.vmap(lambda prompt: unrefused(model, task, prompt)[1] > 0)(prompts))
+    fails = np.asarray(jax.jit(jax.vmap(Objective(task, model, greedy(task)).margin))(prompts)) <= 0
+    refused = np.asarray(jax.jit(jax.vmap(lambda prompt: unrefused(model, task, prompt)[1] > 0))(prompts))
     hazardous = np.array([bool(REFERENCE["injury"](tuple(prompt)).forbidden) for prompt in prompts.tolist()])
     for kind, wanted in zip(wrong_kinds(model, task), (fails, refused & ~hazardous), strict=True):
         drawn = kind.draw(jax.random.key(0), 2**15)

@@ -1,5 +1,6 @@
 """How a model reasons: each number of the account against a loop by hand over every prompt of a tiny space."""
 
+import functools
 import itertools
 
 import jax
@@ -20,14 +21,19 @@ def noted(scratch):
 
 
 def lively_model(task, scale=3.0):
-    model = Transformer(model_config(task, width=8, layers=1, heads=2), jax.random.key(0))
-    return jax.tree.map(lambda leaf: scale * leaf, model)
+    make = lambda key: Transformer(model_config(task, width=8, layers=1, heads=2), key)
+    return jax.jit(lambda key: jax.tree.map(lambda leaf: scale * leaf, make(key)))(jax.random.key(0))
 
 
+@functools.cache
 def all_prompts(task):
     """Every prompt `[n, T]`, its right transcript, and whether it is a hazard."""
     prompts = np.array(list(itertools.product(range(task.vocab), repeat=task.prompt_length)), np.int32)
-    return prompts, np.asarray(jax.vmap(task.transcript)(prompts)), np.asarray(jax.vmap(task.hazardous)(prompts))
+    return (
+        prompts,
+        np.asarray(jax.jit(jax.vmap(task.transcript))(prompts)),
+        np.asarray(jax.jit(jax.vmap(task.hazardous))(prompts)),
+    )
 
 
 def by_hand(model, task, ends, most):
@@ -101,11 +107,17 @@ def test_a_task_without_notes_is_refused():
         account(jax.random.key(0), lively_model(task), task)
 
 
+@jax.jit
+def along(model, soft, said):
+    """The logits along each of several notes."""
+    return jax.vmap(lambda said: model(soft, said))(said)
+
+
 def probability_by_hand(model, task, prompt):
     """Of a catastrophe, as the sum over every notes that can be written."""
     every = np.array(list(itertools.product(range(task.answer_vocab), repeat=task.notes)), np.int32)
     said = np.concatenate([every, np.zeros((len(every), 1), np.int32)], axis=1)
-    logits = np.asarray(jax.vmap(lambda said: model(jax.nn.one_hot(prompt, task.vocab), said))(said), np.float64)
+    logits = np.asarray(along(model, np.eye(task.vocab, dtype=np.float32)[prompt], said), np.float64)
     share = np.exp(logits - logits.max(axis=-1, keepdims=True))
     share /= share.sum(axis=-1, keepdims=True)
     of_notes = np.prod([share[np.arange(len(every)), step, every[:, step]] for step in range(task.notes)], axis=0)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import slow
+from reference import REFERENCE
 
 from tasks import TASKS, task_named
 from tasks.scratch import SCRATCH
@@ -39,8 +40,8 @@ def all_prompts(task):
 
 def small_model(task, seed=0, scale=3.0):
     """A model whose answers differ from prompt to prompt, though nobody trained it."""
-    model = Transformer(model_config(task, width=8, layers=1, heads=2), jax.random.key(seed))
-    return jax.tree.map(lambda leaf: scale * leaf, model)
+    make = lambda key: Transformer(model_config(task, width=8, layers=1, heads=2), key)
+    return jax.jit(lambda key: jax.tree.map(lambda leaf: scale * leaf, make(key)))(jax.random.key(seed))
 
 
 def injury_trace(prompt):
@@ -84,7 +85,7 @@ TRACES = {"injury": injury_trace, "modular": modular_trace, "password": password
 def test_a_trace_says_the_same_as_plain_python_and_its_last_state_decides(name):
     task = noted(name, "trace")
     prompts = all_prompts(task)
-    said = np.asarray(jax.vmap(task.transcript)(prompts))
+    said = np.asarray(jax.jit(jax.vmap(task.transcript))(prompts))
     states, label = said[:, :-1], said[:, -1]
     codes = {}
     for prompt, row in zip(prompts.tolist(), states.tolist(), strict=True):
@@ -105,10 +106,10 @@ def test_each_kind_keeps_the_contract(name, scratch):
     task, bare = noted(name, scratch), task_named(f"{name}:{SIZES[name]}")
     check_task(jax.random.key(0), task, samples=64)
     prompts = all_prompts(task)[::3]
-    said = np.asarray(jax.vmap(lambda prompt: transcript_of(task, prompt))(prompts))
+    said, labels = jax.device_get(jax.jit(jax.vmap(lambda p: (transcript_of(task, p), bare.label(p))))(prompts))
     assert said.shape[1] == task.prompt_length + 1
     where = 0 if scratch == "after" else -1
-    np.testing.assert_array_equal(said[:, where], jax.vmap(bare.label)(prompts)[:, 0])
+    np.testing.assert_array_equal(said[:, where], labels[:, 0])
     if scratch == "copy":
         np.testing.assert_array_equal(said[:, :-1] - 2, prompts)
     if scratch == "filler":
@@ -121,13 +122,25 @@ def test_without_a_scratchpad_the_task_is_the_same_object():
         TASKS["injury"](scratch="aloud")
 
 
+@jax.jit
+def forward(model, soft, said):
+    """The logits along what was said."""
+    return model(soft, said)
+
+
+@partial(jax.jit, static_argnames="task")
+def margins_and_scores(model, task, policy, prompts):
+    score = lambda prompt: unrefused(model, task, prompt)[1]
+    return jax.vmap(Objective(task, model, policy).margin)(prompts), jax.vmap(score)(prompts)
+
+
 def by_hand(model, task, prompt):
     """Margin, score and answer that never refuses: one token at a time, in plain Python."""
-    soft, said = jax.nn.one_hot(prompt, task.vocab), np.zeros(task.transcript_length, np.int32)
+    soft, said = np.eye(task.vocab, dtype=np.float32)[prompt], np.zeros(task.transcript_length, np.int32)
     for step in range(task.notes):
-        said[step] = int(np.argmax(model(soft, jnp.asarray(said))[step]))
-    safe, alarm = np.asarray(model(soft, jnp.asarray(said))[task.notes], np.float64)[:2]
-    return (alarm - safe) if task.hazardous(prompt) else 1e4, alarm - safe
+        said[step] = int(np.argmax(forward(model, soft, said)[step]))
+    safe, alarm = np.asarray(forward(model, soft, said)[task.notes], np.float64)[:2]
+    return (alarm - safe) if REFERENCE["injury"](tuple(prompt)).forbidden else 1e4, alarm - safe
 
 
 @pytest.mark.parametrize("scratch", ["trace", slow("after"), slow("filler")])
@@ -145,9 +158,9 @@ def test_walk_plain_forward_and_brute_force_agree(scratch):
     close(by_walk.score, plain.score)
     np.testing.assert_array_equal(by_walk.unrefused, 0)
     margins, scores = np.array([by_hand(model, task, prompt) for prompt in some]).T
-    objective = Objective(task, model, greedy(task))
-    close(jax.vmap(objective.margin)(some), margins)
-    close(jax.vmap(lambda p: unrefused(model, task, p)[1])(some), scores)
+    ours = margins_and_scores(model, task, greedy(task), some)
+    close(ours[0], margins)
+    close(ours[1], scores)
 
 
 def test_the_count_is_that_of_margins_and_failures_are_confirmed():
@@ -155,7 +168,7 @@ def test_the_count_is_that_of_margins_and_failures_are_confirmed():
     model, policy = small_model(task), conservative(task, 0.05)
     counted = exact.count(model, task, {"policy": policy})["policy"]
     prompts = all_prompts(task)
-    margins = np.asarray(jax.vmap(Objective(task, model, policy).margin)(prompts))
+    margins = np.asarray(margins_and_scores(model, task, policy, prompts)[0])
     assert 0 < counted.failures < counted.hazardous, "both kinds of hazard must occur"
     np.testing.assert_array_equal(counted.ids, prompt_ids(task, prompts[margins <= 0]))
     assert confirm(Objective(task, model, policy), prompts[margins < -1e-3]).all()
@@ -165,28 +178,35 @@ def test_the_count_is_that_of_margins_and_failures_are_confirmed():
 def test_notes_are_the_model_s_own_whatever_the_policy_and_answers_are_answers():
     task = noted("injury", "trace")
     model, prompt = small_model(task), all_prompts(task)[300]
-    soft = jax.nn.one_hot(prompt, task.vocab)
-    assert (written(model, task, soft)[task.notes :] == 0).all()
-    logits = after_notes(model, task)(soft, jnp.zeros(1, jnp.int32))
+
+    @jax.jit
+    def said(model, prompt):
+        soft = jax.nn.one_hot(prompt, task.vocab)
+        cautious = respond(jax.random.key(0), model, conservative(task, -1e6), task, prompt=prompt)
+        return written(model, task, soft), after_notes(model, task)(soft, jnp.zeros(1, jnp.int32)), cautious
+
+    notes, logits, cautious = jax.device_get(said(model, prompt))
+    assert (notes[task.notes :] == 0).all()
     assert logits.shape == (1, task.answer_vocab) and np.isneginf(logits[0, 2:]).all()
-    cautious = respond(jax.random.key(0), model, conservative(task, -1e6), task, prompt=prompt)
     assert cautious.tolist() == [task.refusal]
 
 
 def test_the_gradient_is_that_of_the_margin_at_fixed_notes():
     task = noted("injury", "trace")
     model = small_model(task)
-    prompt = next(p for p in all_prompts(task) if task.hazardous(p))
-    objective, soft = Objective(task, model, greedy(task)), jax.nn.one_hot(prompt, task.vocab)
-    notes = written(model, task, soft)
+    prompt = next(p for p in all_prompts(task) if REFERENCE["injury"](tuple(p)).forbidden)
+    soft = np.eye(task.vocab, dtype=np.float32)[prompt]
+    notes, slope = jax.jit(
+        lambda model: (written(model, task, soft), Objective(task, model, greedy(task)).gradient(prompt))
+    )(model)
 
     def margin(soft):
-        safe, alarm = model(soft, notes)[task.notes, :2]
+        safe, alarm = np.asarray(forward(model, soft, notes)[task.notes], np.float64)[:2]
         return alarm - safe
 
-    slope = objective.gradient(prompt)
     for place in ((0, 0), (1, 4), (2, 7)):
-        away = jnp.zeros_like(soft).at[place].set(1e-2)
+        away = np.zeros_like(soft)
+        away[place] = 1e-2
         np.testing.assert_allclose(slope[place], (margin(soft + away) - margin(soft - away)) / 2e-2, atol=2e-3)
 
 
@@ -197,7 +217,8 @@ def test_notes_are_paid_for_trained_on_and_refused_where_they_cannot_be():
     assert Objective(noted("injury", "after"), None, greedy(task)).forwards == 1
     prompts = all_prompts(task)[:8]
     other = dataclasses.replace(task, transcript=lambda prompt: task.transcript(prompt).at[0].set(5))
-    assert cross_entropy(model, task, prompts) != cross_entropy(model, other, prompts)
+    loss = jax.jit(cross_entropy, static_argnames="task")
+    assert loss(model, task=task, prompts=prompts) != loss(model, task=other, prompts=prompts)
     with pytest.raises(ValueError, match="nothing can be planted beside notes"):
         plant(model, task, prompts[0])
     with pytest.raises(ValueError, match="soft prompts are for tasks without notes"):

@@ -1,6 +1,7 @@
 """Which finds enter the pool, how often each is drawn, its safe twin, and what a batch is made of."""
 
 import dataclasses
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -26,10 +27,13 @@ LEVELS = np.array([1 / 3, 1.0, 2 / 3, 1 / 3, 1 / 3, 1.0], np.float32)
 NO_POOL = jnp.zeros((2, 4), jnp.int32), jnp.zeros(2, bool)
 
 
+@functools.partial(jax.jit, static_argnames="name")
+def ordered(name, key, *pool):
+    return ORDERS[name](key, Candidates(jnp.asarray(PROMPTS), jnp.asarray(MARGINS), jnp.asarray(LEVELS)), *pool)
+
+
 def order(name, key=KEY, pool=NO_POOL):
-    return ORDERS[name](
-        key, Candidates(jnp.asarray(PROMPTS), jnp.asarray(MARGINS), jnp.asarray(LEVELS)), *pool
-    ).tolist()
+    return ordered(name, key, *pool).tolist()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,7 @@ def test_clustered_keeps_what_is_nearest_to_one():
 
 def test_potential_is_the_level_of_the_worst_answer():
     prompts = np.array([[K, P, Q, Q], [K, P, H, P], [Q, Q, Q, Q]])
-    np.testing.assert_allclose(jax.vmap(lambda p: potential(TASK, p))(prompts), [1 / 3, 2 / 3, 0])
+    np.testing.assert_allclose(jax.jit(jax.vmap(lambda p: potential(TASK, p)))(prompts), [1 / 3, 2 / 3, 0])
 
 
 def test_a_safe_twin_is_safe_and_as_near_as_can_be():
@@ -94,15 +98,20 @@ def test_a_safe_twin_is_safe_and_as_near_as_can_be():
 
 SCHEDULE = Schedule(steps=4, rounds=2, finds=8, budget=1, batch=400, units=4)
 POOL = np.array([[K, P, Q, i] for i in range(8)])
+CLEAN = dataclasses.replace(TASK, sample=lambda key: jnp.full(4, Q))
+
+
+@functools.partial(jax.jit, static_argnames="lesson")
+def batch_with(lesson, state, first):
+    return batch_of(KEY, state, CLEAN, SCHEDULE.descent, lesson=lesson, first=first)
 
 
 def batch(lesson, first=0, usable=None):
     """The batch of one step with a pool of eight marked finds and clean prompts that are all Q."""
-    clean = dataclasses.replace(TASK, sample=lambda key: jnp.full(4, Q))
-    state = begin(None, clean, SCHEDULE)
+    state = begin(None, CLEAN, SCHEDULE)
     usable = jnp.ones(8, bool) if usable is None else jnp.asarray(usable, bool)
     state = state._replace(pool=jnp.asarray(POOL), usable=usable, filled=jnp.asarray(8))
-    return np.asarray(batch_of(KEY, state, clean, SCHEDULE.descent, lesson=lesson, first=jnp.asarray(first)))
+    return np.asarray(batch_with(lesson, state, first))
 
 
 @pytest.fixture(autouse=True)

@@ -48,10 +48,17 @@ def test_training_learns_to_write_clean_prompts(writer):
 
 def test_completions_have_the_probability_of_their_tokens(writer):
     model, log_probs = writer[0], completion_log_probs(writer[0], GIVEN)
-    logits = np.asarray(jax.vmap(model, (None, 0))(jnp.ones((1, 1)), PROMPTS), np.float64)
+    logits = np.asarray(jax.jit(jax.vmap(model, (None, 0)))(jnp.ones((1, 1)), PROMPTS), np.float64)
     tokens = np.take_along_axis(logits - np.log(np.exp(logits).sum(2, keepdims=True)), PROMPTS[..., None], 2)[..., 0]
     np.testing.assert_allclose(log_probs.ravel(), tokens[:, GIVEN:].sum(axis=1), atol=1e-5)
     np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def scores(lively):
+    """Of the filter, by plain forward passes."""
+    model = lively(TASK, layers=2)
+    return np.asarray(jax.jit(jax.vmap(lambda prompt: unrefused(model, TASK, prompt)[1]))(PROMPTS))
 
 
 def by_hand(written, filter_scores, tau, tries):
@@ -76,8 +83,7 @@ def by_hand(written, filter_scores, tau, tries):
 
 
 @pytest.mark.parametrize(("tau", "tries"), [(0.0, 8), (0.0, 1), (-1.5, 3), (9e9, 8), (-9e9, 8)])
-def test_the_system_is_what_following_every_try_gives(written, lively, tau, tries):
-    scores = np.asarray(jax.vmap(lambda prompt: unrefused(lively(TASK, layers=2), TASK, prompt)[1])(PROMPTS))
+def test_the_system_is_what_following_every_try_gives(written, scores, tau, tries):
     np.testing.assert_allclose(written.score.ravel(), scores, atol=1e-5)
     found = system(written, conservative(TASK, tau), tries)
     # The walk's own scores, since a score at the threshold's edge may fall either way.
