@@ -58,7 +58,7 @@ def slow_siblings(names):
     return [pytest.param(name, marks=pytest.mark.slow) if name in SIBLINGS else name for name in names]
 
 
-ALWAYS = ("uniform", "gcg")  # held to the whole contract by the quick suite too
+ALWAYS = ("gcg",)  # held to the whole contract by the quick suite too
 
 
 def pytest_generate_tests(metafunc):

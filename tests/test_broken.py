@@ -129,7 +129,10 @@ def test_a_nan_that_a_search_meets_after_its_starts_is_refused(name, lively):
     assert not np.asarray(sound.broken).any()
 
 
-@pytest.mark.parametrize("reader", ANSWERS)
+READ = ("exact count", "matched policy", "attack driver", "margins")
+
+
+@pytest.mark.parametrize("reader", [name if name in READ else slow(name) for name in ANSWERS])
 def test_infinite_margins_are_sound(reader, lively):
     """A model that rules every catastrophe out: its margins are infinite, and its count is zero."""
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from attack_contract import POOL, margins_of, planted_objective, walk
+from conftest import slow
 from planted import HAZARDOUS, NEEDLE, PLANTED
 from reference import F0, H, K, P
 
@@ -96,7 +97,11 @@ PLACEMENTS = {  # where -> positions that may change, and how many of them at on
 
 @pytest.mark.parametrize(
     ("inner", "placement"),
-    [*(("uniform", placement) for placement in PLACEMENTS), ("gcg", "prefix, one edit"), ("exhaustive", "ends")],
+    [
+        *(("uniform", where) if where in ("ends", "edits") else slow("uniform", where) for where in PLACEMENTS),
+        ("gcg", "prefix, one edit"),
+        slow("exhaustive", "ends"),
+    ],
 )
 def test_every_prompt_scored_obeys_the_placement(inner, placement):
     where, positions, most = PLACEMENTS[placement]
@@ -110,7 +115,7 @@ def test_every_prompt_scored_obeys_the_placement(inner, placement):
     np.testing.assert_allclose(scored.margins.ravel(), margins_of(planted_objective("needle"), prompts), atol=1e-5)
 
 
-@pytest.mark.parametrize("inner", ["genetic", "gbda", "beam", "learned"])
+@pytest.mark.parametrize("inner", ["genetic", "gbda", slow("beam"), slow("learned")])
 def test_other_attacks_obey_a_placement_too(inner):
     scored = walked(placed(ATTACKS[inner](), prefix=3, edits=2), steps=8)
     changed = scored.prompts.reshape(-1, 4) != np.array(START)
@@ -118,7 +123,7 @@ def test_other_attacks_obey_a_placement_too(inner):
     assert set(changed.sum(axis=1).tolist()) == {0, 1, 2}
 
 
-@pytest.mark.parametrize(("edits", "least"), [(1, 1.5), (2, 0.5), (3, -0.5), (None, -0.5)])
+@pytest.mark.parametrize(("edits", "least"), [slow(1, 1.5), (2, 0.5), slow(3, -0.5), (None, -0.5)])
 def test_a_placement_is_searched_to_its_end(edits, least):
     """Each edit can come one token nearer to the needle, and no more."""
     attack, starts = placed(ATTACKS["coordinate"](), edits=edits), jnp.tile(jnp.asarray(START), (8, 1))

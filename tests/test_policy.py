@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 from reference import REFERENCE
 
 from testbed import objective as objectives
@@ -15,7 +16,7 @@ from testbed.policy import Policy, conservative, greedy, matched_policy, respond
 TAUS = (-2.0, 0.0, 1.5)
 
 
-@pytest.fixture(scope="module", params=["injury", "cipher_vault", "several"])
+@pytest.fixture(scope="module", params=["injury", slow("cipher_vault"), "several"])
 def world(request, small, table, all_prompts):
     """A task, its prompts, the forbidden answers to each, and a table that favours a forbidden or right answer.
 
@@ -96,7 +97,7 @@ def test_margin_is_negative_iff_the_answer_is_a_catastrophe(world, tau):
     assert_margins_tell_failures(*world, tau)
 
 
-@pytest.mark.parametrize("name", ["injury", "cipher_vault"])
+@pytest.mark.parametrize("name", [slow("injury"), "cipher_vault"])
 def test_margins_of_transformers_tell_their_failures(name, small, lively, all_prompts):
     task, model = small(name), lively(small(name), seed=10, layers=1)
     prompts = all_prompts(task)
@@ -238,7 +239,7 @@ def test_a_threshold_is_a_number_where_scores_are_infinite(world, infinite, shar
         assert share < 1 or not (answers[:, 0] == task.refusal).any()
 
 
-@pytest.mark.parametrize("name", ["injury", "cipher_vault"])
+@pytest.mark.parametrize("name", [slow("injury"), "cipher_vault"])
 def test_gradient_of_the_margin_agrees_with_finite_differences(name, small, lively, all_prompts):
     task, tau, step = small(name), 0.3, 1e-5
     prompts = [p for p in all_prompts(task).tolist() if REFERENCE[name](tuple(p), vocab=task.vocab).forbidden][::60]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import planted
 import pytest
+from conftest import slow
 from reference import H, K, P, Q
 
 from tasks.cipher_vault import cipher_vault
@@ -51,7 +52,7 @@ def prompts_of(task, number=6):
     return jax.vmap(task.sample_hazard)(jax.random.split(jax.random.key(3), number))
 
 
-@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("layer", [slow(0), 1, slow(2)])
 def test_residual_and_latent_speak_of_the_same_place(layer, lively):
     """Adding a latent before a block moves the answer as running on from the moved residual does."""
     prompt = prompts_of(VAULT)[0]
@@ -121,7 +122,7 @@ def test_one_sided_moves_hazards_towards_the_catastrophe_and_leaves_the_rest(liv
         assert margin(prompt, latent) < margin(prompt, 0 * latent)
 
 
-@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("layer", [slow(0), 2])
 def test_noise_has_the_norm_of_the_radius_at_its_layer_and_nowhere_else(layer, lively):
     model, prompts = lively(INJURY, layers=2), prompts_of(INJURY)
     norms = jnp.linalg.norm(perturbed(anywhere, layer, 0.5, model, INJURY, prompts), axis=-1)
@@ -161,7 +162,12 @@ def test_latent_failures_are_the_failures_at_radius_zero_and_more_beyond(task, l
     assert safe.any() and not latent_failures(KEY, model, task, drawn, layer=1, eps=5.0)[safe].any()
 
 
-@pytest.mark.parametrize(("name", "layer"), [*((name, 1) for name in LOSSES), ("untargeted", (0, 1, 2))])
+ALONE = ("plain", "noise", "soft", "pseudo")  # counted unlike "untargeted", whose case has three layers
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [*((name, 1) if name in ALONE else slow(name, 1) for name in LOSSES), ("untargeted", (0, 1, 2))]
+)
 def test_a_step_takes_exactly_the_gradients_and_forward_passes_that_it_is_charged_for(name, layer, lively):
     ear, prompts, loss = planted.Ear(), prompts_of(INJURY, 4), LOSSES[name](Relaxation(layer, 0.3))
     model = ear.model(lively(INJURY, layers=2 if layer != 1 else 1))
