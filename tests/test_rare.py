@@ -174,7 +174,7 @@ def test_asking_about_hazards_gives_the_failing_share_of_hazardous_prompts():
     objective, _ = linear(task, 1e-2)
     hazards = (V - 1) * V ** (T - 1)
     asked = dataclasses.replace(objective, task=under_hazards(task, hazards))
-    margins = jax.vmap(objective.margin)(PROMPTS)
+    margins = jax.jit(jax.vmap(objective.margin))(PROMPTS)
     share = float((margins <= 0).sum() / hazards)
     e = ESTIMATORS["naive"](**SMALL["naive"])(jax.random.key(1), asked)
     assert e.low <= share <= e.high

@@ -45,11 +45,11 @@ def by_brute_force(task, space, hazardous):
 @pytest.mark.parametrize("task", [TASK, slow(brackets(length=4))])
 def test_the_exact_overseer_sums_over_the_whole_space_and_so_does_its_slope(task, all_prompts):
     space = all_prompts(task)
-    brute = by_brute_force(task, space, jax.vmap(task.hazardous)(space))
-    z = jax.vmap(lambda key: noise(key, task))(jax.random.split(KEY, 5))
+    brute = by_brute_force(task, space, jax.jit(jax.vmap(task.hazardous))(space))
+    z = jax.jit(jax.vmap(lambda key: noise(key, task)))(jax.random.split(KEY, 5))
     for whole, ours in zip(
-        jax.vmap(jax.value_and_grad(brute))(z),
-        jax.vmap(jax.value_and_grad(lambda z: log_hazard(task, z)))(z),
+        jax.jit(jax.vmap(jax.value_and_grad(brute)))(z),
+        jax.jit(jax.vmap(jax.value_and_grad(lambda z: log_hazard(task, z))))(z),
         strict=True,
     ):
         np.testing.assert_allclose(ours, whole, rtol=1e-4, atol=1e-5)
@@ -57,8 +57,8 @@ def test_the_exact_overseer_sums_over_the_whole_space_and_so_does_its_slope(task
 
 def test_its_slope_is_that_of_small_differences():
     z, step = noise(KEY, TASK), 1e-2
-    slope = np.asarray(jax.grad(lambda z: log_hazard(TASK, z))(z))
-    moved = jax.vmap(lambda d: log_hazard(TASK, z + d) - log_hazard(TASK, z - d))
+    slope = np.asarray(jax.jit(jax.grad(lambda z: log_hazard(TASK, z)))(z))
+    moved = jax.jit(jax.vmap(lambda d: log_hazard(TASK, z + d) - log_hazard(TASK, z - d)))
     away = step * np.eye(z.size, dtype=np.float32).reshape(-1, *z.shape)
     np.testing.assert_allclose(moved(away) / (2 * step), slope.ravel(), atol=2e-3)
 

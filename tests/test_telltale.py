@@ -91,7 +91,7 @@ def test_a_twin_is_safe_and_near():
     twins = jax.jit(jax.vmap(lambda key, prompt: twin(key, TASK, prompt)))(
         jax.random.split(jax.random.key(1), 500), odd
     )
-    safe = np.asarray(jax.vmap(lambda prompt: is_safe(TASK, prompt))(twins))
+    safe = np.asarray(jax.jit(jax.vmap(lambda prompt: is_safe(TASK, prompt)))(twins))
     assert safe.mean() > 0.95
     assert np.median((np.asarray(odd) != np.asarray(twins)).sum(axis=1)[safe]) == 1
 
