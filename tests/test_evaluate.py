@@ -65,7 +65,8 @@ def measured(lively):
             | {"splitting": dict(particles=32, moves=2), "itgis": dict(samples=256), "mhis": dict(base=64, chains=8)},
         )
         patch.setattr(report, "matched_policy", lambda key, model, task, share: conservative(task, 0.5))
-        return task, report.evaluate(jax.random.key(0), lively(task), task, attackers=8, budget=40, samples=4096)
+        model = lively(task, layers=2)
+        return task, report.evaluate(jax.random.key(0), model, task, attackers=8, budget=40, samples=4096)
 
 
 @pytest.mark.slow
@@ -102,11 +103,12 @@ def test_the_command_prints_the_page_and_keeps_the_record(measured, saved, tmp_p
 @pytest.mark.slow
 def test_a_space_too_large_to_count_is_measured_in_every_other_way(lively, monkeypatch):
     task = injury(length=4)
-    truth = report.exact.count(lively(task), task, {"it": greedy(task)})["it"].failures
-    monkeypatch.setattr(report.exact, "countable", lambda task, model: False)
+    model = lively(task, layers=2)
+    truth = report.exact.count(model, task, {"it": greedy(task)})["it"].failures
+    monkeypatch.setattr(report.exact, "countable", lambda *_, **__: False)
     monkeypatch.setattr(report, "HELD_OUT", ("uniform",))
     monkeypatch.setattr(report.rare, "ESTIMATORS", {"naive": ESTIMATORS["naive"]})
-    found = report.evaluate(jax.random.key(0), lively(task), task, attackers=8, budget=40, samples=4096)
+    found = report.evaluate(jax.random.key(0), model, task, attackers=8, budget=40, samples=4096)
     assert truth <= found.sandwich["greedy"].statistical <= 2 * truth and found.sandwich["greedy"].bound is None
     assert found.sandwich["greedy"].exact is None and found.exact == {} and found.shape is None
     assert np.isfinite(found.estimated["naive"].value)
