@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from spending import ABLATIONS, spent
 
-from experiments import EXPERIMENTS, columns, jobs, reading, tables
+from experiments import EXPERIMENTS, columns, jobs, protocol, reading, tables
 from experiments.bench import NOTHING
 from experiments.protocol import REGISTERED
 from experiments.questions.relaxed_training import FEW_STEPS
@@ -101,6 +101,13 @@ def grids(name: str) -> list[Grid]:
     return whole
 
 
+def under_way(name: str) -> set[str]:
+    """The runs of a registered question of which some are still to be made: what is shown of it says so."""
+    entry = protocol.newest(name)
+    made = {record["run"] for record in protocol.counting(entry, records_of(name))} if entry else set()
+    return made if entry and made < protocol.covered(entry, EXPERIMENTS[name]) else set()
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_no_grid_has_a_hole(name):
     for grid in grids(name):
@@ -109,7 +116,7 @@ def test_no_grid_has_a_hole(name):
             f"{grid.preset}, {grid.task}: a seed is missing"
         )
     in_grids = {run for grid in grids(name) for run in grid.records}
-    others = sorted(records_of(name).keys() - in_grids)
+    others = sorted(records_of(name).keys() - in_grids - under_way(name))
     assert not others, "they are of grids in which some arm lacks a seed"
 
 
