@@ -4,6 +4,7 @@ import contextlib
 import gc
 import itertools
 import os
+import signal
 from typing import NamedTuple
 
 # Tests compile much and compute little. XLA reads this once, when jax starts, and refuses flags that it does not know:
@@ -28,6 +29,9 @@ compilation.SOONER["xla_backend_optimization_level"] = 0  # a search has a level
 # Tracing makes many objects and little garbage: looking for it took a tenth. What is imported is never garbage.
 gc.set_threshold(300_000, 20, 20)
 gc.freeze()
+# A shell's background jobs are deaf to Ctrl-C, and so would be their children: here it is a stop that is tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def slow(*case):
