@@ -39,6 +39,12 @@ def slow(*case):
     return pytest.param(*case, marks=pytest.mark.slow)
 
 
+def mostly_slow(cases, *quick):
+    """The cases of a parameter, of which those named stay quick: the others repeat them with nearly the same code."""
+    assert set(quick) <= set(cases), "what is named must be one of them"
+    return [case if case in quick else slow(case) for case in cases]
+
+
 @pytest.fixture(scope="session")
 def small():
     """`name -> Task` of a size that can be enumerated in Python; a task not in SMALL at its default size."""

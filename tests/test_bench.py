@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from conftest import slow
 
 from experiments import bench as benches
 from experiments.arm import Arm, Plain, Recipe
@@ -113,7 +112,8 @@ def test_labels_are_the_different_prompts_that_were_labelled():
     assert labels_of(twins, pool) == 2 + 16 * 128 // 2
 
 
-@pytest.mark.parametrize("lone", [(), slow((0, 1))], ids=["together", "and alone"])
+@pytest.mark.slow
+@pytest.mark.parametrize("lone", [(), (0, 1)], ids=["together", "and alone"])
 def test_a_population_makes_the_models_of_all_its_seeds_once_and_none_is_taken_for_a_lone_one(lone, small, tmp_path):
     """Of a record's numbers none but the last bits tell how its models were made; its name and notes do."""
     arm = dataclasses.replace(ARM, plain=dataclasses.replace(PLAIN, best=True))

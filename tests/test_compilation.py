@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from conftest import compilations
+from conftest import compilations, mostly_slow
 from reference import H, K, P, Q
 
 from tasks import TASKS
@@ -57,7 +57,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", mostly_slow(CALLS, "train", "count"))
 def test_second_call_compiles_nothing(lively, name):
     models = [lively(TASK, seed=seed, layers=1) for seed in range(2)]
     jax.block_until_ready(CALLS[name](models[0], 0, 1, 0.0))

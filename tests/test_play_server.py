@@ -10,6 +10,7 @@ import time
 import jax
 import pytest
 import uvicorn
+from conftest import slow
 
 from experiments.play import command, counting, guard, room, server, session, truth
 from tasks import TASKS
@@ -181,7 +182,7 @@ def test_while_the_clock_stands_no_time_passes_and_nothing_is_answered(place):
     assert post(port, "pause", own | {"paused": False})[1]["seconds"] == pytest.approx(paused["seconds"], abs=0.1)
 
 
-@pytest.mark.parametrize("condition", ["no_saliency", "no_margins", "blind"])
+@pytest.mark.parametrize("condition", [slow("no_saliency"), slow("no_margins"), "blind"])
 def test_what_a_condition_hides_never_leaves_the_server(condition, models, tmp_path):
     port, stop = serving(seated(models, tmp_path, condition, ("defended",)))
     found, own = opened(port)

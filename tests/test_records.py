@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from conftest import mostly_slow
 from rich.console import Console
 from spending import ABLATIONS, spent
 
@@ -172,7 +173,9 @@ def test_a_quarter_of_what_was_brought_home_was_kept(name):
             assert all(compute["candidates"] == 4 * compute["finds"] > 0 for compute in grid.arms[arm]), arm
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(
+    "name", mostly_slow(SHIPPED, "random_failures", "labels", "tool_ablation", "proof", "telltale")
+)
 def test_every_shipped_table_is_that_of_the_records(name, monkeypatch):
     """As `--plot_only` draws it, without figures and reports."""
     drawn, folder = {}, RECORDS / name

@@ -296,6 +296,7 @@ def test_seeds_may_begin_anywhere(tmp_path, asked):
     assert {run.seed for run in runs} == {100, 101}
 
 
+@pytest.mark.slow
 def test_of_all_questions_those_without_an_answer_are_not_drawn(tmp_path, no_work):
     shipped = ROOT / "experiments" / "records" / "update_frequency"
     (tmp_path / "diversity").mkdir()  # asked, but not answered yet

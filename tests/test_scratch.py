@@ -98,7 +98,7 @@ def test_a_trace_says_the_same_as_plain_python_and_its_last_state_decides(name):
         assert len(np.unique(label[states[:, -1] == last])) == 1
 
 
-EACH = [case if "injury" in case or "trace" in case else slow(*case) for case in itertools.product(TRACES, KINDS)]
+EACH = [case if "injury" in case else slow(*case) for case in itertools.product(TRACES, KINDS)]
 
 
 @pytest.mark.parametrize(("name", "scratch"), EACH)

@@ -205,7 +205,8 @@ def test_every_find_has_its_safe_twin_behind_it_where_twins_are_kept(monkeypatch
 def test_a_find_without_a_safe_edit_has_no_twin():
     finds, usable = jnp.asarray([[K, P, Q, Q], [Q, Q, Q, Q]]), jnp.array([True, True])
     unsafe = dataclasses.replace(TASK, hazardous=lambda prompt: jnp.array(True))
-    both, kept = with_twins(KEY, TASK, finds, usable)
+    paired = jax.jit(with_twins, static_argnums=1)
+    both, kept = paired(KEY, TASK, finds, usable)
     assert both.shape == (4, 4) and (both[::2] == finds).all() and kept.all()
-    both, kept = with_twins(KEY, unsafe, finds, usable)
+    both, kept = paired(KEY, unsafe, finds, usable)
     assert (both == jnp.repeat(finds, 2, axis=0)).all() and kept.tolist() == [True, False] * 2
