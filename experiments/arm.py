@@ -61,8 +61,8 @@ class Recipe:
     `layer` and `eps` say where and how far a relaxed loss perturbs, `ascent_steps` and `ascent_stride` how it climbs.
     `overseer` judges soft prompts. It has `draws` prompts checked each time, or has learnt from `overseer_labels`.
     A checker that it asks may err on `overseer_errors` of all prompts, and overlook `overseer_unseen` of all hazards.
-    `twins` replaces every other replayed find by a new safe twin; `kept_twins` makes one a find, which has a place of
-    the pool.
+    `twins` replaces every other replayed find by a safe twin, a new one each time. `kept_twins` makes each find one
+    safe twin, which takes the place behind it in the pool.
     `fresh` is `none`, or which of `DRAWS` chooses labelled prompts without a search: `fresh_share` of each batch,
     `fresh_labels` of them in all (0: new ones in every batch).
     """

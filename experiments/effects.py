@@ -222,3 +222,15 @@ def outcome_of(row: Any, least: float = 0.0, band: float = 0.0) -> str:
     if row.low > 0 and row.effect >= least:
         return "supported"
     return "refuted" if row.high < 0 else "undecided"
+
+
+def outcome_of_tasks(told: Sequence[str], least: int = 2) -> str:
+    """The verdict of a question, by those of its tasks (`outcome_of`).
+
+    One that refutes it does. Else so many that support it do, and it is equivalent if all are.
+    """
+    if "refuted" in told:
+        return "refuted"
+    if told.count("supported") >= least:
+        return "supported"
+    return "equivalent" if set(told) == {"equivalent"} else "undecided"

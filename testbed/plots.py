@@ -22,7 +22,7 @@ from matplotlib.ticker import LogLocator, PercentFormatter
 from testbed.runs.results import write_atomically
 
 FORMATS = ("png", "svg", "pdf")
-# What of a file says when and by what it was made: left out, so that the same figure is the same bytes.
+# What says when and by what a file was made is left out: the same figure is the same bytes.
 UNDATED = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 TIPS = "tips:"  # begins the gid of a line that says what its points are
 ZEROS = "zeros"  # the gid of a text that counts points at zero

@@ -19,7 +19,7 @@ from experiments.columns import (
     setting,
     successes,
 )
-from experiments.effects import Contrast, of_contrast, outcome_of, row, rows_of, share, table
+from experiments.effects import Contrast, of_contrast, outcome_of, outcome_of_tasks, row, rows_of, share, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of, prompts_of
 from experiments.grids import COVERAGE, covered, with_finds
@@ -154,12 +154,7 @@ def saturation(runs: pd.DataFrame) -> list[dict]:
 
 def rule(effects: pd.DataFrame) -> str:
     """Half a decade more is left by the weak attack on two tasks; less on any refutes it."""
-    told = [outcome_of(found, LEAST, SAME) for found in of_contrast(effects, DECLARED[0]).itertuples()]
-    if "refuted" in told:
-        return "refuted"
-    if told.count("supported") >= 2:
-        return "supported"
-    return "equivalent" if set(told) == {"equivalent"} else "undecided"
+    return outcome_of_tasks([outcome_of(r, LEAST, SAME) for r in of_contrast(effects, DECLARED[0]).itertuples()])
 
 
 def of_ladder(runs: pd.DataFrame) -> pd.DataFrame:
@@ -239,8 +234,8 @@ ATTACK_STRENGTH = Experiment(
     the share of attacks that leave any failing prompt: where none does, or one alone, a task
     tells little.
 
-    What decides is the best of ten random prompts against a gradient search of 190 calls. A second
-    contrast asks whether ten times the calls teach less, since long searches end at like prompts.
+    What decides is the best of a few random prompts, `{WEAK}`, against a gradient search, `{STRONG}`. A
+    second contrast asks whether `{LONG}` teaches less, since long searches end at like prompts.
     If so, choosing finds that lie apart, of {CHOICE} candidates a place, should mend it. That arm and labels
     without a search are in the preset `{REGISTERED}`.
     """,

@@ -115,7 +115,7 @@ LABELS = Experiment(
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=40),
         "full": Preset(("injury", LARGE), seeds=10, minutes=900),
-        REGISTERED: Preset(("injury", LARGE), seeds=10, minutes=90, first_seed=10),
+        REGISTERED: Preset(("injury", LARGE), seeds=10, minutes=150, first_seed=10),
     },
     arms=arms,
     rule=rule,

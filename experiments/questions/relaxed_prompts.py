@@ -124,10 +124,10 @@ RELAXED_PROMPTS = Experiment(
 
     Every defence must beat the same steps on clean data, on {LABELS:,} labelled prompts, uniform or
     hazardous, and on {LABELS:,} finds of gcg in 16 rounds. The full preset gives these also {PRICE}
-    times the steps, which is the price of soft prompts. It has a search that draws from soft prompts
-    (gbda), whose finds are pooled in rounds. Labels do not count the overseer's verdicts;
-    the figure's second panel does. It also has overseers whose checker is wrong on 1 % or 10 % of
-    all prompts, always the same ones, or sees only half of the hazards.
+    times the steps, which is the price of soft prompts. It also has a search that draws from soft
+    prompts (gbda), whose finds are pooled in rounds, and overseers whose checker errs, always on the
+    same prompts: {", ".join(WRONG)}. Labels do not count the overseer's verdicts; the figure's second
+    panel does.
     """,
     decides=f"Soft prompts with `drawn` against 16 rounds of gcg on the two tasks of 2^64 prompts. Supported if they "
     f"leave at least {LEAST:g} decade less on both, with intervals above zero. Refuted if an interval of either lies "

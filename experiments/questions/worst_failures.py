@@ -8,7 +8,7 @@ import pandas as pd
 from experiments.arm import Arm, Plain, Recipe
 from experiments.bench import Bench, defended_model, measure_arm
 from experiments.columns import by_task, wide
-from experiments.effects import Contrast, of_contrast, only, outcome_of, row, rows_of, table
+from experiments.effects import Contrast, of_contrast, only, outcome_of, outcome_of_tasks, row, rows_of, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
 from experiments.grids import unattacked, with_finds
@@ -83,13 +83,7 @@ def rule(effects: pd.DataFrame) -> str:
     apart = only(effects, of=CHECKED, declared=True)
     tested = set(apart.loc[apart["effect"] >= APART, "task"])
     told = [outcome_of(r, LEAST, SAME) for r in of_contrast(effects, WORST).itertuples() if r.task in tested]
-    if len(told) < 2:
-        return "not tested"
-    if "refuted" in told:
-        return "refuted"
-    if told.count("supported") >= 2:
-        return "supported"
-    return "equivalent" if set(told) == {"equivalent"} else "undecided"
+    return "not tested" if len(told) < 2 else outcome_of_tasks(told)
 
 
 WORST_FAILURES = Experiment(
