@@ -63,12 +63,18 @@ def test_its_slope_is_that_of_small_differences():
     np.testing.assert_allclose(moved(away) / (2 * step), slope.ravel(), atol=2e-3)
 
 
-def test_no_soft_prompt_draws_a_forbidden_token():
+def test_prompts_are_drawn_as_often_as_a_soft_prompt_says_and_forbidden_tokens_never():
     allowed = np.ones((3, 8), bool)
-    allowed[1, 2:] = False
-    z = noise(KEY, dataclasses.replace(TASK, allowed=allowed))
-    assert draw(KEY, z, 200)[:, 1].max() == 1
-    np.testing.assert_allclose(jax.nn.softmax(z)[1, 2:], 0)
+    allowed[0, :2] = allowed[1, 2:] = allowed[2, 3:5] = False
+    z, number = noise(KEY, dataclasses.replace(TASK, allowed=allowed)), 40_000
+    chance = np.asarray(jax.nn.softmax(z), np.float64)
+    drawn = np.asarray(jax.jit(draw, static_argnums=2)(KEY, z, number))
+    shares = (drawn[..., None] == np.arange(8)).mean(axis=0)
+    assert (shares[~allowed] == 0).all() and (chance[~allowed] == 0).all()
+    assert (np.abs(shares - chance) <= 4 * np.sqrt(chance * (1 - chance) / number)).all()
+    together = (drawn[:, 0] == drawn[0, 0]) & (drawn[:, 2] == drawn[0, 2])
+    expected = chance[0, drawn[0, 0]] * chance[2, drawn[0, 2]]
+    assert abs(together.mean() - expected) <= 4 * np.sqrt(expected / number), "positions are independent"
 
 
 def judged(overseer, model, task, z, key=KEY):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from testbed.model import Transformer, model_config
+from testbed.model import PRECISION, Transformer, model_config
 from testbed.objective import Objective, forced_logits
 from testbed.policy import greedy
 from testbed.task import Task
@@ -59,8 +59,15 @@ def noise(key: jax.Array, task: Task) -> jax.Array:
 
 
 def draw(key: jax.Array, z: jax.Array, number: int) -> jax.Array:
-    """Prompts `[number, T]` drawn from a soft prompt."""
-    return jax.random.categorical(key, z, shape=(number, len(z))).astype(jnp.int32)
+    """Prompts `[number, T]` drawn from a soft prompt, by one uniform number a token.
+
+    Gumbel noise would take a number for each token that might stand there. A token of probability 0 is never drawn:
+    up to it the sum is that of the tokens before, and the last sum is 1.
+    """
+    chance = jax.nn.softmax(z)
+    sums = jax.lax.cummax(jnp.where(chance > 0, chance.cumsum(axis=1), 0), axis=1)
+    passed = jax.random.uniform(key, (number, len(z), 1)) >= sums / sums[:, -1:]
+    return passed.sum(axis=2, dtype=jnp.int32)
 
 
 def log_drawn(z: jax.Array, prompts: jax.Array) -> jax.Array:
@@ -76,10 +83,11 @@ def log_hazard(task: Task, z: jax.Array) -> jax.Array:
     """
     if task.checker is None:
         raise ValueError(f"task {task.name} has no checker that is an automaton; choose the overseer 'drawn'")
-    follow, hazardous = jnp.asarray(task.checker.follow), jnp.asarray(task.checker.level > 0)
+    follow, hazardous = task.checker.follow, jnp.asarray(task.checker.level > 0)
+    arrives = jax.nn.one_hot(follow.ravel(), len(follow))  # a product with it is far quicker than a scatter
 
     def read(mass, q):
-        return jnp.zeros_like(mass).at[follow].add(mass[:, None] * q), None
+        return jnp.matmul((mass[:, None] * q).ravel(), arrives, precision=PRECISION), None
 
     mass, _ = jax.lax.scan(read, jnp.zeros(len(follow)).at[0].set(1.0), jax.nn.softmax(z))
     return jnp.log(jnp.maximum(mass @ hazardous, TINY))
