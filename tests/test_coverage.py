@@ -124,7 +124,7 @@ MACHINE = dict(model="machine", bits=4, hidden=4)
         slow(MACHINE, {}, 0),
         slow(MACHINE, ANEW, 16 * 128),
         (MACHINE, FIXED, 48),
-        (SMALL, ANEW, 16 * 128),
+        slow(SMALL, ANEW, 16 * 128),
     ],
 )
 def test_both_kinds_of_models_learn_from_it_and_their_labels_are_counted(sizes, recipe, labels, tmp_path_factory):

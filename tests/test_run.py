@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import command
+from conftest import slow
 from rich.console import Console
 from synthetic import table
 
@@ -603,7 +604,7 @@ def test_a_record_is_done_again_and_compared_number_by_number(job, tmp_path, mon
     assert job.contents() == before
 
 
-@pytest.mark.parametrize(("lost", "model_too"), [("plain", False), ("1 round", False), ("16 rounds", True)])
+@pytest.mark.parametrize(("lost", "model_too"), [slow("plain", False), slow("1 round", False), ("16 rounds", True)])
 def test_a_lost_record_comes_back_the_same(job, lost, model_too):
     """Also where the arm's model is lost with it, and has to be trained again."""
     before, measured, trained = job.contents(), job.measurements(), list(job.trained)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from conftest import slow
 
 from tasks.injury import injury
 from testbed.attacks import ATTACKS, attack_model
@@ -45,7 +46,7 @@ def test_margins_are_those_of_all_hazards(searched, all_prompts):
     np.testing.assert_allclose(margins, np.sort(jax.jit(jax.vmap(objective.margin))(hazards)), atol=1e-4)
 
 
-@pytest.mark.parametrize("steps", [8, 40])
+@pytest.mark.parametrize("steps", [slow(8), 40])
 def test_guessing_gains_nothing_but_the_median(searched, steps):
     """With n draws F(best) is Beta(1, n), whose median is 1 - 2**(-1 / n): a gain of log10(1 / ln 2) = 0.16."""
     objective, margins = searched

