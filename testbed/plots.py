@@ -267,7 +267,8 @@ def _rows_of_arms(ax, names):
     figure.set_figheight(max(figure.get_figheight(), grid.nrows * (1.2 + 0.2 * len(ticks))))
     ax.set_yticks(range(len(ticks)), [name for name, _ in ticks])
     for tick, (_, heading) in zip(ax.yaxis.get_major_ticks(), ticks, strict=True):
-        tick.tick1line.set_visible(not heading)
+        if heading:  # made invisible, it would give the spine another extent, now and then
+            tick.tick1line.set_marker("None")
         tick.label1.set_fontweight("bold" if heading else "normal")
         tick.label1.set_visible(ax.get_subplotspec().is_first_col())
     return len(ticks), np.array(heights)

@@ -33,6 +33,16 @@ def test_a_group_ends_with_a_free_row_where_no_heading_follows():
     assert shown == ["plain", "few", "a", "b", "", "last"]
 
 
+def test_the_same_arms_under_headings_are_the_same_bytes_at_every_drawing():
+    """A spine reaches as far as one of its ticks, which matplotlib picks from a set: all must be alike to it."""
+    runs = table("injury", {"plain": [5], "few, a": [3], "few, b": [2], "last": [1]})
+    drawn = {plots.drawn(draw_arms(runs), "svg") for _ in range(8)}
+    assert len(drawn) == 1
+    ticks = draw_arms(runs).axes[0].yaxis.get_major_ticks()
+    assert all(tick.tick1line.get_visible() for tick in ticks)
+    assert [tick.tick1line.get_marker() == "None" for tick in ticks] == [False, True, False, False, True, False]
+
+
 @pytest.mark.parametrize("wanted", [[0.5, 0.5, 0.5], [1.0, 1.0], [0.0, 0.02, 0.9], [0.3]])
 def test_names_beside_lines_keep_apart_in_order_and_within_the_panel(wanted):
     room = [0.1] * len(wanted)
