@@ -332,9 +332,9 @@ def write_and_kill(base: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def aftermath(tmp_path_factory):
-    """What a child process saw, which has another umask and another hash seed."""
+    """What a child process saw, which has another umask, and another hash seed unless the environment sets it."""
     told = in_child(write_and_kill, tmp_path_factory.mktemp("killed"))
-    assert told["hash"] != hash("a word")
+    assert told["hash"] != hash("a word") or "PYTHONHASHSEED" in os.environ
     return told
 
 

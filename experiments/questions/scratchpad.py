@@ -12,6 +12,7 @@ from experiments.columns import column_of
 from experiments.effects import Contrast, holding
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of, prompts_of
+from experiments.protocol import REGISTERED
 from experiments.tables import by_row, percent, ranged
 from tasks import spelled, task_named
 from tasks.scratch import SCRATCH
@@ -21,11 +22,12 @@ from testbed.text import plural
 
 # Margins that a find may cost where notes are written: where none are, as many forward passes score more prompts.
 MARGINS = 9
-BATCH = {"quick": 128, "full": 256}
-ROUNDS = {"quick": (1,), "full": (0, 1, 16)}
-LAYERS = {"quick": (1,), "full": (1, 2)}
+BATCH = {"quick": 128, REGISTERED: 128, "full": 256}
+ROUNDS = {"quick": (1,), REGISTERED: (0, 1, 16), "full": (0, 1, 16)}
+LAYERS = {"quick": (1,), REGISTERED: (1,), "full": (1, 2)}
 EQUAL_COMPUTE, EQUAL_SIZE, EQUAL_MARGINS = "none, equal compute", "none, equal parameters", "equal margins"
-KINDS = {"quick": (EQUAL_COMPUTE, "after", "trace"), "full": (*SCRATCH, EQUAL_COMPUTE, EQUAL_SIZE)}
+QUICK = (EQUAL_COMPUTE, "after", "trace")
+KINDS = {"quick": QUICK, REGISTERED: (*QUICK, "filler"), "full": (*SCRATCH, EQUAL_COMPUTE, EQUAL_SIZE)}
 LONGER = 2  # a transcript has twice the positions of its prompt, so a step without one takes half the work
 WIDER = 36  # the least width at which a model without notes has as many parameters as one with them at 32
 LEAST, ALIKE, SEEDS, TASKS = 0.5, 0.3, 8, 2  # decades, decades, and how many seeds and tasks a verdict takes
@@ -198,8 +200,9 @@ SCRATCHPAD = Experiment(
     scratchpad. At equal compute it takes {LONGER} times the steps, plain and defended. At equal parameters it is wider.
 
     Each is a control, or is trained on {Arm.finds} finds of uniform search in 1 and 16 rounds. A note costs a forward
-    pass. So for the passes of {MARGINS} prompts with notes, search without notes scores more prompts. Arms with equally
-    many margins stand beside them. The quick preset has the arms that the rule reads alone, with half the batch.
+    pass. So for the passes of {MARGINS} prompts with notes, search without notes scores more prompts. In full
+    arms with equally many margins stand beside them. The quick preset has the arms that the rule reads alone, with half
+    the batch. The preset `{REGISTERED}` has those and `filler`, also as controls and after sixteen rounds.
 
     Notes are the model's own in attacks, counts and confirmations. It is also counted how often they are wrong, and the
     answer with them, what fails after the right notes, and whether the answer follows a last state that was changed. A
@@ -211,6 +214,7 @@ SCRATCHPAD = Experiment(
     f"{ALIKE} decades of zero on {TASKS} tasks. Refuted if the interval of either lies below {LEAST} on {TASKS} tasks.",
     presets={
         "quick": Preset(("injury:length=6", "modular:length=6"), seeds=8, minutes=20),
+        REGISTERED: Preset(("injury:length=6", "modular:length=6"), seeds=10, minutes=65, first_seed=10),
         "full": Preset(("injury", "modular", "password", "brackets"), seeds=10, minutes=4000),
     },
     arms=arms,
@@ -223,7 +227,7 @@ SCRATCHPAD = Experiment(
     figure=figure,
     note=(
         "Small spaces and one layer. Controls and sixteen rounds left the quick preset for time, after a pilot and "
-        "before any record of it. Filler, copy and equal parameters are in the full one alone. On injury the answer "
+        "before any record of it. Copy and equal parameters are in the full one alone. On injury the answer "
         "often ignores a last state that was changed, so it does not rest on that alone."
     ),
 )
