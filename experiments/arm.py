@@ -17,7 +17,7 @@ from testbed.training.coverage import DRAWS, Draw, Fresh
 from testbed.training.defence import LOSSES, Defence, Lesson, Relaxation, Selection
 from testbed.training.latent import USUAL_ASCENT, Ascent, Layers
 from testbed.training.oracle import finder_named
-from testbed.training.rounds import Schedule
+from testbed.training.schedule import Schedule
 from testbed.training.selection import ORDERS, REPLAYS
 from testbed.training.source import Source
 

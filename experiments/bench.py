@@ -28,7 +28,8 @@ from testbed.runs.sweep import state_file
 from testbed.training import population
 from testbed.training.defence import Selection, access_of, attack_cost, labels_used, training_cost
 from testbed.training.population import train_population
-from testbed.training.rounds import Schedule, program_digest, train, units
+from testbed.training.rounds import program_digest, train
+from testbed.training.schedule import Schedule, units
 from testbed.training.selection import potentials
 from testbed.training.source import Source
 from testbed.watch import Watch, silent

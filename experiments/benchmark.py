@@ -34,9 +34,10 @@ from testbed.model import PRECISION, ModelConfig, Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.task import Task, prompts_of_ids, space_size, tokens_by_position
-from testbed.training import population, rounds
+from testbed.training import population
 from testbed.training.losses import cross_entropy, prompt_loss
 from testbed.training.schedule import Schedule, Unit, units
+from testbed.training.units import begin, programs
 
 PARTS = ("enumeration", "attacks", "floor", "population", "torch")
 JSON = flags.DEFINE_bool("json", False, "Print one JSON object a line.")
@@ -229,8 +230,8 @@ def together(task: Task) -> Iterator[Row]:
     unit = Unit(*(column[0] for column in units(schedule)))
     steps, keys = schedule.steps // schedule.units, jax.random.split(jax.random.key(0), max(sizes))
     models = [Transformer(model_config(task), key) for key in keys]
-    does = rounds.programs(task, schedule, None)[False]
-    alone = rounds.begin(models[0], task, schedule)
+    does = programs(task, schedule, None)[False]
+    alone = begin(models[0], task, schedule)
     for members in sizes:
         of_all = population.programs(task, schedule, None)[False]
         states = population.begin(keys[:members], models[:members], task, schedule)

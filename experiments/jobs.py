@@ -29,7 +29,7 @@ from testbed.runs import results
 from testbed.runs.packing import pack
 from testbed.runs.sweep import crowded, status, sweep
 from testbed.text import plural
-from testbed.training import rounds
+from testbed.training import units
 from testbed.training.source import Source
 
 REPORT = "report.html"
@@ -187,7 +187,7 @@ def run_missing(console: Console, job: Job, place: AbstractContextManager | None
     announce(console, job, missing_of(job))
     failed = sweep(job.runs, perform, job.folder, console, place=place).failed
     if crowded(0.5):  # the next question mostly trains otherwise; what measures is worth remembering
-        rounds.forget()
+        units.forget()
     return failed
 
 

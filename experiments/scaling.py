@@ -34,7 +34,9 @@ from testbed.model import Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.task import Task, space_size
-from testbed.training.rounds import Schedule, advance, begin, progress, units
+from testbed.training.rounds import advance, progress
+from testbed.training.schedule import Schedule, units
+from testbed.training.units import begin
 
 OUT = flags.DEFINE_string("out", "results", "Folder of the figure.")
 ON = flags.DEFINE_list("devices", None, "Measure throughput on these numbers of devices instead.")

@@ -17,7 +17,9 @@ from testbed.objective import Objective, catastrophe_probability, margins_of
 from testbed.policy import Policy, greedy, stochastic
 from testbed.statistics import Interval, student
 from testbed.task import Task, prompts_of_ids, space_size, tokens_by_position
-from testbed.training.rounds import Schedule, begin, progress, units
+from testbed.training.rounds import progress
+from testbed.training.schedule import Schedule, units
+from testbed.training.units import begin
 
 SNAPSHOTS = 64
 INCOMPETENT = 0.1

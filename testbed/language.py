@@ -10,7 +10,8 @@ import optax
 from testbed.batch import batch_logits
 from testbed.model import ModelConfig, Transformer
 from testbed.task import Task
-from testbed.training.rounds import Schedule, optimizer
+from testbed.training.schedule import Schedule
+from testbed.training.units import optimizer
 
 BATCH = 4096
 

@@ -11,7 +11,7 @@ from experiments.arm import Arm, Plain, Recipe
 from experiments.bench import STREAMS, bench, defended_name, labels_of, make_once, measure_arm, plain_model, plain_name
 from tasks import TASKS
 from testbed.attacks import ATTACKS
-from testbed.training import rounds
+from testbed.training import rounds, units
 
 PLAIN = Plain("injury", width=8, steps=16, layers=1)
 ARM = Arm(PLAIN, steps=16, rounds=1, finds=16, budget=20, attack="uniform", attackers=0)
@@ -51,20 +51,20 @@ def test_a_saved_model_names_its_config_its_seed_and_the_programs_that_made_it(m
 def test_a_change_of_code_makes_another_model(monkeypatch):
     """A learning rate that was a module constant once let a second run load the first one's model."""
     usual, defended = plain_name(PLAIN, 0), defended_name(ARM, 0)
-    optimizer = rounds.optimizer
+    optimizer = units.optimizer
 
     def slower(*arguments, **options):
         made = optimizer(*arguments, **options)
         return made._replace(update=lambda g, s, p=None: made.update(jax.tree.map(lambda x: 0.5 * x, g), s, p))
 
-    monkeypatch.setattr(rounds, "optimizer", slower)
-    for program in (rounds.train_unit, rounds.attack_unit):
+    monkeypatch.setattr(units, "optimizer", slower)
+    for program in (units.train_unit, units.attack_unit):
         program.clear_cache()
     rounds._text_digest.cache_clear()
     assert plain_name(PLAIN, 0) != usual, "an edit of the optimiser is another model"
     assert defended_name(ARM, 0) != defended
     monkeypatch.undo()
-    for program in (rounds.train_unit, rounds.attack_unit):
+    for program in (units.train_unit, units.attack_unit):
         program.clear_cache()
     rounds._text_digest.cache_clear()
 

@@ -15,8 +15,7 @@ from testbed.attacks import ATTACKS
 from testbed.runs import checkpoints
 from testbed.training import rounds as training
 from testbed.training.defence import Defence, Lesson, Selection
-from testbed.training.rounds import Schedule
-from testbed.training.schedule import units
+from testbed.training.schedule import Schedule, units
 
 
 class Tree(NamedTuple):

@@ -18,8 +18,8 @@ from experiments.bench import bench, defended_model
 from tasks.injury import injury
 from testbed.training.coverage import DRAWS, Fresh, fresh_prompts, labels_used
 from testbed.training.defence import Defence, Lesson
-from testbed.training.rounds import batch_of, begin, programs
 from testbed.training.schedule import Schedule
+from testbed.training.units import batch_of, begin, programs
 
 TASK, KEY = injury(length=4), jax.random.key(0)
 SCHEDULE = Schedule(steps=8, rounds=2, finds=4, budget=1, batch=200, units=4)

@@ -87,15 +87,17 @@ def works() -> dict:
     from testbed.model import Transformer, model_config
     from testbed.objective import Objective
     from testbed.policy import greedy
-    from testbed.training import rounds as training
+    from testbed.training.rounds import advance
+    from testbed.training.schedule import Schedule, units
+    from testbed.training.units import begin
 
     task = TASKS["injury"](length=5)
-    schedule = training.Schedule(steps=8, batch=16, units=2)
-    config, order = model_config(task, width=8, heads=2, layers=1), training.units(schedule)
+    schedule = Schedule(steps=8, batch=16, units=2)
+    config, order = model_config(task, width=8, heads=2, layers=1), units(schedule)
 
     def trained(key):
-        state = training.begin(Transformer(config, key), task, schedule)
-        return training.advance(key, state, order, task, schedule=schedule, attack=None)[1][0]
+        state = begin(Transformer(config, key), task, schedule)
+        return advance(key, state, order, task, schedule=schedule, attack=None)[1][0]
 
     model = Transformer(config, jax.random.key(0))
     counted = exact.count(model, task, {"greedy": greedy(task)})["greedy"]

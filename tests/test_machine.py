@@ -19,7 +19,8 @@ from testbed.runs.models import digest_of, load, save
 from testbed.runs.results import run_id
 from testbed.training.defence import Defence, Lesson
 from testbed.training.latent import latent_failures, one_sided
-from testbed.training.rounds import Schedule, train
+from testbed.training.rounds import train
+from testbed.training.schedule import Schedule
 
 TASK = task_named("injury:length=4")
 SIZES = dict(bits=5, hidden=7)

@@ -17,7 +17,8 @@ from testbed.objective import Objective
 from testbed.policy import greedy, unrefused
 from testbed.training.defence import Defence, Selection, attack_cost
 from testbed.training.oracle import oracle, wrong_prompts
-from testbed.training.rounds import Schedule, program_digest, train
+from testbed.training.rounds import program_digest, train
+from testbed.training.schedule import Schedule
 
 TASK = task_named("injury:length=5")
 

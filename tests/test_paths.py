@@ -20,7 +20,8 @@ from testbed.evaluation.account import worst_case
 from testbed.planted import plant, planted_prefixes
 from testbed.policy import conservative, greedy, stochastic
 from testbed.task import prompt_ids, prompts_of_ids, space_size
-from testbed.training.rounds import Schedule, train
+from testbed.training.rounds import train
+from testbed.training.schedule import Schedule
 
 LARGE = "injury:length=16:vocab=16"  # 2**64 prompts
 SMALL = task_named("injury:length=5")

@@ -285,7 +285,7 @@ def test_between_two_questions_training_is_forgotten_if_programs_hold_half_of_wh
 ):
     forgotten = []
     monkeypatch.setattr(jobs, "crowded", lambda share: crowded and share == 0.5)
-    monkeypatch.setattr(jobs.rounds, "forget", lambda: forgotten.append(len(asked)))
+    monkeypatch.setattr(jobs.units, "forget", lambda: forgotten.append(len(asked)))
     command(f"--out={tmp_path}", "--experiment=all", "--task=injury", "--seeds=1")
     after_each = [*range(1, len(EXPERIMENTS))]  # sleeper is not asked
     assert forgotten == (after_each if crowded else [])

@@ -17,7 +17,7 @@ from tasks.cipher_vault import cipher_vault
 from tasks.injury import injury
 from testbed.training.defence import Defence, Lesson, training_cost
 from testbed.training.latent import Ascent
-from testbed.training.rounds import begin, program_digest, studied, train
+from testbed.training.rounds import program_digest, train
 from testbed.training.schedule import Schedule
 from testbed.training.soft_prompts import (
     Overseer,
@@ -33,6 +33,7 @@ from testbed.training.soft_prompts import (
     noise,
     soft,
 )
+from testbed.training.units import begin, studied
 
 TASK, VAULT, KEY = injury(length=3), cipher_vault(length=4, vocab=4), jax.random.key(0)
 

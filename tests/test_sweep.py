@@ -30,7 +30,8 @@ from testbed.runs.launchers import threads
 from testbed.runs.launchers.place import Place
 from testbed.runs.locks import held, hold
 from testbed.runs.sweep import MAPS, MAPS_ALLOWED, Outcome, Run, state_file, status, sweep
-from testbed.training.rounds import Schedule, train
+from testbed.training.rounds import train
+from testbed.training.schedule import Schedule
 
 ROOT = Path(__file__).parents[1]
 

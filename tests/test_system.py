@@ -19,7 +19,7 @@ from tasks import TASKS
 from testbed.evaluation.system import System, completions, most_conservative, system
 from testbed.language import completion_log_probs, language_model, next_token_loss, train_language
 from testbed.policy import conservative, greedy, unrefused
-from testbed.training.rounds import Schedule
+from testbed.training.schedule import Schedule
 
 TASK = TASKS["injury"](length=4)
 GIVEN = 2

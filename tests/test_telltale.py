@@ -20,7 +20,8 @@ from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.pytree import register
 from testbed.task import is_safe
-from testbed.training.rounds import Schedule, train
+from testbed.training.rounds import train
+from testbed.training.schedule import Schedule
 
 TASK = TASKS["injury"](length=5)
 ODD = -9.0  # clean log-probability below which the planted detector calls a prompt odd

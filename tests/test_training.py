@@ -31,9 +31,10 @@ from testbed.policy import greedy
 from testbed.pytree import register
 from testbed.training.defence import USUAL, Defence, Lesson, Selection, attack_cost
 from testbed.training.losses import Loss, cross_entropy
-from testbed.training.rounds import State, advance, begin, forget, identity, optimizer, program_digest, train
+from testbed.training.rounds import advance, identity, program_digest, train
 from testbed.training.schedule import Schedule, Unit, units
 from testbed.training.selection import ORDERS, REPLAYS
+from testbed.training.units import State, begin, forget, optimizer
 
 ROOT = Path(__file__).parents[1]
 TASK = injury(length=3)

@@ -26,7 +26,9 @@ from testbed.planted import plant, planted_prefixes
 from testbed.policy import greedy
 from testbed.statistics import clopper_pearson
 from testbed.task import Task
-from testbed.training.rounds import Schedule, begin, progress, units
+from testbed.training.rounds import progress
+from testbed.training.schedule import Schedule, units
+from testbed.training.units import begin
 
 FLOOR = 1e-9
 HEALTHY = 10  # effective samples

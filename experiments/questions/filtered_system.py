@@ -19,7 +19,7 @@ from testbed import plots
 from testbed.evaluation.system import TRIES, completions, most_conservative, refuse_if_no_filter
 from testbed.language import completion_log_probs, language_model, train_language
 from testbed.runs.results import run_id
-from testbed.training.rounds import Schedule
+from testbed.training.schedule import Schedule
 
 THRESHOLDS = {"zero": "threshold 0", "conservative": "conservative"}
 MEASURED = "{}.{}"  # threshold and field

@@ -21,10 +21,12 @@ from testbed.devices import spread
 from testbed.runs import checkpoints
 from testbed.task import Task
 from testbed.training import rounds
+from testbed.training import units as lone
 from testbed.training.defence import USUAL, Defence
-from testbed.training.rounds import History, State
+from testbed.training.rounds import History
 from testbed.training.schedule import Schedule, Unit, units
 from testbed.training.source import Source
+from testbed.training.units import State
 
 
 def _of_all(program: Callable, keys: jax.Array, states: State, unit: Unit, **static) -> tuple[State, jax.Array]:
@@ -38,30 +40,30 @@ def _of_all(program: Callable, keys: jax.Array, states: State, unit: Unit, **sta
 
 @partial(jax.jit, static_argnames=("task", "descent", "lesson"))
 def train_units(keys, states, unit, task, *, descent, lesson):
-    """`rounds.train_unit` of every member: states and losses `[P, steps]`."""
-    return _of_all(rounds.train_unit, keys, states, unit, task=task, descent=descent, lesson=lesson)
+    """`lone.train_unit` of every member: states and losses `[P, steps]`."""
+    return _of_all(lone.train_unit, keys, states, unit, task=task, descent=descent, lesson=lesson)
 
 
 @compiled_sooner("task", "search", "attack", "selection")
 def attack_units(keys, states, unit, task, *, search, attack, selection):
-    """`rounds.attack_unit` of every member: states, and the shares that failed `[P]`."""
+    """`lone.attack_unit` of every member: states, and the shares that failed `[P]`."""
     return _of_all(
-        rounds.attack_unit, keys, states, unit, task=task, search=search, attack=attack, selection=selection
+        lone.attack_unit, keys, states, unit, task=task, search=search, attack=attack, selection=selection
     )  # fmt: skip
 
 
-TOGETHER = {rounds.train_unit: train_units, rounds.attack_unit: attack_units}
+TOGETHER = {lone.train_unit: train_units, lone.attack_unit: attack_units}
 
 
 def programs(task: Task, schedule: Schedule, attack: Attack | None, defence: Defence = USUAL) -> dict[bool, partial]:
-    """`rounds.programs`, of all members at once.
+    """`lone.programs`, of all members at once.
 
     Raises:
       ValueError: as there; or the attack is a source, which is asked on the host about one model.
     """
     if isinstance(attack, Source):
         raise ValueError(f"{attack.name} is asked about one model at a time; train its members alone (--population=1)")
-    alone = rounds.programs(task, schedule, attack, defence)
+    alone = lone.programs(task, schedule, attack, defence)
     return {kind: partial(TOGETHER[does.func], **does.keywords) for kind, does in alone.items()}
 
 
@@ -77,8 +79,8 @@ def member(tree: Any, number: int) -> Any:
 
 def begin(keys: jax.Array, models: Sequence[Any], task: Task, schedule: Schedule, *, defence: Defence = USUAL) -> State:
     """The states of all members before the first unit, stacked."""
-    learnt = [rounds.studied(key, task, defence.lesson.loss) for key in keys]
-    return stacked([rounds.begin(model, task, schedule, of) for model, of in zip(models, learnt, strict=True)])
+    learnt = [lone.studied(key, task, defence.lesson.loss) for key in keys]
+    return stacked([lone.begin(model, task, schedule, of) for model, of in zip(models, learnt, strict=True)])
 
 
 def program_digest(
@@ -90,8 +92,8 @@ def program_digest(
     """
     loss = defence.lesson.loss
     alone = rounds.program_digest(task, schedule, attack, defence, model=model)
-    learnt = jax.eval_shape(lambda key: rounds.studied(key, task, loss), jax.random.key(0))
-    state = jax.eval_shape(lambda model, learnt: rounds.begin(model, task, schedule, learnt), model, learnt)
+    learnt = jax.eval_shape(lambda key: lone.studied(key, task, loss), jax.random.key(0))
+    state = jax.eval_shape(lambda model, learnt: lone.begin(model, task, schedule, learnt), model, learnt)
     leaves, structure = jax.tree.flatten(state)
     does = programs(task, schedule, attack, defence)
     texts = [

@@ -237,7 +237,7 @@ def learned(labels: int, *, steps: int = STEPS, batch: int = BATCH) -> Overseer:
 
     def log_chance(task, z, learnt):
         if learnt is None:
-            raise ValueError("this overseer has learnt nothing yet; begin with what `rounds.studied` gives")
+            raise ValueError("this overseer has learnt nothing yet; begin with what `units.studied` gives")
         return jax.nn.log_softmax(learnt(jax.nn.softmax(z), jnp.zeros(1, jnp.int32))[0])[1]
 
     return _of_classifiers(log_chance, study=Study(learn, labels, gradients=2 * batch * steps))
