@@ -1,5 +1,6 @@
 """The estimators in miniature: measured, ranked on a leaderboard, drawn and judged from runs."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -16,8 +17,10 @@ from tasks import TASKS
 from tasks.injury import injury
 from testbed.evaluation.rare import ESTIMATORS
 
+TASKS_OF_TWO = ("made up", "another")
 
-def row(seed, stage, errors, truth=1e-4, covers=True):
+
+def row(seed, stage, errors, truth=1e-4, covers=True, task="made up"):
     """A run of one model on which each estimator is off by so many decades."""
     estimates = {
         name: {"value": truth * 10.0**off, "low": truth * (0.5 if covers else 2), "high": 3 * truth}
@@ -26,7 +29,7 @@ def row(seed, stage, errors, truth=1e-4, covers=True):
     }
     models = [{"truth": truth, "failures": 5.0, "said": estimates}]
     models.append({"truth": 0.0, "failures": 0.0, "said": estimates})
-    return {"task": "made up", "seed": seed, "arm": stage, "models": models}
+    return {"task": task, "seed": seed, "arm": stage, "models": models}
 
 
 ERRORS = {"naive": -2.0, "mhis": 0.1, "itgis": -0.3, "splitting": 0.01, "qld": 1.0, "gld": 2.0, "gumbel": 0.5}
@@ -35,7 +38,7 @@ ERRORS = {"naive": -2.0, "mhis": 0.1, "itgis": -0.3, "splitting": 0.01, "qld": 1
 def declared(runs):
     """The outcome, and the declared effect."""
     verdict = judge(EXPERIMENT, runs)
-    (effect,) = only(verdict.effects, declared=True).itertuples()
+    effect, *_ = only(verdict.effects, declared=True).itertuples()
     assert effect.before.startswith("extrapolation") and effect.after.startswith("importance")
     return verdict.outcome, effect
 
@@ -43,10 +46,29 @@ def declared(runs):
 @pytest.mark.parametrize(("sign", "outcome"), [(1, "supported"), (-1, "refuted")])
 def test_the_verdict_is_the_declared_contrast(sign, outcome):
     errors = ERRORS if sign > 0 else ERRORS | {"mhis": 3.0, "itgis": -3.0, "qld": 0.1, "gld": 0.1}
-    rows = [row(seed, "training", errors | {"qld": errors["qld"] + seed / 10, "gld": 9.0}) for seed in range(4)]
+    rows = [
+        row(seed, "training", errors | {"qld": errors["qld"] + seed / 10, "gld": 9.0}, task=task)
+        for seed in range(4)
+        for task in TASKS_OF_TWO
+    ]
     found, effect = declared(pd.DataFrame(rows))
     assert (found, effect.n) == (outcome, 4)
     assert effect.effect == pytest.approx(abs(errors["qld"]) + 0.15 * np.sign(errors["qld"]) - (0.2 if sign > 0 else 3))
+
+
+def test_a_task_alone_refutes_but_does_not_support():
+    better, worse = ERRORS | {"qld": 1.0}, ERRORS | {"mhis": 3.0, "itgis": -3.0, "qld": 0.1}
+    for errors, outcome in ((better, "undecided"), (worse, "refuted")):
+        rows = [row(seed, "training", errors | {"qld": errors["qld"] + seed / 10}) for seed in range(4)]
+        assert declared(pd.DataFrame(rows))[0] == outcome
+
+
+def test_a_large_space_has_a_lower_floor():
+    rare = row(0, "training", ERRORS, truth=1e-12)
+    table = estimators.answers(pd.DataFrame([rare | {"floor": 1e-15}, row(1, "training", ERRORS)]))
+    of_naive = table[table["estimator"] == "naive"].set_index("seed")
+    assert of_naive.loc[0, ["truth", "error"]].tolist() == [1e-12, pytest.approx(-2)], "not left out, and not floored"
+    assert set(of_naive.index) == {0, 1}
 
 
 def test_where_both_kinds_are_as_far_off_nothing_is_decided():
@@ -99,8 +121,8 @@ def test_nothing_to_compare_is_not_tested():
 @pytest.mark.parametrize("stage", ["training", "defence", "planted"])
 def test_a_stage_is_counted_and_asked(stage, tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "injury", functools.partial(injury, length=4))
-    monkeypatch.setattr(estimators, "DEFENCE", Arm(steps=16, rounds=16, finds=16, budget=30))
-    config = estimators.Calibrated(Plain("injury", width=8, steps=16, layers=1), stage, 2**13)
+    defence = Arm(steps=16, rounds=16, finds=16, budget=30)
+    config = estimators.Calibrated(Plain("injury", width=8, steps=16, layers=1), stage, 2**13, defence)
     measured = estimators.measure(config, bench(0, tmp_path))
     assert len(measured["models"]) == (1 if stage == "planted" else 4)
     for one in measured["models"]:
@@ -117,6 +139,26 @@ def test_every_estimator_but_splitting_spends_the_same(budget, small, lively):
     assert np.isfinite(budget)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["training", "defence"])
+def test_machines_are_asked_in_a_space_of_two_to_the_64_prompts(stage, tmp_path):
+    usual = estimators.arms("quick", estimators.LARGE)[stage]
+    small = dict(steps=64, batch=64)
+    defence = dataclasses.replace(usual.defence, rounds=16, finds=32, budget=20, **small)
+    config = dataclasses.replace(usual, plain=dataclasses.replace(usual.plain, **small), budget=2**13, defence=defence)
+    measured = estimators.measure(config, bench(0, tmp_path))
+    assert len(measured["models"]) == 4 and measured["floor"] < 1e-9
+    for one in measured["models"]:
+        assert one["said"].keys() == ESTIMATORS.keys() and 0 <= one["truth"] < 1
+    assert max(one["failures"] for one in measured["models"]) > 2**50
+
+
+def test_machines_are_asked_where_no_transformer_is_counted_and_nothing_is_planted():
+    made = estimators.arms("registered", estimators.LARGE)
+    assert {config.plain.model for config in made.values()} == {"machine"} and "planted" not in made
+    assert estimators.arms("registered", "injury").keys() - made.keys() == {"planted"}
+
+
 def test_what_cannot_be_counted_is_refused_before_any_work():
     with pytest.raises(ValueError, match=r"more than the .* that can be counted"):
-        estimators.arms("quick", "injury:length=16:vocab=16")
+        estimators.arms("quick", "cipher_vault:length=16:vocab=16")
