@@ -34,7 +34,7 @@ from testbed.training.schedule import Schedule, units
 from testbed.training.units import begin
 
 FLOOR = 1e-9  # of a truth that is asked for, and of what an estimate counts as
-FLOORS = {"transformer": FLOOR, "machine": 1e-15}  # a large space has rarer failures, and they are counted too
+FLOORS = {"transformer": FLOOR, "machine": 1e-12}  # a large space has rarer failures, and they are counted too
 HEALTHY = 10  # effective samples
 RARE_HASH = 20_011  # some thirty hazardous prompts of two million: far below what samples see, above FLOOR
 MARKS = (2, 4, 8, 16)
