@@ -15,11 +15,13 @@ from experiments.arm import Recipe, defence_of
 from tasks.brackets import brackets
 from tasks.cipher_vault import cipher_vault
 from tasks.injury import injury
+from testbed.training import soft_prompts
 from testbed.training.defence import Defence, Lesson, training_cost
 from testbed.training.latent import Ascent
 from testbed.training.rounds import program_digest, train
 from testbed.training.schedule import Schedule
 from testbed.training.soft_prompts import (
+    LOOKS,
     Overseer,
     climb,
     draw,
@@ -229,6 +231,30 @@ def test_mistakes_that_make_no_sense_are_refused():
 
 
 SCHEDULE = Schedule(steps=4, batch=8, units=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("looks", "by_heart"), [(LOOKS, False), (1, True)])
+def test_an_overseer_with_few_labels_is_kept_from_learning_them_by_heart(looks, by_heart, monkeypatch):
+    """On other soft prompts it is no worse than saying how many are hazardous; with a look at the end alone it is."""
+    monkeypatch.setattr(soft_prompts, "LOOKS", looks)
+    overseer = learned.__wrapped__(256, steps=1600, batch=64)
+    learnt = jax.jit(lambda key: overseer.study.learn(key, TASK))(KEY)
+
+    @jax.jit
+    @jax.vmap
+    def others(key):
+        noise_key, key = jax.random.split(key)
+        z = noise(noise_key, TASK)
+        hazardous = TASK.hazardous(draw(key, z, 1)[0])
+        said = jax.nn.log_softmax(learnt(jax.nn.softmax(z), jnp.zeros(1, jnp.int32))[0])
+        return -said[hazardous.astype(int)], hazardous
+
+    losses, hazardous = others(jax.random.split(jax.random.key(5), 2000))
+    share = hazardous.mean()
+    guessing = -(share * jnp.log(share) + (1 - share) * jnp.log(1 - share))
+    assert (losses.mean() > 1.5 * guessing) == by_heart
+    assert by_heart or losses.mean() < 1.1 * guessing
 
 
 @pytest.mark.slow

@@ -29,6 +29,8 @@ SCALES = (0.3, 4.0)  # of the noise that soft prompts start from: from nearly un
 FORBIDDEN = -1e9  # the logit of a token that may not stand at a position
 TINY = 1e-30  # a probability below it has no slope
 RATE, STEPS, BATCH = 2e-3, 1024, 256  # how a learned overseer is trained
+SIZES = dict(width=16, layers=1)  # of it: it is asked several times a step, and a larger one learns its labels by heart
+HELD, LOOKS = 8, 8  # every eighth label is held out, and the model kept that is best on these, looked at so often
 
 
 class Overseer(NamedTuple):
@@ -210,12 +212,13 @@ def learned(labels: int, *, steps: int = STEPS, batch: int = BATCH) -> Overseer:
     """A transformer that has learnt from soft prompts with a label each, that of one prompt that each drew.
 
     It is all that an overseer can be where no program checks. A step of its `steps` sees `batch` of them, and as many
-    of those prompts.
+    of those prompts. Labels are few, so some are held out, and the model is kept that is the best on those.
     """
+    held = -(-labels // HELD)
 
     def learn(key, task):
         init_key, data_key, key = jax.random.split(key, 3)
-        model = Transformer(model_config(task), init_key)
+        model = Transformer(model_config(task, **SIZES), init_key)
         descent = optax.adamw(optax.cosine_decay_schedule(RATE, steps))
         data = jax.vmap(lambda key: _labelled(key, task))(jax.random.split(data_key, labels))
 
@@ -225,22 +228,32 @@ def learned(labels: int, *, steps: int = STEPS, batch: int = BATCH) -> Overseer:
             logits = jax.vmap(lambda soft: model(soft, jnp.zeros(1, jnp.int32))[0])(both)
             return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.full(2, hazardous, jnp.int32)).mean()
 
+        def mean_loss(model, rows):
+            return jax.vmap(loss, (None, 0))(model, jax.tree.map(lambda column: column[rows], data)).mean()
+
         def one_step(carry, key):
             model, state = carry
-            rows = jax.random.randint(key, (batch,), 0, labels)
-            seen = jax.tree.map(lambda column: column[rows], data)
-            slope = jax.grad(lambda model: jax.vmap(loss, (None, 0))(model, seen).mean())(model)
+            rows = jax.random.randint(key, (batch,), held, max(labels, held + 1))
+            slope = jax.grad(mean_loss)(model, rows)
             updates, state = descent.update(slope, state, model)
             return (optax.apply_updates(model, updates), state), None
 
-        return jax.lax.scan(one_step, (model, descent.init(model)), jax.random.split(key, steps))[0][0]
+        def look(carry, keys):
+            trained, best, least = carry
+            trained = jax.lax.scan(one_step, trained, keys)[0]
+            now = mean_loss(trained[0], jnp.arange(held))
+            best = jax.tree.map(lambda new, old: jnp.where(now < least, new, old), trained[0], best)
+            return (trained, best, jnp.minimum(now, least)), None
+
+        keys = jax.random.split(key, (LOOKS, steps // LOOKS))
+        return jax.lax.scan(look, ((model, descent.init(model)), model, jnp.inf), keys)[0][1]
 
     def log_chance(task, z, learnt):
         if learnt is None:
             raise ValueError("this overseer has learnt nothing yet; begin with what `units.studied` gives")
         return jax.nn.log_softmax(learnt(jax.nn.softmax(z), jnp.zeros(1, jnp.int32))[0])[1]
 
-    return _of_classifiers(log_chance, study=Study(learn, labels, gradients=2 * batch * steps))
+    return _of_classifiers(log_chance, study=Study(learn, labels, gradients=2 * (batch * steps + LOOKS * held)))
 
 
 OVERSEERS: dict[str, Callable[..., Overseer]] = {
