@@ -17,7 +17,7 @@ from tasks import TASKS
 from tasks.injury import injury
 from testbed.evaluation.rare import ESTIMATORS
 
-TASKS_OF_TWO = ("made up", "another")
+TWO = ("made up", "another")
 
 
 def row(seed, stage, errors, truth=1e-4, covers=True, task="made up"):
@@ -49,7 +49,7 @@ def test_the_verdict_is_the_declared_contrast(sign, outcome):
     rows = [
         row(seed, "training", errors | {"qld": errors["qld"] + seed / 10, "gld": 9.0}, task=task)
         for seed in range(4)
-        for task in TASKS_OF_TWO
+        for task in TWO
     ]
     found, effect = declared(pd.DataFrame(rows))
     assert (found, effect.n) == (outcome, 4)

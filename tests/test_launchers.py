@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -109,6 +110,13 @@ def undisturbed(folder: Path, runs: list[Run]) -> dict[str, dict]:
     return facts(folder)
 
 
+def wait_while(holds: Callable[[], Any], seconds: float) -> None:
+    """Wait as long as something holds, at most so many seconds."""
+    deadline = time.monotonic() + seconds
+    while holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def begun(folder: Path) -> list[str]:
     """Which runs were begun, once for each time."""
     return sorted("-".join(path.name.split("-")[:2]) for path in (folder / "begun").iterdir())
@@ -159,9 +167,7 @@ def in_another_process(folder: Path, place: str, workers: int, seconds: float) -
     """A sweep of `worklist(4)` in another process; returns when its first run has begun."""
     child = SERVER.Process(target=sweep_as_child, args=(folder, place, workers, seconds))
     child.start()
-    deadline = time.monotonic() + 600
-    while not (folder / "begun").exists() and child.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_while(lambda: not (folder / "begun").exists() and child.is_alive(), 600)
     assert (folder / "begun").exists()
     return child
 
@@ -177,9 +183,7 @@ def test_a_sweep_that_is_ended_leaves_no_process_and_no_lock_and_is_completed_by
     os.kill(child.pid, how)
     child.join(timeout=300)
     assert child.exitcode
-    deadline = time.monotonic() + 300
-    while status(runs, folder)["running"] and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_while(lambda: status(runs, folder)["running"], 300)
     there = len(begun(folder))
     assert status(runs, folder)["running"] == [], "its workers died with it"
     assert sweep(runs, perform, folder, quiet(), place=threads(4)).failed == []
@@ -298,10 +302,9 @@ def test_a_ray_cluster_that_loses_a_node_finishes_with_the_same_records(tmp_path
         outcome = sweep(runs, stuck_on_the_lost_node, folder, quiet(), place=LAUNCHERS["ray"](workers=3))
         over.set()
         thief.join()
-        deadline = time.monotonic() + 60  # of the head, which learns of the loss in its own time
-        while (dead := [node["Alive"] for node in ray.nodes()].count(False)) == 0 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert dead == 1
+        alive = lambda: [node["Alive"] for node in ray.nodes()]
+        wait_while(lambda: all(alive()), 60)  # the head learns of the loss in its own time
+        assert alive().count(False) == 1
     finally:
         ray.shutdown()
         cluster.shutdown()

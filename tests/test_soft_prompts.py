@@ -233,6 +233,11 @@ def test_mistakes_that_make_no_sense_are_refused():
 SCHEDULE = Schedule(steps=4, batch=8, units=2)
 
 
+def test_steps_that_cannot_be_divided_among_the_looks_are_refused():
+    with pytest.raises(ValueError, match="10 steps of a learned overseer are no multiple of 8; choose 8"):
+        learned(16, steps=10)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("looks", "by_heart"), [(LOOKS, False), (1, True)])
 def test_an_overseer_with_few_labels_is_kept_from_learning_them_by_heart(looks, by_heart, monkeypatch):

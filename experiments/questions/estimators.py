@@ -73,8 +73,9 @@ def arms(preset: str, task: str) -> dict[str, Calibrated]:
     if task_named(task).clean_log_prob is None:
         raise ValueError(f"task {task} gives no clean_log_prob, so the truth is not known exactly; choose another")
     budget = 2**16 if preset == "full" else 2**14
-    large = counted_arm(task, rounds=DEFENCE.rounds, finds=NUMBER, recipe=SEARCHED)
-    defence = DEFENCE if kind == "transformer" else large
+    defence = DEFENCE
+    if kind == "machine":
+        defence = counted_arm(task, rounds=DEFENCE.rounds, finds=NUMBER, recipe=SEARCHED)
     return {stage: Calibrated(usual_plain(task, kind), stage, budget, defence) for stage in STAGES[kind]}
 
 

@@ -214,7 +214,13 @@ def learned(labels: int, *, steps: int = STEPS, batch: int = BATCH) -> Overseer:
     It is all that an overseer can be where no program checks. A step of its `steps` sees `batch` of them, and as many
     of those prompts. Labels are few, so some are held out, and the model is kept that is the best on those.
     To look is not charged: it takes forward passes alone, a few in a thousand of the price.
+
+    Raises:
+      ValueError: its steps cannot be divided among the looks.
     """
+    if steps % LOOKS:
+        nearest = max(LOOKS, steps // LOOKS * LOOKS)
+        raise ValueError(f"{steps} steps of a learned overseer are no multiple of {LOOKS}; choose {nearest}")
     held = -(-labels // HELD)
 
     def learn(key, task):
