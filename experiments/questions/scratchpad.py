@@ -24,10 +24,10 @@ from testbed.text import plural
 MARGINS = 9
 BATCH = {"quick": 128, REGISTERED: 128, "full": 256}
 ROUNDS = {"quick": (1,), REGISTERED: (0, 1, 16), "full": (0, 1, 16)}
-LAYERS = {"quick": (1,), REGISTERED: (1,), "full": (1, 2)}
 EQUAL_COMPUTE, EQUAL_SIZE, EQUAL_MARGINS = "none, equal compute", "none, equal parameters", "equal margins"
 QUICK = (EQUAL_COMPUTE, "after", "trace")
-KINDS = {"quick": QUICK, REGISTERED: (*QUICK, "filler"), "full": (*SCRATCH, EQUAL_COMPUTE, EQUAL_SIZE)}
+EVERY = (*SCRATCH, EQUAL_COMPUTE, EQUAL_SIZE)
+KINDS = {"quick": {1: QUICK}, REGISTERED: {1: EVERY, 2: QUICK}, "full": {1: EVERY, 2: EVERY}}  # by number of layers
 LONGER = 2  # a transcript has twice the positions of its prompt, so a step without one takes half the work
 WIDER = 36  # the least width at which a model without notes has as many parameters as one with them at 32
 LEAST, ALIKE, SEEDS, TASKS = 0.5, 0.3, 8, 2  # decades, decades, and how many seeds and tasks a verdict takes
@@ -63,15 +63,16 @@ def passes(task: str) -> int:
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """Each kind of scratchpad, after each number of rounds; without any it is a control.
 
-    In full also with as many margins a find as a model without notes has, which takes more forward passes.
+    Beyond quick also with as many margins a find as a model without notes has, which takes more forward passes.
 
     Raises:
       ValueError: the task has no scratchpads.
     """
     made = {}
-    for layers, kind, rounds in itertools.product(LAYERS[preset], KINDS[preset], ROUNDS[preset]):
+    kinds = [(layers, kind) for layers, kinds in KINDS[preset].items() for kind in kinds]
+    for (layers, kind), rounds in itertools.product(kinds, ROUNDS[preset]):
         arm = made[named(kind, rounds, layers)] = arm_of(task, kind, rounds, layers, batch=BATCH[preset])
-        if preset == "full" and rounds and task_named(arm.plain.task).notes:
+        if preset != "quick" and rounds and task_named(arm.plain.task).notes:
             made[named(kind, rounds, layers, EQUAL_MARGINS)] = dataclasses.replace(arm, budget=passes(task))
     return made
 
@@ -200,9 +201,9 @@ SCRATCHPAD = Experiment(
     scratchpad. At equal compute it takes {LONGER} times the steps, plain and defended. At equal parameters it is wider.
 
     Each is a control, or is trained on {Arm.finds} finds of uniform search in 1 and 16 rounds. A note costs a forward
-    pass. So for the passes of {MARGINS} prompts with notes, search without notes scores more prompts. In full
-    arms with equally many margins stand beside them. The quick preset has the arms that the rule reads alone, with half
-    the batch. The preset `{REGISTERED}` has those and `filler`, also as controls and after sixteen rounds.
+    pass. So for the passes of {MARGINS} prompts with notes, search without notes scores more prompts. Arms with equally
+    many margins stand beside them. The quick preset has the arms that the rule reads alone. The preset `{REGISTERED}`
+    has all, and those that the rule reads at two layers too. Both have half the batch of the full preset.
 
     Notes are the model's own in attacks, counts and confirmations. It is also counted how often they are wrong, and the
     answer with them, what fails after the right notes, and whether the answer follows a last state that was changed. A
@@ -214,7 +215,7 @@ SCRATCHPAD = Experiment(
     f"{ALIKE} decades of zero on {TASKS} tasks. Refuted if the interval of either lies below {LEAST} on {TASKS} tasks.",
     presets={
         "quick": Preset(("injury:length=6", "modular:length=6"), seeds=8, minutes=20),
-        REGISTERED: Preset(("injury:length=6", "modular:length=6"), seeds=10, minutes=65, first_seed=10),
+        REGISTERED: Preset(("injury:length=6", "modular:length=6"), seeds=10, minutes=100, first_seed=10),
         "full": Preset(("injury", "modular", "password", "brackets"), seeds=10, minutes=4000),
     },
     arms=arms,
@@ -226,8 +227,7 @@ SCRATCHPAD = Experiment(
     table=table,
     figure=figure,
     note=(
-        "Small spaces and one layer. Controls and sixteen rounds left the quick preset for time, after a pilot and "
-        "before any record of it. Copy and equal parameters are in the full one alone. On injury the answer "
-        "often ignores a last state that was changed, so it does not rest on that alone."
+        "Small spaces. Controls and sixteen rounds left the quick preset for time, after a pilot and before any record "
+        "of it. On injury the answer often ignores a last state that was changed, so it does not rest on that alone."
     ),
 )
