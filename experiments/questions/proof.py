@@ -20,6 +20,7 @@ from testbed.statistics import clopper_pearson
 SIZES = {"2^21": (7, 8), "2^32": (8, 16), "2^48": (12, 16), "2^64": (16, 16)}
 SMALL, LARGE = "2^21", "2^64"
 ENDS = (SMALL, LARGE)  # where attackers are asked too; in between all that they could say is counted
+WHOLE = "full", REGISTERED
 DEFENCES = ("control", "uniform", "gcg", "oracle", "fresh labels")
 STEPS, ROUNDS, FINDS = 6144, 32, 8192
 MANY = 1e9
@@ -52,9 +53,9 @@ def arms_at(task: str, size: str, preset: str) -> dict[str, Arm]:
         "oracle": with_recipe(attack="oracle", recipe=alone),
         "fresh labels": with_recipe(rounds=0, recipe=Recipe(fresh="mixed")),
     }
-    if preset == "full":
+    if preset in WHOLE:
         made["uniform"] = with_recipe(attack="uniform", recipe=twins)
-    if preset == "full" and size == LARGE:
+    if preset in WHOLE and size == LARGE:
         made |= {f"gcg, {more}": with_recipe(recipe=twins, **fields) for more, fields in LADDER.items()}
     return {named(arm, size): config for arm, config in made.items()}
 
@@ -62,12 +63,12 @@ def arms_at(task: str, size: str, preset: str) -> dict[str, Arm]:
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """Every defence at every size of the preset: in quick the smallest and the largest.
 
-    In full there is also a weaker attack, and at the largest size gcg with more finds and calls.
+    In the presets `WHOLE` there is also a weaker attack, and at the largest size gcg with more finds and calls.
 
     Raises:
       ValueError: the task has no such sizes, or its rule has no automaton there.
     """
-    sizes = ENDS if preset in ("quick", REGISTERED) else SIZES
+    sizes = ENDS if preset == "quick" else SIZES
     made = {}
     for size in sizes:
         made |= arms_at(task, size, preset)
@@ -184,7 +185,7 @@ PROOF = Experiment(
         "quick": Preset(("injury",), seeds=3, minutes=20),
         "sizes": Preset(("injury",), seeds=3, minutes=60),
         "full": Preset(("injury",), seeds=10, minutes=300),
-        REGISTERED: Preset(("injury",), seeds=10, minutes=120, first_seed=10),
+        REGISTERED: Preset(("injury",), seeds=10, minutes=90, first_seed=10),
     },
     arms=arms,
     rule=rule,
