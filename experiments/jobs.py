@@ -113,7 +113,8 @@ def _conclusion(job: Job, verdict: Verdict) -> str:
         told = f"{plural(len(job.seeds), 'seed')}; {_brief(verdict) or ', '.join(job.tasks) + ': no declared effect'}"
         return escape(f"{told}. The rule reads more tasks: --experiment={job.name} asks the whole question.")
     lacks = f": the rule asks for {verdict.lacks}" if verdict.lacks else ""
-    return f"[bold]{verdict.told}[/bold] ({verdict.standing.told}){escape(lacks)}"
+    tasks = f"\nBy task, if each other were like it: {verdict.by_task}" if verdict.tasks else ""
+    return f"[bold]{verdict.told}[/bold] ({verdict.standing.told}){escape(lacks + tasks)}"
 
 
 def exploratory(job: Job) -> str:

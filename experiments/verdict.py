@@ -40,17 +40,24 @@ class Verdict(NamedTuple):
       effects: a row a contrast and task (`experiments.effects.COLUMNS`).
       lacks: what the rule asks for, where it is undecided; else empty.
       standing: whether that is final.
+      tasks: of several tasks, what the rule makes of each (`of_tasks`).
     """
 
     outcome: str
     effects: pd.DataFrame
     lacks: str = ""
     standing: Standing = EXPLORATORY
+    tasks: dict[str, str] = {}
 
     @property
     def told(self) -> str:
         """The outcome for people: of runs that are incomplete it is not final."""
         return f"so far {self.outcome}" if self.standing.kind == "incomplete" else self.outcome
+
+    @property
+    def by_task(self) -> str:
+        """What the rule makes of each task, for people; empty where a single one is judged."""
+        return "; ".join(f"{task}: {outcome}" for task, outcome in self.tasks.items())
 
 
 def judge(experiment: Experiment, runs: pd.DataFrame) -> Verdict:
@@ -64,7 +71,21 @@ def judge(experiment: Experiment, runs: pd.DataFrame) -> Verdict:
     if outcome not in OUTCOMES:
         raise ValueError(f"a rule gives one of {', '.join(OUTCOMES)}, not {outcome!r}")
     lacks = experiment.lacks if outcome == "undecided" else ""
-    return Verdict(outcome, effects, lacks, standing_of(experiment, runs))
+    return Verdict(outcome, effects, lacks, standing_of(experiment, runs), of_tasks(experiment, effects))
+
+
+def of_tasks(experiment: Experiment, effects: pd.DataFrame) -> dict[str, str]:
+    """What a rule would make of each task, if the effects on all others were the same; nothing of a single task.
+
+    So a rule that asks for two tasks judges one as if it had seen its like twice.
+    """
+    tasks = effects.loc[effects["declared"], "task"].unique()
+
+    def alike(task: str) -> pd.DataFrame:
+        part = effects[effects["task"] == task]
+        return pd.concat([part, *(part.assign(task=f"{task}, again {n}") for n in range(1, len(tasks)))])
+
+    return {task: experiment.rule(alike(task).reset_index(drop=True)) for task in tasks} if len(tasks) > 1 else {}
 
 
 def standing_of(experiment: Experiment, runs: pd.DataFrame) -> Standing:

@@ -47,6 +47,15 @@ NULL = [(99, 9), (9, 99), (50, 50), (9, 99), (99, 9)]
 BOTH = ("injury", "cipher_vault")
 
 
+def test_each_task_is_judged_as_if_the_others_were_like_it():
+    """The rule asks for two tasks: it sees the like of one twice, and a single task is judged as a whole alone."""
+    strong, weak = contrast("injury", STRONG, [200, 400, 300]), contrast("password", WEAK, [99] * 4)
+    verdict = judge(UPDATE_FREQUENCY, pd.concat([strong, weak]))
+    assert verdict.outcome == "undecided" and verdict.tasks == {"injury": "supported", "password": "undecided"}
+    assert verdict.by_task == "injury: supported; password: undecided"
+    assert judge(UPDATE_FREQUENCY, strong).tasks == {}
+
+
 @pytest.mark.parametrize(
     ("more", "outcome"), [([200, 400, 300], "supported"), ([9, 30, 9], "undecided"), (None, "undecided")]
 )
