@@ -40,14 +40,14 @@ class Verdict(NamedTuple):
       effects: a row a contrast and task (`experiments.effects.COLUMNS`).
       lacks: what the rule asks for, where it is undecided; else empty.
       standing: whether that is final.
-      tasks: of several tasks, what the rule makes of each (`of_tasks`).
+      tasks: of several tasks, each with what the rule makes of it (`of_tasks`).
     """
 
     outcome: str
     effects: pd.DataFrame
     lacks: str = ""
     standing: Standing = EXPLORATORY
-    tasks: dict[str, str] = {}
+    tasks: tuple[tuple[str, str], ...] = ()
 
     @property
     def told(self) -> str:
@@ -57,7 +57,7 @@ class Verdict(NamedTuple):
     @property
     def by_task(self) -> str:
         """What the rule makes of each task, for people; empty where a single one is judged."""
-        return "; ".join(f"{task}: {outcome}" for task, outcome in self.tasks.items())
+        return "; ".join(f"{task}: {outcome}" for task, outcome in self.tasks)
 
 
 def judge(experiment: Experiment, runs: pd.DataFrame) -> Verdict:
@@ -74,7 +74,7 @@ def judge(experiment: Experiment, runs: pd.DataFrame) -> Verdict:
     return Verdict(outcome, effects, lacks, standing_of(experiment, runs), of_tasks(experiment, effects))
 
 
-def of_tasks(experiment: Experiment, effects: pd.DataFrame) -> dict[str, str]:
+def of_tasks(experiment: Experiment, effects: pd.DataFrame) -> tuple[tuple[str, str], ...]:
     """What a rule would make of each task, if the effects on all others were the same; nothing of a single task.
 
     So a rule that asks for two tasks judges one as if it had seen its like twice.
@@ -85,7 +85,8 @@ def of_tasks(experiment: Experiment, effects: pd.DataFrame) -> dict[str, str]:
         part = effects[effects["task"] == task]
         return pd.concat([part, *(part.assign(task=f"{task}, again {n}") for n in range(1, len(tasks)))])
 
-    return {task: experiment.rule(alike(task).reset_index(drop=True)) for task in tasks} if len(tasks) > 1 else {}
+    judged = tuple((task, experiment.rule(alike(task).reset_index(drop=True))) for task in tasks)
+    return judged if len(judged) > 1 else ()
 
 
 def standing_of(experiment: Experiment, runs: pd.DataFrame) -> Standing:

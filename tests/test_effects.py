@@ -51,9 +51,9 @@ def test_each_task_is_judged_as_if_the_others_were_like_it():
     """The rule asks for two tasks: it sees the like of one twice, and a single task is judged as a whole alone."""
     strong, weak = contrast("injury", STRONG, [200, 400, 300]), contrast("password", WEAK, [99] * 4)
     verdict = judge(UPDATE_FREQUENCY, pd.concat([strong, weak]))
-    assert verdict.outcome == "undecided" and verdict.tasks == {"injury": "supported", "password": "undecided"}
+    assert verdict.outcome == "undecided" and dict(verdict.tasks) == {"injury": "supported", "password": "undecided"}
     assert verdict.by_task == "injury: supported; password: undecided"
-    assert judge(UPDATE_FREQUENCY, strong).tasks == {}
+    assert judge(UPDATE_FREQUENCY, strong).tasks == ()
 
 
 @pytest.mark.parametrize(

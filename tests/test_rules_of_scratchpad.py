@@ -7,7 +7,18 @@ from spending import spent
 from synthetic import table
 
 from experiments.arm import sizes_of
-from experiments.questions.scratchpad import EQUAL_COMPUTE, EQUAL_MARGINS, EQUAL_SIZE, SCRATCHPAD, arms, named
+from experiments.protocol import REGISTERED
+from experiments.questions.scratchpad import (
+    EQUAL_COMPUTE,
+    EQUAL_MARGINS,
+    EQUAL_SIZE,
+    EVERY,
+    QUICK,
+    SCRATCHPAD,
+    arms,
+    by_line,
+    named,
+)
 from experiments.verdict import judge
 from testbed.model import Transformer
 
@@ -87,4 +98,29 @@ def test_the_table_says_how_arms_with_notes_reason_and_the_figure_draws_every_ki
     assert shown.loc[AFTER, "right notes"] == ""
     figure = SCRATCHPAD.figure(runs)
     figure.canvas.draw()
-    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["none,\nequal compute", "after", "trace"]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["none,\nlonger", "after", "trace"]
+
+
+def test_the_line_of_equal_margins_has_those_arms_and_all_whose_finds_have_as_many_anyway():
+    equal, deep = named("trace", 1, 1, EQUAL_MARGINS), named("trace", 1, 2)
+    arms = {NONE: MANY, AFTER: MANY, TRACE: FEW, equal: FEWER, deep: FEW}
+    shown = by_line(table("injury:length=6", arms))
+    at_margins = shown[shown["at_margins"]]
+    assert set(at_margins["arm"]) == {NONE, AFTER, equal} and set(at_margins["depth"]) == {""}
+    assert set(shown.loc[~shown["at_margins"], "arm"]) == {NONE, AFTER, TRACE, deep}
+    assert set(shown.loc[shown["arm"] == deep, "depth"]) == {"2 layers"}
+    alone = by_line(table("injury:length=6", {NONE: MANY, TRACE: FEW}))
+    assert not alone["at_margins"].any() and len(alone) == 2 * len(MANY)  # where no arm has equal margins, no line does
+
+
+def test_the_registered_preset_has_every_kind_in_one_layer_and_what_the_rule_reads_in_two():
+    made = arms(REGISTERED, TASKS[0])
+    for rounds in (0, 1, 16):
+        assert {named(kind, rounds) for kind in EVERY} | {named(kind, rounds, 2) for kind in QUICK} <= set(made)
+    assert {arm.plain.layers for arm in made.values()} == {1, 2}
+    noted = {name for name in made if EQUAL_MARGINS in name}
+    assert noted == {
+        named(kind, rounds, layers, EQUAL_MARGINS)
+        for rounds in (1, 16)
+        for kind, layers in (("trace", 1), ("trace", 2), ("filler", 1), ("copy", 1))
+    }

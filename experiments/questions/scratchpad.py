@@ -88,6 +88,8 @@ def measure(arm: Arm, bench: Bench) -> dict[str, Any]:
 
 TRACE = named("trace", 1)
 DECLARED = (Contrast(named(EQUAL_COMPUTE, 1), TRACE), Contrast(named("after", 1), TRACE))
+# What a model without notes is trained on has been chosen among as many prompts as that of these arms.
+AT_EQUAL_MARGINS = tuple((kind, rounds) for rounds in (1, 16) for kind in (EQUAL_COMPUTE, "after"))
 EXPLORATORY = (
     *(Contrast(named(kind, 0), named("trace", 0)) for kind in (EQUAL_COMPUTE, "after")),
     *(Contrast(named(kind, 16), named("trace", 16)) for kind in (EQUAL_COMPUTE, "after")),
@@ -95,6 +97,8 @@ EXPLORATORY = (
     *(Contrast(named(kind, 1, 2), named("trace", 1, 2)) for kind in (EQUAL_COMPUTE, "after")),
     Contrast(named(EQUAL_COMPUTE, 1), named("filler", 1)),
     Contrast(TRACE, named("trace", 1, 1, EQUAL_MARGINS)),
+    *(Contrast(named(kind, rounds), named("trace", rounds, 1, EQUAL_MARGINS)) for kind, rounds in AT_EQUAL_MARGINS),
+    *(Contrast(named(kind, 1, 1, EQUAL_MARGINS), named("trace", 1, 1, EQUAL_MARGINS)) for kind in ("filler", "copy")),
     *(Contrast(named(kind, 1), TRACE, "false_alarms") for kind in (EQUAL_COMPUTE, "after")),
 )
 
@@ -153,32 +157,45 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     return by_row(runs).join(pd.DataFrame(reasons).T).fillna("")
 
 
-LINES = {  # of the figure: rounds, at which threshold, and the colour
-    "control": ("control", "greedy", "C7"),
-    "1 round": ("1 round", "greedy", "C3"),
-    "1 round, at 1 % clean false alarms": ("1 round", "matched", "C1"),
-    "16 rounds": ("16 rounds", "greedy", "C0"),
+LINES = {  # of the figure: rounds, whether at equal margins, at which threshold, and the colour
+    "control": ("control", False, "greedy", "C7"),
+    "1 round": ("1 round", False, "greedy", "C3"),
+    "1 round, at 1 % clean false alarms": ("1 round", False, "matched", "C1"),
+    f"1 round, {EQUAL_MARGINS}": ("1 round", True, "greedy", "C4"),
+    "16 rounds": ("16 rounds", False, "greedy", "C0"),
 }
+SHORT = {EQUAL_COMPUTE: "none,\nlonger", EQUAL_SIZE: "none,\nas large"}  # on the axis, beside others
+
+
+def by_line(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with what a line of the figure is of: kind, rounds, depth, and whether finds have equally many margins.
+
+    A find without notes has as many margins in either case, so those runs stand in both.
+    """
+    parts = pd.DataFrame(map(told_apart, runs["arm"]), columns=["kind", "when", "more"], index=runs.index)
+    runs = runs.assign(kind=parts["kind"].replace(SHORT), when=parts["when"], depth=parts["more"], at_margins=False)
+    equal = parts["more"].str.endswith(EQUAL_MARGINS)
+    depth = parts["more"].str.removesuffix(EQUAL_MARGINS).str.removesuffix(", ")
+    noted = {told_apart(arm)[0] for arm in runs.loc[equal, "arm"]}
+    same = runs[~equal & ~parts["kind"].isin(noted)].assign(at_margins=True) if noted else runs[:0]
+    return pd.concat([runs.assign(depth=depth, at_margins=equal), same])
 
 
 def figure(runs: pd.DataFrame) -> plots.Figure:
     """What is left of each kind of scratchpad, and its price, from the runs of one task; two panels a depth."""
-    parts = pd.DataFrame(map(told_apart, runs["arm"]), columns=["kind", "when", "more"], index=runs.index)
-    runs = runs.assign(**parts.assign(kind=parts["kind"].str.replace(", ", ",\n")))
-    depths = [more for more in runs["more"].unique() if EQUAL_MARGINS not in more]
-    titles = [
-        " ".join(filter(None, (title, more)))
-        for more in depths
-        for title in ("Failing prompts by what is written", "Safe prompts refused")
-    ]
     said = "thick: means. Counted exactly. Finds cost\nequally many forward passes. `trace` writes the rule's states, "
-    said += f"then answers; `after` answers first. Equal compute: {LONGER} times the steps."
-    drawn, axes = plots.panels(titles, caption_of(runs, said))
-    for (more, of), ax in zip(itertools.product(depths, ("failures", "false_alarms")), axes, strict=True):
-        rows = runs[runs["more"] == more]
-        kinds = [kind for kind in dict.fromkeys(k.replace(", ", ",\n") for k in ORDER) if kind in set(rows["kind"])]
-        for label, (when, policy, color) in LINES.items():
-            part = rows[rows["when"] == when]
+    said += "then answers; `after` answers first.\n"
+    said += f"Longer: {LONGER} times the steps, at equal compute. As large: equal parameters."
+    shown = by_line(runs)
+    panels = list(itertools.product(dict.fromkeys(shown["depth"]), ("failures", "false_alarms")))
+    titles = {"failures": "Failing prompts by what is written", "false_alarms": "Safe prompts refused"}
+    named_panels = [", ".join(filter(None, (titles[of], depth))) for depth, of in panels]
+    drawn, axes = plots.panels(named_panels, caption_of(runs, said))
+    for (depth, of), ax in zip(panels, axes, strict=True):
+        rows = shown[shown["depth"] == depth]
+        kinds = [kind for kind in (SHORT.get(kind, kind) for kind in ORDER) if kind in set(rows["kind"])]
+        for label, (when, at_margins, policy, color) in LINES.items():
+            part = rows[(rows["when"] == when) & (rows["at_margins"] == at_margins)]
             if len(part) and (of == "failures" or policy == "greedy"):
                 value = column_of(of, policy)
                 plots.seeds_by_value(ax, part, "kind", kinds, value=value, label=label, color=color)
@@ -227,7 +244,8 @@ SCRATCHPAD = Experiment(
     table=table,
     figure=figure,
     note=(
-        "Small spaces. Controls and sixteen rounds left the quick preset for time, after a pilot and before any record "
-        "of it. On injury the answer often ignores a last state that was changed, so it does not rest on that alone."
+        "With fewer prompts a find, finds teach more. With equally many the trace gains less, and on modular dots and "
+        "copies leave fewer than it at equal passes alone. After sixteen rounds it gains nothing on injury, and leaves "
+        "more on modular. But then it refuses few safe prompts, where the others on modular refuse about two fifths."
     ),
 )
