@@ -4,9 +4,11 @@ import dataclasses
 from typing import Any
 
 from experiments.arm import USUAL, Arm, Plain, Recipe, is_counted, usual_plain
+from tasks import spelled
 
 LARGE = "injury:length=16:vocab=16"  # 2^64 prompts, counted for machines
 LARGE_TWO = "injury_two:length=16:vocab=16"
+LARGER = (LARGE, LARGE_TWO)
 COVERAGE = {"fresh labels": "uniform", "fresh hazards": "hazards"}  # arm -> which prompts it has labelled
 ON_MACHINES = "large"  # the preset in which a question about transformers asks machines, in large spaces
 
@@ -16,14 +18,29 @@ def counted_kind(task: str) -> str:
     return "transformer" if is_counted(Plain(task)) else "machine"
 
 
-def arm_of_preset(preset: str, task: str, **fields: Any) -> Arm:
-    """An arm with the given fields: of a transformer, or in the preset `ON_MACHINES` of a machine.
+def arm_on(task: str, **fields: Any) -> Arm:
+    """An arm with the given fields: of a transformer, or on one of the tasks `LARGER` of a machine.
 
     A machine's arm is as usually trained, whatever steps and rates are given. It is not attacked in the evaluation.
     """
-    if preset != ON_MACHINES:
+    if spelled(task) not in LARGER:
         return Arm(Plain(task), **fields)
-    return Arm(usual_plain(task, "machine"), attackers=0, **fields | USUAL["machine"].arm)
+    return Arm(usual_plain(task, "machine"), **fields | {"attackers": 0} | USUAL["machine"].arm)
+
+
+def finds_on(task: str, finds: int) -> int:
+    """So many finds, or on one of the tasks `LARGER` sixteen times as many: a few teach little there."""
+    return finds * (16 if spelled(task) in LARGER else 1)
+
+
+def twins_kept(arm: Arm) -> Arm:
+    """The arm; if it trains a machine on finds, every other one is a safe twin of the one before it.
+
+    Without them a machine soon refuses a third of what is safe.
+    """
+    if arm.plain.model != "machine" or not arm.rounds:
+        return arm
+    return dataclasses.replace(arm, recipe=dataclasses.replace(arm.recipe, kept_twins=True))
 
 
 def counted_arm(task: str, **fields: Any) -> Arm:

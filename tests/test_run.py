@@ -400,7 +400,7 @@ def job(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, "injury", functools.partial(injury, length=4))
         patch.setattr(bench, "train", counting)
-        patch.setattr(update_frequency, "arm_of_preset", lambda preset, task, **fields: MINI_ARM)
+        patch.setattr(update_frequency, "arm_on", lambda task, **fields: MINI_ARM)
         patch.setitem(update_frequency.ROUNDS, "small", (1, 16))
         experiment = EXPERIMENTS["update_frequency"]
         presets = experiment.presets | {"small": Preset(("injury",), 2, 1)}

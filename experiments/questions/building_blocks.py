@@ -5,11 +5,11 @@ import functools
 
 import pandas as pd
 
-from experiments.arm import Arm, Plain, Recipe
+from experiments.arm import Arm, Recipe
 from experiments.effects import Contrast, holding
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
-from experiments.grids import COVERAGE, covered, unattacked, with_finds
+from experiments.grids import COVERAGE, LARGER, arm_on, covered, finds_on, twins_kept, unattacked, with_finds
 from experiments.protocol import REGISTERED
 
 FINDS, FEW = 128, 32
@@ -23,6 +23,7 @@ WITHOUT = {
     "finds that did not fail": dict(recipe=Recipe(failures_only=True)),
     "attacks": dict(rounds=0),
 }
+NO_TWINS = "without safe twins"
 LEAST = 0.5
 
 
@@ -34,18 +35,24 @@ def named(arm: str, finds: int) -> str:
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """The recipe, without each block, and with safe twins; in full also with fewer finds.
 
-    Registered are labels without a search beside them.
+    Registered are labels without a search beside them, and machines in large spaces. There the recipe has safe twins,
+    and they are one more block.
     """
 
     def blocks(finds):
-        whole = Arm(Plain(task), rounds=16, finds=finds)
+        whole = arm_on(task, rounds=16, finds=finds_on(task, finds))
         changes = {WHOLE: {}} | {f"without {block}": less for block, less in WITHOUT.items()}
         changes |= {TWINS: dict(recipe=Recipe(twins=True))}
         return {named(arm, finds): dataclasses.replace(whole, **change) for arm, change in changes.items()}
 
     if preset != "full":
-        beside = covered(blocks(FINDS)[NO_ATTACKS]) if preset == REGISTERED else {}
-        return {name: unattacked(arm) for name, arm in (blocks(FINDS) | beside).items()}
+        made = {name: unattacked(arm) for name, arm in blocks(FINDS).items()}
+        if preset == REGISTERED:
+            made |= covered(made[NO_ATTACKS])
+        if task not in LARGER:
+            return made
+        twinned = {name: twins_kept(arm) for name, arm in made.items() if name != TWINS}
+        return twinned | {NO_TWINS: made[WHOLE]}
     return blocks(FINDS) | {arm: config for arm, config in blocks(FEW).items() if config.rounds}
 
 
@@ -72,7 +79,9 @@ BUILDING_BLOCKS = Experiment(
 
     Only the full preset has `cipher_vault`, which a single round of anything solves. Because
     effects saturate, it also does everything once more with a quarter of the finds. The preset
-    `{REGISTERED}` has tasks on which one round leaves failures, and labels without a search.
+    `{REGISTERED}` has tasks on which one round leaves failures, and labels without a search. It also
+    asks finite-state machines in spaces of 2^64 prompts. They have sixteen times the finds, half of
+    them safe twins, which are one more block to take away.
     """,
     decides="The recipe against each arm without a block, in decades of failing prompts, counted "
     f"exactly at threshold 0. Supported if some block is worth at least {LEAST} decades, with its "
@@ -81,7 +90,7 @@ BUILDING_BLOCKS = Experiment(
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=4),
         "full": Preset(("injury", "cipher_vault"), seeds=10, minutes=70),
-        REGISTERED: Preset(("injury", "password"), seeds=10, minutes=30, first_seed=10),
+        REGISTERED: Preset(("injury", "password", *LARGER), seeds=10, minutes=30, first_seed=10),
     },
     arms=arms,
     rule=rule,
@@ -90,7 +99,8 @@ BUILDING_BLOCKS = Experiment(
     exploratory=(
         *(Contrast(named(f"without {block}", FEW), named(WHOLE, FEW)) for block in WITHOUT),
         *(Contrast(named(WHOLE, finds), named(TWINS, finds)) for finds in (FINDS, FEW)),
-        *(Contrast(name, WHOLE) for name in COVERAGE),
+        *(Contrast(name, WHOLE) for name in (*COVERAGE, NO_TWINS)),
+        Contrast(NO_TWINS, WHOLE, "false_alarms"),
     ),
     figure=functools.partial(
         draw_arms,

@@ -4,11 +4,11 @@ import functools
 
 import pandas as pd
 
-from experiments.arm import Arm, Plain, Recipe
+from experiments.arm import Arm, Recipe
 from experiments.effects import Contrast
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
-from experiments.grids import COVERAGE, covered, unattacked, with_finds
+from experiments.grids import COVERAGE, LARGER, arm_on, covered, finds_on, twins_kept, unattacked, with_finds
 from experiments.protocol import REGISTERED
 
 ROUNDS = {"quick": (1, 2, 16), REGISTERED: (1, 2, 16), "full": (1, 2, 4, 8, 16)}
@@ -25,23 +25,23 @@ def named(order: str, rounds: int, finds: int = FINDS) -> str:
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """The control, and each selection in each number of rounds; in full also with fewer finds.
 
-    Registered are labels without a search beside them.
+    Registered are labels without a search beside them, and machines in large spaces.
     """
 
     def selected(orders, some, finds=FINDS):
         return {
-            named(order, rounds, finds): Arm(
-                Plain(task), rounds=rounds, finds=finds, recipe=Recipe(order=ORDERS[order], candidates=4)
+            named(order, rounds, finds): arm_on(
+                task, rounds=rounds, finds=finds_on(task, finds), recipe=Recipe(order=ORDERS[order], candidates=4)
             )
             for order in orders
             for rounds in some
         }
 
-    made = {"control": Arm(Plain(task), finds=FINDS)} | selected(ORDERS, ROUNDS[preset])
+    made = {"control": arm_on(task, finds=finds_on(task, FINDS))} | selected(ORDERS, ROUNDS[preset])
     if preset == REGISTERED:
         made |= covered(made["control"])
     if preset != "full":
-        return {name: unattacked(arm) for name, arm in made.items()}
+        return {name: twins_kept(unattacked(arm)) for name, arm in made.items()}
     return made | selected(("unselected", "diverse"), SOME, FEW)
 
 
@@ -62,14 +62,15 @@ DIVERSITY = Experiment(
     farthest in tokens from all that is kept (k-centre), or a cluster around one of them. All arms have the same
     candidates, finds and steps. The full preset adds a quarter of the finds, because effects saturate, and
     `cipher_vault`, which a single round of anything solves. The preset `{REGISTERED}` has tasks on which one round
-    leaves failures, and labels without a search.
+    leaves failures, and labels without a search. It also asks finite-state machines in spaces of 2^64 prompts, with
+    sixteen times the finds, half of them safe twins.
     """,
     decides=f"Supported if 16 rounds of unselected finds leave at most {MARGIN} decades less than 2 rounds of diverse "
     f"ones, interval and all, on every task. Refuted if the interval lies above {MARGIN} on any.",
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=4),
         "full": Preset(("injury", "cipher_vault"), seeds=10, minutes=80),
-        REGISTERED: Preset(("injury", "password"), seeds=10, minutes=30, first_seed=10),
+        REGISTERED: Preset(("injury", "password", *LARGER), seeds=10, minutes=30, first_seed=10),
     },
     arms=arms,
     rule=rule,

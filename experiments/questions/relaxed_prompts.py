@@ -11,7 +11,7 @@ from experiments.columns import by_task
 from experiments.effects import Contrast, holding, of_contrast, rows_of, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_against
-from experiments.grids import LARGE, LARGE_TWO, counted_arm, counted_kind
+from experiments.grids import LARGER, counted_arm, counted_kind
 from experiments.protocol import REGISTERED
 from experiments.questions.labels import SEARCHED
 from experiments.tables import by_row
@@ -36,7 +36,6 @@ WRONG = {
 }
 CLASSIFIERS = {"soft, exact", "soft, learned"}  # they need a rule of a finite state, or two answers
 SEARCH, GUIDED = "16 rounds", "16 rounds, gbda"  # whose finds are drawn from soft prompts that climb
-LARGER = (LARGE, LARGE_TWO)
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:

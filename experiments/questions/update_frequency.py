@@ -10,7 +10,7 @@ from experiments.columns import column_of, failures, setting, typical
 from experiments.effects import MARGIN, Contrast, holding, of_contrast, outcome_of
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of, prompts_of
-from experiments.grids import COVERAGE, LARGE, LARGE_TWO, ON_MACHINES, arm_of_preset, covered, unattacked
+from experiments.grids import COVERAGE, LARGE, LARGE_TWO, ON_MACHINES, arm_on, covered, unattacked
 from experiments.protocol import REGISTERED
 from testbed import plots
 
@@ -38,7 +38,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
 
     Small has no more finds, and attacks two arms alone, in one way that the defence did not use.
     """
-    base = arm_of_preset(preset, task, **FIELDS.get(preset, {}))
+    base = arm_on(task, **FIELDS.get(preset, {}))
     arm = functools.partial(dataclasses.replace, base)
 
     def finds(times, *rounds):

@@ -1,0 +1,42 @@
+"""What the arms of several questions share: who is asked in which space, and with how many finds."""
+
+import pytest
+
+from experiments.arm import USUAL, Arm, Plain, Recipe, is_counted, schedule_of
+from experiments.grids import LARGE, LARGER, arm_on, finds_on, twins_kept
+from experiments.protocol import REGISTERED
+from experiments.questions import building_blocks, diversity
+
+
+def test_an_arm_is_of_a_transformer_but_on_the_larger_tasks_of_a_machine_as_it_is_usually_trained():
+    fields = dict(rounds=4, finds=64, steps=10, learning_rate=1.0, attackers=7)
+    assert arm_on("injury", **fields) == Arm(Plain("injury"), **fields)
+    assert arm_on("injury:length=12", **fields).plain.model == "transformer"  # which a person may ask, and have sampled
+    for task in (*LARGER, "injury(vocab=16,length=16)"):
+        arm = arm_on(task, **fields)
+        assert arm.plain.model == "machine" and is_counted(arm.plain)
+        assert (arm.rounds, arm.finds, arm.attackers) == (4, 64, 0)
+        assert {name: getattr(arm, name) for name in USUAL["machine"].arm} == USUAL["machine"].arm
+
+
+def test_machines_have_more_finds_and_keep_twins_of_them_and_nobody_else_does():
+    assert [finds_on(task, 8) for task in ("injury", LARGE)] == [8, 128]
+    recipe = Recipe(order="diverse", candidates=4)
+    for rounds in (0, 4):
+        small, large = (arm_on(task, rounds=rounds, recipe=recipe) for task in ("injury", LARGE))
+        assert twins_kept(small) == small
+        assert twins_kept(large).recipe.kept_twins == (rounds > 0)
+    assert twins_kept(large).recipe.order == "diverse"
+
+
+@pytest.mark.parametrize("question", [building_blocks, diversity])
+@pytest.mark.parametrize("task", LARGER)
+def test_machines_take_equal_steps_on_equally_many_labels_and_are_asked_what_transformers_are(question, task):
+    small, large = (question.arms(REGISTERED, name) for name in ("injury", task))
+    beside = {building_blocks.TWINS, building_blocks.NO_TWINS}
+    assert set(small) - beside == set(large) - beside
+    assert {arm.steps for arm in large.values()} == {USUAL["machine"].arm["steps"]}
+    searching = {name: arm for name, arm in large.items() if arm.rounds}
+    assert {schedule_of(arm).finds for arm in searching.values()} == {2048}
+    assert {arm.recipe.fresh_labels for arm in large.values() if arm.recipe.fresh != "none"} == {2048}
+    assert {name for name, arm in searching.items() if not arm.recipe.kept_twins} <= {building_blocks.NO_TWINS}
