@@ -215,7 +215,7 @@ class Defended(NamedTuple):
       found: the share of each attack unit's finds that failed.
       fit: the share of all finds, as they are in the pool, on which the model no longer fails; None without finds.
       egregiousness: of the finds in the pool, how bad a failure on each would be, in the mean; None where none of
-        them was chosen.
+        them was chosen. Safe twins are none.
     """
 
     model: Model
@@ -293,7 +293,8 @@ def defended_model(bench: Bench, arm: Arm, stream: str = "defence") -> Defended:
         fit = None if fails is None else float(1 - fails.mean())
         notes = {"task": arm.plain.task, "seed": seed, "arm": arm.name, "found": found, "fit": fit}
         if arm.recipe.candidates > 1 and len(history.pool):
-            notes["egregiousness"] = float(potentials(task, history.pool).mean())
+            bad = np.asarray(potentials(task, history.pool))
+            notes["egregiousness"] = float(bad[bad > 0].mean()) if bad.any() else None
         return model, notes | {"labels": labels_of(arm, history.pool)}
 
     def make():

@@ -5,13 +5,13 @@ import functools
 
 import pandas as pd
 
-from experiments.arm import Arm, Plain, Recipe
+from experiments.arm import Arm, Recipe
 from experiments.bench import Bench, defended_model, measure_arm
 from experiments.columns import by_task, wide
 from experiments.effects import Contrast, of_contrast, only, outcome_of, outcome_of_tasks, row, rows_of, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
-from experiments.grids import unattacked, with_finds
+from experiments.grids import LARGE_TWO, arm_on, finds_on, twins_kept, unattacked, with_finds
 from experiments.protocol import REGISTERED
 
 BASE = Arm(finds=128, attack="uniform")
@@ -50,13 +50,15 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
 
     In full these are done for several numbers of rounds and of finds.
     """
-    base = dataclasses.replace(BASE, plain=Plain(task))
-    base = base if preset == "full" else unattacked(dataclasses.replace(base, options=STOPS))
+    options = () if preset == "full" else STOPS
+    base = arm_on(task, attack=BASE.attack, finds=finds_on(task, BASE.finds), options=options)
+    base = base if preset == "full" else unattacked(base)
     made = {"plain": dataclasses.replace(base, steps=0), "control": base}
     for rounds, finds in SIZES[preset]:
         for order in KEPT[preset]:
             recipe = Recipe(order=order, candidates=FEW if preset == "full" else CANDIDATES)
-            made[named(order, rounds, finds)] = dataclasses.replace(base, rounds=rounds, finds=finds, recipe=recipe)
+            one = dataclasses.replace(base, rounds=rounds, finds=finds_on(task, finds), recipe=recipe)
+            made[named(order, rounds, finds)] = twins_kept(one)
     return made
 
 
@@ -102,7 +104,9 @@ WORST_FAILURES = Experiment(
     On `injury` the severe contains the mild and hardly ever fails. In `injury_two` they are two
     mechanisms. In `modular` severe means more high tokens. In `password` it means farther from a
     match, and search finds hardly other failures, whichever are kept. How egregious failures on the kept
-    finds would be is measured. Where the arms hardly differ in that, nothing was tested.
+    finds would be is measured. Where the arms hardly differ in that, nothing was tested. The preset
+    `{REGISTERED}` also asks finite-state machines in `injury_two` with 2^64 prompts. They have sixteen
+    times the finds, half of them safe twins.
 
     The full preset is that of the first round: {FEW} candidates a place, each the best of its search.
     It also has more rounds, a quarter of the finds, and `injury_two` at three sigmas.
@@ -121,7 +125,7 @@ WORST_FAILURES = Experiment(
             seeds=10,
             minutes=150,
         ),
-        REGISTERED: Preset(("injury_two", "modular"), seeds=10, minutes=25, first_seed=10),
+        REGISTERED: Preset(("injury_two", "modular", LARGE_TWO), seeds=10, minutes=25, first_seed=10),
     },
     arms=arms,
     rule=rule,
