@@ -1,27 +1,52 @@
 """Parts of the rewriting tool: how many calls each saves."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
 from experiments.arm import Arm, Plain
 from experiments.bench import Bench, defended_model, measure_arm
 from experiments.columns import by_task
-from experiments.effects import row, table
+from experiments.effects import holding, row, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of
+from experiments.protocol import REGISTERED
 from tasks import task_named
 from testbed import plots
 from testbed.attacks import attack_named
+from testbed.attacks.climb import climber
 from testbed.attacks.combine import chain
+from testbed.attacks.moves import anything, edit
 from testbed.attacks.saliency import infill, saliency
+from testbed.attacks.search import Attack
 from testbed.evaluation.account import calls_to_failure
 from testbed.evaluation.survival import median_within
 from testbed.objective import Objective
 from testbed.policy import greedy
 
-NO_TOOL, TOOLS = "clean_edits", ("coordinate", "saliency", "infill")
-NAMED = (NO_TOOL, "uniform", *TOOLS)
-WAYS = {name: lambda task, name=name: attack_named(name)() for name in NAMED} | {
+NO_TOOL, TOOLS = "random edits", ("coordinate", "saliency", "infill")
+NAMED = ("clean_edits", "uniform", *TOOLS)
+
+
+@functools.cache
+def random_edits(batch: int = 8, edits: int = 2) -> Attack:
+    """Score `batch` random edits of the prompt at hand a step, of one to `edits` tokens; keep the best if it helps.
+
+    Who has no tool edits what lies before them and sees the score. It starts where the tools do.
+    """
+
+    def propose(key, objective, state):
+        replace = anything(jnp.asarray(objective.allowed), state.prompt)
+        return jax.vmap(lambda key: edit(key, state.prompt, replace, edits))(jax.random.split(key, batch))
+
+    return climber(NO_TOOL, propose, lambda objective: batch)
+
+
+WAYS = {NO_TOOL: lambda task: random_edits()} | {name: lambda task, name=name: attack_named(name)() for name in NAMED}
+WAYS |= {
     "saliency, one pass": lambda task: saliency(patience=task.prompt_length),
     "saliency, no shifts": lambda task: saliency(shifts=False),
     "saliency and infill": lambda task: chain(saliency(), infill(), steps=1),
@@ -29,7 +54,8 @@ WAYS = {name: lambda task, name=name: attack_named(name)() for name in NAMED} | 
 FIRST = {way: f"first.{way}" for way in WAYS}  # columns of the calls to a failure
 DECLARED = [(NO_TOOL, tool) for tool in TOOLS]
 PARTS = [  # a way without a part, and with it
-    (NO_TOOL, "uniform"),  # where to start
+    ("clean_edits", NO_TOOL),  # a hazardous start, and building on what was found
+    ("uniform", NO_TOOL),  # building on what was found
     ("coordinate", "saliency"),  # saliency
     ("saliency, one pass", "saliency"),  # a second pass
     ("saliency, no shifts", "saliency"),  # insertion and deletion
@@ -82,13 +108,12 @@ def effects(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def rule(effects: pd.DataFrame) -> str:
-    """Some tool halves the calls on every task; refuted if none does on any."""
+    """Some tool halves the calls on every task; refuted if for each tool there is a task where it surely does not."""
     declared = effects[effects["declared"]]
-    halves = declared[(declared["effect"] >= HALF) & (declared["low"] > 0)]
-    if halves.empty:
-        return "refuted"
-    everywhere = halves.groupby("after")["task"].nunique() == declared["task"].nunique()
-    return "supported" if everywhere.any() else "undecided"
+    halves, not_half = holding(declared, HALF), declared[declared["high"] < HALF]
+    if (halves.groupby("after")["task"].nunique() == declared["task"].nunique()).any():
+        return "supported"
+    return "refuted" if set(not_half["after"]) == set(declared["after"]) else "undecided"
 
 
 def of_ways(runs: pd.DataFrame) -> pd.DataFrame:
@@ -116,19 +141,20 @@ TOOL_ABLATION = Experiment(
     with and without each other, and time is calls of the model. They search a model trained in
     one round against uniform search.
 
-    The ways to search are random edits of clean prompts (no tool), replacements anywhere,
-    replacements where the gradient points, phrases filled in, and both. Those where the
-    gradient points come in one pass over the prompt and in two, and without insertions and
-    deletions. Every tool starts at a random hazardous prompt, not at a clean one. What that
-    alone is worth, uniform sampling tells.
+    The ways to search are random edits (no tool), replacements anywhere, replacements where the
+    gradient points, phrases filled in, and both. Those where the gradient points come in one
+    pass over the prompt and in two, and without insertions and deletions. All of these begin at
+    the same hazardous prompts, one an attacker, and build on the best that they have found.
+    Beside them stand edits of clean prompts and fresh hazards, which build on nothing.
     """,
     decides="log10 of the median calls to the first failure, each tool against random edits, "
     "paired by seed. A median beyond the budget counts as the budget. Supported if some tool at "
-    "least halves it on every task, with the interval of the ratio below one. Refuted if none "
-    "does on any task. So noise alone can refute: read the intervals.",
+    "least halves it on every task, with the interval of the ratio below one. Refuted if for each "
+    "tool there is a task where the interval shows less than that.",
     presets={
         "quick": Preset(("injury", "password"), seeds=3, minutes=5),
         "full": Preset(("injury", "password"), seeds=10, minutes=15),
+        REGISTERED: Preset(("injury", "password"), seeds=10, minutes=15, first_seed=10),
     },
     arms=arms,
     rule=rule,
