@@ -9,6 +9,7 @@ from synthetic import FEW, MANY, MIXED, SIGNS, SOME, TWO, on_two, table, values
 from experiments import EXPERIMENTS
 from experiments.columns import column_of
 from experiments.effects import Contrast, differences, of_contrasts
+from experiments.grids import LARGE
 from experiments.questions import (
     attack_strength,
     random_failures,
@@ -309,6 +310,25 @@ def test_thresholds_are_judged_by_the_claim_on_each_task(after, outcome):
         blocked = [[{"share": 0.0, "failures": 1000}, {"share": 0.05, "failures": n}] for n in left]
         tables.append(table(task, {"plain": [1000] * 4}, blocked=blocked))
     assert judged("conservative_threshold", *tables).outcome == outcome
+
+
+def test_where_no_strength_is_known_attacks_are_compared_by_what_they_leave():
+    """Of machines, whose spaces are too large for it; beside transformers, whose columns their rows then have too."""
+    weak, strong = attack_strength.WEAK, attack_strength.STRONG
+    known = table("injury", {weak: MANY, strong: FEW}, **{attack_strength.STRENGTH: 1.0, "config.rounds": 4})
+    for attack in attack_strength.EVALUATION:
+        known[f"attacks.{attack}.attackers"] = 4
+        for budget in attack_strength.WITHIN:
+            known[f"attacks.{attack}.within.{budget}"] = 1
+    large = table(LARGE, {weak: MANY, strong: FEW}, **{attack_strength.APART: 3.0, "config.rounds": 4})
+    both = pd.concat([known, large], ignore_index=True)
+    assert judged("attack_strength", both).outcome == "supported"
+    for runs in (large, both[both["task"] == LARGE]):
+        shown = attack_strength.of_ladder(runs.assign(**{"compute.gradient_steps": 768}))
+        assert (
+            "withstands" not in shown and list(shown["strength"]) == ["-", "-"] and list(shown["apart"]) == ["3.0"] * 2
+        )
+        assert len(attack_strength.figure(runs).axes) == 2
 
 
 RANDOM_EDITS = [90, 110, 120, 80]

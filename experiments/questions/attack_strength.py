@@ -7,10 +7,11 @@ import pandas as pd
 from scipy.spatial.distance import pdist
 
 from experiments import arm as arm_data
-from experiments.arm import Arm, Plain, Recipe, attack_of
+from experiments.arm import Arm, Recipe, attack_of
 from experiments.bench import Bench, measure_arm, plain_model
 from experiments.columns import (
     POLICIES,
+    attacked,
     attackers,
     by_task,
     column_of,
@@ -21,8 +22,8 @@ from experiments.columns import (
 )
 from experiments.effects import Contrast, of_contrast, outcome_of, outcome_of_tasks, row, rows_of, share, table
 from experiments.experiment import Experiment, Preset
-from experiments.figures import caption_of, prompts_of
-from experiments.grids import COVERAGE, covered, with_finds
+from experiments.figures import caption_of, draw_arms, prompts_of
+from experiments.grids import COVERAGE, LARGER, arm_on, covered, finds_on, twins_kept, with_finds
 from experiments.protocol import REGISTERED
 from experiments.tables import by_row
 from tasks import task_named
@@ -30,9 +31,11 @@ from testbed import plots
 from testbed.attacks.search import attack_model
 from testbed.evaluation import exact
 from testbed.evaluation.strength import strength
+from testbed.evaluation.walk import countable
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.statistics import Interval
+from testbed.text import plural
 
 BASE, FEW = Arm(rounds=4, finds=128), 32
 SAMPLES = "clean_rejection"  # the weakest: samples of the clean distribution, no search at all
@@ -45,6 +48,7 @@ WITHIN = (100, 1000)
 WEAKER, STRONGER, SLOPE = "weaker attacks", "stronger attacks", "decades a decade of strength"
 LEAST, SAME = 0.5, 0.3  # decades: supported from the one on, equivalent within the other
 CHOICE = 4  # candidates a place of the pool
+ATTACKERS = 64  # of the plain model, where an evaluation has none
 STRENGTH, APART = "strength", "apart"
 
 
@@ -64,31 +68,36 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
 
     Registered are three rungs, the long search with finds that were chosen to lie apart, and labels without a search.
     """
-    base = dataclasses.replace(BASE, plain=Plain(task))
+    base = arm_on(task, rounds=BASE.rounds, finds=finds_on(task, BASE.finds))
 
     def rungs(ladder, finds=BASE.finds):
+        own = dataclasses.replace(base, finds=finds_on(task, finds))
         return {
-            named(attack, budget, finds): dataclasses.replace(base, finds=finds, attack=attack, budget=budget)
+            named(attack, budget, finds): twins_kept(dataclasses.replace(own, attack=attack, budget=budget))
             for attack, budget in ladder
         }
 
     made = {"control": dataclasses.replace(base, rounds=0)} | rungs(LADDER[preset])
     if preset == REGISTERED:
         spread = Recipe(order="diverse", candidates=CHOICE)
-        return made | {SPREAD: dataclasses.replace(made[LONG], recipe=spread)} | covered(base)
+        return made | {SPREAD: twins_kept(dataclasses.replace(made[LONG], recipe=spread))} | covered(base)
     return made | (rungs(PART, FEW) if preset == "full" else {})
 
 
 def measure(arm: Arm, bench: Bench) -> dict:
-    """An arm's account, the strength of its attack, and how far that attack's finds lie apart."""
+    """An arm's account, how far its attack's finds lie apart, and in a space that can be visited how strong it is."""
     measured = measure_arm(arm, bench, attacks=EVALUATION)
     if not arm.rounds:
         return measured
     task, plain = task_named(arm.plain.task), plain_model(bench, arm.plain)
     objective = Objective(task, plain, greedy(task))
-    margins = exact.hazardous_margins(plain, task, objective.policy)
-    trace = attack_model(bench.key("strength"), attack_of(arm), objective, attackers=arm.attackers, budget=arm.budget)
-    return measured | {STRENGTH: strength(trace.margin, margins), APART: apart(trace.prompt)}
+    trace = attack_model(
+        bench.key("strength"), attack_of(arm), objective, attackers=arm.attackers or ATTACKERS, budget=arm.budget
+    )
+    measured |= {APART: apart(trace.prompt)}
+    if not countable(task):
+        return measured
+    return measured | {STRENGTH: strength(trace.margin, exact.hazardous_margins(plain, task, objective.policy))}
 
 
 def apart(prompts: np.ndarray) -> float:
@@ -165,9 +174,11 @@ def of_ladder(runs: pd.DataFrame) -> pd.DataFrame:
     own = runs.reindex(columns=["arm", STRENGTH, APART])  # older records have no `apart`
     means = own.groupby("arm", sort=False).mean()
     text = means.map(lambda mean: f"{mean:.1f}" if pd.notna(mean) else "-")
-    score = defended(runs).mean(axis=1).map("{:.0%}".format)
     rows = by_row(runs).drop(columns=["egregious", "steps"])  # so that the table fits
-    return rows.assign(strength=text[STRENGTH], apart=text[APART], withstands=score)
+    rows = rows.assign(strength=text[STRENGTH], apart=text[APART])
+    if not attacked(runs.dropna(axis="columns", how="all")):
+        return rows
+    return rows.assign(withstands=defended(runs).mean(axis=1).map("{:.0%}".format))
 
 
 def defended(runs: pd.DataFrame) -> pd.DataFrame:
@@ -187,7 +198,12 @@ def defended(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(runs: pd.DataFrame) -> plots.Figure:
-    """Failing prompts by the strength trained against, and who defends against whom: one task."""
+    """Failing prompts by the strength trained against, and who defends against whom: one task.
+
+    Where no strength is known, failing prompts by arm.
+    """
+    if runs.reindex(columns=[STRENGTH])[STRENGTH].isna().all():
+        return draw_arms(runs, f"same steps and finds; half the finds are safe twins. {plural(BASE.rounds, 'round')}.")
     withstands, runs = defended(runs), runs[setting(runs, "finds") != FEW]
     caption = "thick: means; in brackets the mean strength, weakest first.\nRight: share of attackers that find "
     caption += "nothing in so many calls, over the best arm's (%); last column: failing prompts, median."
@@ -237,7 +253,8 @@ ATTACK_STRENGTH = Experiment(
     What decides is the best of a few random prompts, `{WEAK}`, against a gradient search, `{STRONG}`. A
     second contrast asks whether `{LONG}` teaches less, since long searches end at like prompts.
     If so, choosing finds that lie apart, of {CHOICE} candidates a place, should mend it. That arm and labels
-    without a search are in the preset `{REGISTERED}`.
+    without a search are in the preset `{REGISTERED}`. It also asks finite-state machines in spaces of 2^64
+    prompts, with sixteen times the finds, half of them safe twins. There no strength is known.
     """,
     decides=f"`{WEAK}` against `{STRONG}`: failing prompts, counted exactly at threshold 0. Supported if the search "
     f"leaves at least {LEAST:g} decades fewer, with the interval above zero, on two tasks. Refuted if the interval "
@@ -246,7 +263,7 @@ ATTACK_STRENGTH = Experiment(
     presets={
         "quick": Preset(("injury", "cipher_vault"), seeds=3, minutes=10),
         "full": Preset(("injury", "password", "cipher_vault"), seeds=5, minutes=55),
-        REGISTERED: Preset(("injury", "password"), seeds=10, minutes=60, first_seed=10),
+        REGISTERED: Preset(("injury", "password", *LARGER), seeds=10, minutes=60, first_seed=10),
     },
     arms=arms,
     rule=rule,

@@ -164,7 +164,7 @@ LINES = {  # of the figure: rounds, whether at equal margins, at which threshold
     f"1 round, {EQUAL_MARGINS}": ("1 round", True, "greedy", "C4"),
     "16 rounds": ("16 rounds", False, "greedy", "C0"),
 }
-SHORT = {EQUAL_COMPUTE: "none,\nlonger", EQUAL_SIZE: "none,\nas large"}  # on the axis, beside others
+SHORT = {EQUAL_COMPUTE: "none,\nlonger", EQUAL_SIZE: "none,\nwider"}  # on the axis, beside others
 
 
 def by_line(runs: pd.DataFrame) -> pd.DataFrame:
@@ -185,7 +185,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     """What is left of each kind of scratchpad, and its price, from the runs of one task; two panels a depth."""
     said = "thick: means. Counted exactly. Finds cost\nequally many forward passes. `trace` writes the rule's states, "
     said += "then answers; `after` answers first.\n"
-    said += f"Longer: {LONGER} times the steps, at equal compute. As large: equal parameters."
+    said += f"Longer: {LONGER} times the steps, at equal compute. Wider: equal parameters."
     shown = by_line(runs)
     panels = list(itertools.product(dict.fromkeys(shown["depth"]), ("failures", "false_alarms")))
     titles = {"failures": "Failing prompts by what is written", "false_alarms": "Safe prompts refused"}
