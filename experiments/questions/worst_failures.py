@@ -11,7 +11,7 @@ from experiments.columns import by_task, wide
 from experiments.effects import Contrast, of_contrast, only, outcome_of, outcome_of_tasks, row, rows_of, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
-from experiments.grids import LARGE_TWO, arm_on, finds_on, twins_kept, unattacked, with_finds
+from experiments.grids import COVERAGE, LARGE_TWO, arm_on, covered, finds_on, twins_kept, unattacked, with_finds
 from experiments.protocol import REGISTERED
 
 BASE = Arm(finds=128, attack="uniform")
@@ -42,13 +42,14 @@ BESIDE = (
     Contrast("borderline", "egregious"),
     Contrast("worst", "borderline"),
     *(worst(*size) for size in SIZES["full"][1:]),
+    *(Contrast(name, "egregious", of="egregious") for name in COVERAGE),
 )
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """Plain, control, and each way to choose a quarter of the candidates.
 
-    In full these are done for several numbers of rounds and of finds.
+    In full these are done for several numbers of rounds and of finds. Registered are labels without a search beside.
     """
     options = () if preset == "full" else STOPS
     base = arm_on(task, attack=BASE.attack, finds=finds_on(task, BASE.finds), options=options)
@@ -59,7 +60,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
             recipe = Recipe(order=order, candidates=FEW if preset == "full" else CANDIDATES)
             one = dataclasses.replace(base, rounds=rounds, finds=finds_on(task, finds), recipe=recipe)
             made[named(order, rounds, finds)] = twins_kept(one)
-    return made
+    return made | (covered(base) if preset == REGISTERED else {})
 
 
 def measure(arm: Arm, bench: Bench) -> dict:
