@@ -163,4 +163,9 @@ TOOL_ABLATION = Experiment(
     effects=effects,
     table=of_ways,
     figure=figure,
+    note=(
+        "From a common start, random edits that build on what they found need no more calls than any tool. What tools "
+        "had gained in earlier records was their start: a hazardous prompt saves calls on injury, and costs them on "
+        "password."
+    ),
 )
