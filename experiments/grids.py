@@ -9,6 +9,8 @@ from tasks import spelled
 LARGE = "injury:length=16:vocab=16"  # 2^64 prompts, counted for machines
 LARGE_TWO = "injury_two:length=16:vocab=16"
 LARGER = (LARGE, LARGE_TWO)
+EQUAL_LABELS = 2048  # of defences that are compared at equal labels
+SEARCHED = Recipe(kept_twins=True)  # of theirs that search, or a model that refuses nearly all would seem to be safe
 COVERAGE = {"fresh labels": "uniform", "fresh hazards": "hazards"}  # arm -> which prompts it has labelled
 ON_MACHINES = "large"  # the preset in which a question about transformers asks machines, in large spaces
 

@@ -9,9 +9,9 @@ from synthetic import FEW, MANY, SOME, table
 from experiments import EXPERIMENTS
 from experiments.arm import attack_of, defence_of, schedule_of
 from experiments.effects import only
-from experiments.grids import LARGE, LARGE_TWO
+from experiments.grids import EQUAL_LABELS, LARGE, LARGE_TWO
 from experiments.questions.labels import DEFENCES, NUMBERS, named
-from experiments.questions.relaxed_prompts import BALLS, LABELS, SEARCH, SOFT
+from experiments.questions.relaxed_prompts import BALLS, SEARCH, SOFT
 from experiments.verdict import judge
 from testbed.training.defence import access_of, labels_used
 
@@ -73,7 +73,7 @@ def test_relaxed_arms_and_their_baselines_take_the_same_steps_and_in_full_the_sa
     assert cost["soft, drawn"] == cost["control, equal price"] == 8 * cost["control"]
     learnt = cost["soft, learned"] - cost["soft, drawn"]
     assert 0 < learnt < 0.5 * cost["soft, drawn"]
-    assert arms["uniform"].recipe.fresh_labels == arms[SEARCH].finds == LABELS
+    assert arms["uniform"].recipe.fresh_labels == arms[SEARCH].finds == EQUAL_LABELS
 
 
 def test_a_single_number_of_labels_is_drawn_by_defence():

@@ -15,9 +15,8 @@ from experiments.bench import Bench, defended_model, plain_model, plain_parts
 from experiments.columns import by_task
 from experiments.effects import mean_of, outcome_of, outcome_of_tasks, row, share
 from experiments.experiment import Experiment, Preset
-from experiments.grids import LARGE, counted_arm, counted_kind
+from experiments.grids import EQUAL_LABELS, LARGE, SEARCHED, counted_arm, counted_kind
 from experiments.protocol import REGISTERED
-from experiments.questions.labels import NUMBER, SEARCHED
 from tasks import task_named
 from testbed import plots
 from testbed.evaluation import exact
@@ -75,7 +74,7 @@ def arms(preset: str, task: str) -> dict[str, Calibrated]:
     budget = 2**16 if preset == "full" else 2**14
     defence = DEFENCE
     if kind == "machine":
-        defence = counted_arm(task, rounds=DEFENCE.rounds, finds=NUMBER, recipe=SEARCHED)
+        defence = counted_arm(task, rounds=DEFENCE.rounds, finds=EQUAL_LABELS, recipe=SEARCHED)
     return {stage: Calibrated(usual_plain(task, kind), stage, budget, defence) for stage in STAGES[kind]}
 
 

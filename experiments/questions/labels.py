@@ -9,16 +9,14 @@ from experiments.columns import by_task, failures, typical
 from experiments.effects import Contrast, of_contrast, outcome_of, rows_of, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_against, draw_arms
-from experiments.grids import LARGE, counted_arm
+from experiments.grids import EQUAL_LABELS, LARGE, SEARCHED, counted_arm
 from experiments.protocol import REGISTERED
 from experiments.tables import by_row
 from tasks import task_named
 from testbed import plots
 
-NUMBER = 2048
-NUMBERS = {"quick": (128, NUMBER), REGISTERED: (NUMBER,), "full": (128, 512, NUMBER, 8192)}
+NUMBERS = {"quick": (128, EQUAL_LABELS), REGISTERED: (EQUAL_LABELS,), "full": (128, 512, EQUAL_LABELS, 8192)}
 LEAST, SAME = 1.0, 0.5  # decades: supported from the one on, equivalent within the other
-SEARCHED = Recipe(kept_twins=True)  # or a model that refuses nearly everything would seem to be safe
 
 # What each defence does with so many labels.
 DEFENCES = {
@@ -44,7 +42,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     return {"plain": counted_arm(task, steps=0), "control": counted_arm(task)} | made
 
 
-SEARCH = Contrast(named("uniform", NUMBER), named("16 rounds", NUMBER))
+SEARCH = Contrast(named("uniform", EQUAL_LABELS), named("16 rounds", EQUAL_LABELS))
 PAIRS = (
     *((before, "16 rounds") for before in ("uniform", "hazards", "1 round")),
     *(("16 rounds", after) for after in ("soft", "oracle")),
@@ -81,7 +79,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     """
     numbers = runs["arm"].str.extract(r", (\d+) labels$")[0].dropna().nunique()
     if numbers == 1:
-        caption = f"the same steps; all but plain and control have {NUMBER:,} labels."
+        caption = f"the same steps; all but plain and control have {EQUAL_LABELS:,} labels."
         return draw_arms(runs, caption)
     curves = {name: [named(name, n) for n in NUMBERS["full"]] for name in DEFENCES}
     caption = "thick lines the mean; counted exactly. Dashed: the same steps without labels."
@@ -107,11 +105,11 @@ LABELS = Experiment(
     away. Without twins a model would soon refuse most of what is safe. `soft` has an overseer learn
     from labels, and trains on soft prompts by its verdict. The oracle has failures and false alarms
     labelled that were drawn from all there are: an upper limit. What is not equal is the price of
-    search, so the figure stands beside one by compute. The declared contrast is at {NUMBER:,} labels.
+    search, so the figure stands beside one by compute. The declared contrast is at {EQUAL_LABELS:,} labels.
     """,
-    decides=f"16 rounds of gcg against uniform prompts at {NUMBER:,} labels and 2^64 prompts. Supported if they leave "
-    f"at least {LEAST:g} decade less, with the interval above zero. Refuted if the interval shows more; equivalent "
-    f"if it lies within {SAME:g} decades of zero.",
+    decides=f"16 rounds of gcg against uniform prompts at {EQUAL_LABELS:,} labels and 2^64 prompts. Supported if they "
+    f"leave at least {LEAST:g} decade less, with the interval above zero. Refuted if the interval shows more; "
+    f"equivalent if it lies within {SAME:g} decades of zero.",
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=40),
         "full": Preset(("injury", LARGE), seeds=10, minutes=900),

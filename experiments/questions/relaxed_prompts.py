@@ -11,14 +11,12 @@ from experiments.columns import by_task
 from experiments.effects import Contrast, holding, of_contrast, rows_of, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_against
-from experiments.grids import LARGER, counted_arm, counted_kind
+from experiments.grids import EQUAL_LABELS, LARGER, SEARCHED, counted_arm, counted_kind
 from experiments.protocol import REGISTERED
-from experiments.questions.labels import SEARCHED
 from experiments.tables import by_row
 from tasks import task_named
 from testbed import plots
 
-LABELS = 2048
 PRICE = 8  # gradients that a step on soft prompts takes, and a plain one does not
 LEAST = 1.0  # decades
 LAYER = {"transformer": 1, "machine": 0}  # between the blocks; under the signs
@@ -26,7 +24,7 @@ BALLS = {"residual balls": ("untargeted", 0.3), "noise": ("noise", 0.3), "linear
 SOFT = {
     "soft, drawn": Recipe(loss="soft"),
     "soft, exact": Recipe(loss="soft", overseer="exact"),
-    "soft, learned": Recipe(loss="soft", overseer="learned", overseer_labels=LABELS),
+    "soft, learned": Recipe(loss="soft", overseer="learned", overseer_labels=EQUAL_LABELS),
     "drawn prompts": Recipe(loss="guided"),
 }
 WRONG = {
@@ -47,9 +45,9 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     arm, layer = functools.partial(counted_arm, task), LAYER[counted_kind(task)]
     baselines: dict[str, dict[str, Any]] = {
         "control": {},
-        "uniform": dict(recipe=Recipe(fresh="uniform", fresh_labels=LABELS)),
-        "hazards": dict(recipe=Recipe(fresh="hazards", fresh_labels=LABELS)),
-        SEARCH: dict(rounds=16, finds=LABELS, recipe=SEARCHED),
+        "uniform": dict(recipe=Recipe(fresh="uniform", fresh_labels=EQUAL_LABELS)),
+        "hazards": dict(recipe=Recipe(fresh="hazards", fresh_labels=EQUAL_LABELS)),
+        SEARCH: dict(rounds=16, finds=EQUAL_LABELS, recipe=SEARCHED),
     }
     fit = [name for name in SOFT if task_named(task).checker is not None or name not in CLASSIFIERS]
     made = {"plain": arm(steps=0)} | {name: arm(**fields) for name, fields in baselines.items()}
@@ -63,7 +61,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     both = dataclasses.replace(judged, kept_twins=True)
     wrong = {f"soft, {name}": arm(recipe=dataclasses.replace(judged, **how)) for name, how in WRONG.items()}
     wrong = wrong if task_named(task).answer_length == 1 else {}
-    rounds = dict(rounds=16, finds=LABELS)
+    rounds = dict(rounds=16, finds=EQUAL_LABELS)
     searched = {
         "16 rounds and soft": arm(**rounds, recipe=both),
         GUIDED: arm(**rounds, attack="gbda", recipe=SEARCHED),
@@ -117,12 +115,12 @@ RELAXED_PROMPTS = Experiment(
 
     An adversary climbs the probability of a catastrophe under such a soft prompt. An overseer says
     how likely what it draws is hazardous: `exact` by a sum over all prompts, `drawn` by 32 prompts
-    that are checked, `learned` as a model that has {LABELS:,} labels. `drawn prompts` trains on a
+    that are checked, `learned` as a model that has {EQUAL_LABELS:,} labels. `drawn prompts` trains on a
     prompt that each soft prompt draws. Beside them stand residual balls, noise and a linear
     overseer, as in `relaxed_training`.
 
-    Every defence must beat the same steps on clean data, on {LABELS:,} labelled prompts, uniform or
-    hazardous, and on {LABELS:,} finds of gcg in 16 rounds. The full preset gives these also {PRICE}
+    Every defence must beat the same steps on clean data, on {EQUAL_LABELS:,} labelled prompts, uniform or
+    hazardous, and on {EQUAL_LABELS:,} finds of gcg in 16 rounds. The full preset gives these also {PRICE}
     times the steps, which is the price of soft prompts. It also has a search that draws from soft
     prompts (gbda), whose finds are pooled in rounds, and overseers whose checker errs, always on the
     same prompts: {", ".join(WRONG)}. Labels do not count the overseer's verdicts; the figure's second
