@@ -9,6 +9,8 @@ from tasks import spelled
 LARGE = "injury:length=16:vocab=16"  # 2^64 prompts, counted for machines
 LARGE_TWO = "injury_two:length=16:vocab=16"
 LARGER = (LARGE, LARGE_TWO)
+TIMES = 16  # as many finds as a transformer's arm has
+ARENA = f"finite-state machines in spaces of 2^64 prompts, with {TIMES} times the finds, half of them safe twins"
 EQUAL_LABELS = 2048  # of defences that are compared at equal labels
 SEARCHED = Recipe(kept_twins=True)  # of theirs that search, or a model that refuses nearly all would seem to be safe
 COVERAGE = {"fresh labels": "uniform", "fresh hazards": "hazards"}  # arm -> which prompts it has labelled
@@ -20,25 +22,25 @@ def counted_kind(task: str) -> str:
     return "transformer" if is_counted(Plain(task)) else "machine"
 
 
-def arm_on(task: str, **fields: Any) -> Arm:
-    """An arm with the given fields: of a transformer, or on one of the tasks `LARGER` of a machine.
+def arm_on(task: str, *, preset: str = "", **fields: Any) -> Arm:
+    """An arm with the given fields: of a transformer, or on the tasks `LARGER` and in `ON_MACHINES` of a machine.
 
     A machine's arm is as usually trained, whatever steps and rates are given. It is not attacked in the evaluation.
     """
-    if spelled(task) not in LARGER:
+    if spelled(task) not in LARGER and preset != ON_MACHINES:
         return Arm(Plain(task), **fields)
     return Arm(usual_plain(task, "machine"), **fields | {"attackers": 0} | USUAL["machine"].arm)
 
 
 def finds_on(task: str, finds: int) -> int:
-    """So many finds, or on one of the tasks `LARGER` sixteen times as many: a few teach little there."""
-    return finds * (16 if spelled(task) in LARGER else 1)
+    """So many finds, or on one of the tasks `LARGER` `TIMES` as many: a few teach little there."""
+    return finds * (TIMES if spelled(task) in LARGER else 1)
 
 
 def twins_kept(arm: Arm) -> Arm:
     """The arm; if it trains a machine on finds, every other one is a safe twin of the one before it.
 
-    Without them a machine soon refuses a third of what is safe.
+    Without them a machine soon refuses much of what is safe.
     """
     if arm.plain.model != "machine" or not arm.rounds:
         return arm

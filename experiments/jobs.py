@@ -113,7 +113,7 @@ def _conclusion(job: Job, verdict: Verdict) -> str:
         told = f"{plural(len(job.seeds), 'seed')}; {_brief(verdict) or ', '.join(job.tasks) + ': no declared effect'}"
         return escape(f"{told}. The rule reads more tasks: --experiment={job.name} asks the whole question.")
     lacks = f": the rule asks for {verdict.lacks}" if verdict.lacks else ""
-    tasks = f"\nBy task, if each other were like it: {verdict.by_task}" if verdict.tasks else ""
+    tasks = verdict.by_task and f"\n{verdict.by_task}"
     return f"[bold]{verdict.told}[/bold] ({verdict.standing.told}){escape(lacks + tasks)}"
 
 

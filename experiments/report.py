@@ -90,8 +90,7 @@ def _verdict(job: Job, verdict: Verdict) -> str:
     chip = element("strong", text(verdict.told), class_=f"verdict {kind}")
     said = f" {verdict.standing.told.capitalize()}."
     said += f" The rule asks for {verdict.lacks}." if verdict.lacks else ""
-    said += f" By task, if each other were like it: {verdict.by_task}." if verdict.tasks else ""
-    return element("p", chip + text(said))
+    return element("p", chip + text(f"{said} {verdict.by_task}".rstrip()))
 
 
 def _warnings(job: Job, runs: pd.DataFrame) -> str:

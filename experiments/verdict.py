@@ -56,8 +56,9 @@ class Verdict(NamedTuple):
 
     @property
     def by_task(self) -> str:
-        """What the rule makes of each task, for people; empty where a single one is judged."""
-        return "; ".join(f"{task}: {outcome}" for task, outcome in self.tasks)
+        """What the rule makes of each task, as a sentence; empty where a single one is judged."""
+        told = "; ".join(f"{task}: {outcome}" for task, outcome in self.tasks)
+        return told and f"By task, if each other were like it: {told}."
 
 
 def judge(experiment: Experiment, runs: pd.DataFrame) -> Verdict:
@@ -85,8 +86,9 @@ def of_tasks(experiment: Experiment, effects: pd.DataFrame) -> tuple[tuple[str, 
         part = effects[effects["task"] == task]
         return pd.concat([part, *(part.assign(task=f"{task}, again {n}") for n in range(1, len(tasks)))])
 
-    judged = tuple((task, experiment.rule(alike(task).reset_index(drop=True))) for task in tasks)
-    return judged if len(judged) > 1 else ()
+    if len(tasks) < 2:
+        return ()
+    return tuple((task, experiment.rule(alike(task).reset_index(drop=True))) for task in tasks)
 
 
 def standing_of(experiment: Experiment, runs: pd.DataFrame) -> Standing:

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.arm import USUAL, Arm, Plain, Recipe, is_counted, schedule_of
-from experiments.grids import LARGE, LARGER, arm_on, finds_on, twins_kept
+from experiments.grids import LARGE, LARGER, ON_MACHINES, arm_on, finds_on, twins_kept
 from experiments.protocol import REGISTERED
 from experiments.questions import attack_strength, building_blocks, diversity, worst_failures
 
@@ -12,8 +12,9 @@ def test_an_arm_is_of_a_transformer_but_on_the_larger_tasks_of_a_machine_as_it_i
     fields = dict(rounds=4, finds=64, steps=10, learning_rate=1.0, attackers=7)
     assert arm_on("injury", **fields) == Arm(Plain("injury"), **fields)
     assert arm_on("injury:length=12", **fields).plain.model == "transformer"  # which a person may ask, and have sampled
-    for task in (*LARGER, "injury(vocab=16,length=16)"):
-        arm = arm_on(task, **fields)
+    asked = [(task, "") for task in (*LARGER, "injury(vocab=16,length=16)")]
+    for task, preset in [*asked, ("injury", ON_MACHINES)]:  # that preset asks machines, whatever task a person names
+        arm = arm_on(task, preset=preset, **fields)
         assert arm.plain.model == "machine" and is_counted(arm.plain)
         assert (arm.rounds, arm.finds, arm.attackers) == (4, 64, 0)
         assert {name: getattr(arm, name) for name in USUAL["machine"].arm} == USUAL["machine"].arm

@@ -18,6 +18,7 @@ from experiments.questions import (
     worst_failures,
 )
 from experiments.verdict import Verdict, judge
+from tasks import task_named
 from testbed.statistics import holm
 
 RULES = {
@@ -332,6 +333,13 @@ def test_where_no_strength_is_known_attacks_are_compared_by_what_they_leave():
 
 
 RANDOM_EDITS = [90, 110, 120, 80]
+
+
+def test_every_tool_and_no_tool_begin_at_the_same_prompts():
+    """Attackers of one key begin alike where their attacks share what draws a start."""
+    starts = {way: make(task_named("injury")).start for way, make in tool_ablation.WAYS.items()}
+    assert len({starts[way] for way in (tool_ablation.NO_TOOL, *tool_ablation.TOOLS)}) == 1
+    assert starts["clean_edits"] != starts[tool_ablation.NO_TOOL]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from experiments.columns import (
 from experiments.effects import Contrast, of_contrast, outcome_of, outcome_of_tasks, row, rows_of, share, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of, draw_arms, prompts_of
-from experiments.grids import COVERAGE, LARGER, arm_on, covered, finds_on, twins_kept, with_finds
+from experiments.grids import ARENA, COVERAGE, LARGER, arm_on, covered, finds_on, twins_kept, with_finds
 from experiments.protocol import REGISTERED
 from experiments.tables import by_row
 from tasks import task_named
@@ -253,8 +253,9 @@ ATTACK_STRENGTH = Experiment(
     What decides is the best of a few random prompts, `{WEAK}`, against a gradient search, `{STRONG}`. A
     second contrast asks whether `{LONG}` teaches less, since long searches end at like prompts.
     If so, choosing finds that lie apart, of {CHOICE} candidates a place, should mend it. That arm and labels
-    without a search are in the preset `{REGISTERED}`. It also asks finite-state machines in spaces of 2^64
-    prompts, with sixteen times the finds, half of them safe twins. There no strength is known.
+    without a search are in the preset `{REGISTERED}`. It also asks
+    {ARENA}.
+    There no strength is known.
     """,
     decides=f"`{WEAK}` against `{STRONG}`: failing prompts, counted exactly at threshold 0. Supported if the search "
     f"leaves at least {LEAST:g} decades fewer, with the interval above zero, on two tasks. Refuted if the interval "

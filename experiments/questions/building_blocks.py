@@ -9,7 +9,7 @@ from experiments.arm import Arm, Recipe
 from experiments.effects import Contrast, holding
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
-from experiments.grids import COVERAGE, LARGER, arm_on, covered, finds_on, twins_kept, unattacked, with_finds
+from experiments.grids import ARENA, COVERAGE, LARGER, arm_on, covered, finds_on, twins_kept, unattacked, with_finds
 from experiments.protocol import REGISTERED
 
 FINDS, FEW = 128, 32
@@ -79,9 +79,9 @@ BUILDING_BLOCKS = Experiment(
 
     Only the full preset has `cipher_vault`, which a single round of anything solves. Because
     effects saturate, it also does everything once more with a quarter of the finds. The preset
-    `{REGISTERED}` has tasks on which one round leaves failures, and labels without a search. It also
-    asks finite-state machines in spaces of 2^64 prompts. They have sixteen times the finds, half of
-    them safe twins, which are one more block to take away.
+    `{REGISTERED}` has tasks on which one round leaves failures, and labels without a search. It also asks
+    {ARENA}.
+    The twins are one more block to take away.
     """,
     decides="The recipe against each arm without a block, in decades of failing prompts, counted "
     f"exactly at threshold 0. Supported if some block is worth at least {LEAST} decades, with its "

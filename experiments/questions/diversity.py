@@ -8,7 +8,7 @@ from experiments.arm import Arm, Recipe
 from experiments.effects import Contrast
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
-from experiments.grids import COVERAGE, LARGER, arm_on, covered, finds_on, twins_kept, unattacked, with_finds
+from experiments.grids import ARENA, COVERAGE, LARGER, arm_on, covered, finds_on, twins_kept, unattacked, with_finds
 from experiments.protocol import REGISTERED
 
 ROUNDS = {"quick": (1, 2, 16), REGISTERED: (1, 2, 16), "full": (1, 2, 4, 8, 16)}
@@ -62,8 +62,8 @@ DIVERSITY = Experiment(
     farthest in tokens from all that is kept (k-centre), or a cluster around one of them. All arms have the same
     candidates, finds and steps. The full preset adds a quarter of the finds, because effects saturate, and
     `cipher_vault`, which a single round of anything solves. The preset `{REGISTERED}` has tasks on which one round
-    leaves failures, and labels without a search. It also asks finite-state machines in spaces of 2^64 prompts, with
-    sixteen times the finds, half of them safe twins.
+    leaves failures, and labels without a search. It also asks
+    {ARENA}.
     """,
     decides=f"Supported if 16 rounds of unselected finds leave at most {MARGIN} decades less than 2 rounds of diverse "
     f"ones, interval and all, on every task. Refuted if the interval lies above {MARGIN} on any.",

@@ -29,7 +29,7 @@ BESIDE = [Contrast(arm, BEST, of) for of in ("failures", "false_alarms") for arm
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """The plain model, and the best recipe; in full also the control."""
-    best = arm_on(task, steps=3072, rounds=32, finds=4096, units=32)
+    best = arm_on(task, preset=preset, steps=3072, rounds=32, finds=4096, units=32)
     best = unattacked(best) if preset == REGISTERED else best
     control = {} if preset == "quick" else {"control": dataclasses.replace(best, rounds=0)}
     return {"plain": Arm(best.plain, steps=0, attackers=best.attackers)} | control | {BEST: best}

@@ -246,6 +246,6 @@ SCRATCHPAD = Experiment(
     note=(
         "With fewer prompts a find, finds teach more. With equally many the trace gains less, and on modular dots and "
         "copies leave fewer than it at equal passes alone. After sixteen rounds it gains nothing on injury, and leaves "
-        "more on modular. But then it refuses few safe prompts, where the others on modular refuse about two fifths."
+        "more on modular. But then it refuses few safe prompts, where the others on modular refuse many."
     ),
 )

@@ -38,7 +38,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
 
     Small has no more finds, and attacks two arms alone, in one way that the defence did not use.
     """
-    base = arm_on(task, **FIELDS.get(preset, {}))
+    base = arm_on(task, preset=preset, **FIELDS.get(preset, {}))
     arm = functools.partial(dataclasses.replace, base)
 
     def finds(times, *rounds):

@@ -11,7 +11,7 @@ from experiments.columns import by_task, wide
 from experiments.effects import Contrast, of_contrast, only, outcome_of, outcome_of_tasks, row, rows_of, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
-from experiments.grids import COVERAGE, LARGE_TWO, arm_on, covered, finds_on, twins_kept, unattacked, with_finds
+from experiments.grids import ARENA, COVERAGE, LARGE_TWO, arm_on, covered, finds_on, twins_kept, unattacked, with_finds
 from experiments.protocol import REGISTERED
 
 BASE = Arm(finds=128, attack="uniform")
@@ -106,8 +106,8 @@ WORST_FAILURES = Experiment(
     mechanisms. In `modular` severe means more high tokens. In `password` it means farther from a
     match, and search finds hardly other failures, whichever are kept. How egregious failures on the kept
     finds would be is measured. Where the arms hardly differ in that, nothing was tested. The preset
-    `{REGISTERED}` also asks finite-state machines in `injury_two` with 2^64 prompts. They have sixteen
-    times the finds, half of them safe twins.
+    `{REGISTERED}` also asks, in `injury_two`,
+    {ARENA}.
 
     The full preset is that of the first round: {FEW} candidates a place, each the best of its search.
     It also has more rounds, a quarter of the finds, and `injury_two` at three sigmas.
