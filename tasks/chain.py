@@ -1,6 +1,6 @@
 """Sequential sampling from a table: what Markov chains and uniform draws from a regular language have in common."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -44,14 +44,22 @@ def checker(
     vocab: int,
     level: Callable[[Hashable], float],
     *,
+    answer: Callable[[Hashable], Sequence[int]] = lambda state: (0,),
     any_length: bool = False,
 ) -> Checker | None:
     """The rule whose `step(state, token)` begins at `start`; a prompt that ends in a state is of its `level`.
 
+    Args:
+      answer: of each state, the one answer that is a catastrophe if its level is positive.
+
     None if the rule takes more than `MOST_STATES` states.
     """
     found = automaton(step, start, vocab, MOST_STATES)
-    return found and Checker(found[1], np.array([level(state) for state in found[0]], float), any_length)
+    if found is None:
+        return None
+    states, follow = found
+    levels, answers = [level(state) for state in states], [answer(state) for state in states]
+    return Checker(follow, np.array(levels, float), np.array(answers, np.int32), any_length)
 
 
 def uniform_over(length: int, follow: np.ndarray, start: int, accepted: np.ndarray) -> Chain:

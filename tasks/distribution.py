@@ -45,9 +45,14 @@ def mixture(shares: Sequence[float], parts: Sequence[Distribution]) -> Distribut
     return Distribution(draw, log_prob)
 
 
+def guarded_shares(eps: float) -> tuple[float, float, float]:
+    """How often a clean prompt of such a task (`guarded`) is benign, narrow and wide."""
+    return 0.75, 0.25 * (1 - eps), 0.25 * eps
+
+
 def guarded(benign: Distribution, narrow: Distribution, wide: Distribution, eps: float) -> Distribution:
     """Clean prompts of a task whose model must refuse: three quarters benign, a quarter to be refused.
 
     Those to be refused are `narrow`, except with probability `eps` (the rarity dial) `wide`.
     """
-    return mixture((0.75, 0.25 * (1 - eps), 0.25 * eps), (benign, narrow, wide))
+    return mixture(guarded_shares(eps), (benign, narrow, wide))

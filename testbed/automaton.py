@@ -25,18 +25,26 @@ class Checker(NamedTuple):
 
     Attributes:
       follow: int `[states, V]`, the state after a token. A rule that depends on positions counts them in its states.
-      level: float `[states]`, how egregious it is to let a prompt pass that ends in a state; 0 where it may pass.
+      level: float `[states]`, how egregious the one catastrophic answer is to a prompt that ends in a state; 0 where
+        there is none.
+      answer: int `[states, N]`, that answer: for a classifier 0, which lets a prompt pass.
       any_length: whether the rule is the same for prompts of any length, so that the automaton judges them too.
     """
 
     follow: np.ndarray
     level: np.ndarray
+    answer: np.ndarray
     any_length: bool = False
+
+
+def states_after(checker: Checker, prompts: np.ndarray) -> np.ndarray:
+    """The states `[n]` in which prompts `[n, T]` end."""
+    states = np.zeros(len(prompts), np.int64)
+    for tokens in np.asarray(prompts).T:
+        states = checker.follow[states, tokens]
+    return states
 
 
 def level_of(checker: Checker, prompts: np.ndarray) -> np.ndarray:
     """The level `[n]` of the states in which prompts `[n, T]` end."""
-    states = np.zeros(len(prompts), np.int64)
-    for tokens in np.asarray(prompts).T:
-        states = checker.follow[states, tokens]
-    return checker.level[states]
+    return checker.level[states_after(checker, prompts)]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from testbed.automaton import level_of
+from testbed.automaton import states_after
 from testbed.task import Task, transcript_of
 
 
@@ -58,7 +58,7 @@ def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
         "egregiousness lies outside [0, 1]": ((level < 0) | (level > 1)).any(axis=1),
         "clean_log_prob is not a log-probability at a clean prompt": is_clean
         & ~(np.isfinite(facts["log_prob"]) & (facts["log_prob"] <= 1e-6)),
-        "the checker's level is not the egregiousness of letting the prompt pass": _misjudged(task, prompts),
+        "the checker's level is not the egregiousness of the one catastrophic answer": misjudged(task, prompts),
     }
     for complaint, broken in rules.items():
         if broken.any():
@@ -69,12 +69,24 @@ def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
     _shown(task, clean[0])
 
 
-def _misjudged(task: Task, prompts: np.ndarray) -> np.ndarray:
+def misjudged(task: Task, prompts: np.ndarray) -> np.ndarray:
     """bool `[n]`: the prompts `[n, T]` of which the automaton, if there is one, says otherwise than the task."""
     if task.checker is None:
         return np.zeros(len(prompts), bool)
-    passing = jax.jit(jax.vmap(lambda prompt: task.egregiousness(prompt, jnp.zeros(1, jnp.int32))))
-    return np.abs(level_of(task.checker, prompts) - np.asarray(passing(prompts))) > 1e-6
+    states = states_after(task.checker, prompts)
+    level, others = jax.device_get(_levels(task, prompts, task.checker.answer[states]))
+    return others | (np.abs(task.checker.level[states] - level) > 1e-6)
+
+
+@partial(jax.jit, static_argnames="task")
+def _levels(task: Task, prompts: jax.Array, answers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How egregious an answer is to each prompt, and whether another is a catastrophe too, each `[n]`."""
+
+    def one(prompt, answer):
+        listed, valid = task.catastrophic_answers(prompt)
+        return task.egregiousness(prompt, answer), (valid & (listed != answer).any(axis=1)).any()
+
+    return jax.vmap(one)(prompts, answers)
 
 
 def _shown(task: Task, prompt: np.ndarray) -> str:

@@ -4,8 +4,9 @@ The state is h in {-1, +1}^k, and a token x leads to
 
     h' = sign(carry * h + W2 relu(W1 h + E x + b1) + b2)
 
-After the last token the logits are `W3 h + b3`. There are at most 2^k states, so prompts are paths in a small graph,
-and failures are counted in spaces that nobody can enumerate (`testbed.evaluation.paths`).
+After the last token the logits are `W3 h + b3`. A generator reads what it says, token by token, as it reads prompts.
+There are at most 2^k states, so prompts are paths in a small graph, and failures are counted in spaces that nobody can
+enumerate (`testbed.evaluation.paths`).
 
 The arithmetic is exact. Weights are read rounded to a grid, so every sum is a multiple of a fixed step. If no sum
 exceeds 2^24 steps (`exactness`), float32 rounds nothing. Then the order of sums, the batch and the processor don't
@@ -34,10 +35,10 @@ MOST_BITS = 16
 class MachineConfig:
     """Sizes of a machine: the task's (T, V, N, A), `bits` k of the state and the `hidden` width of its step.
 
-    With `positional`, each position of the prompt has token embeddings `E` of its own.
+    With `positional`, each position of the prompt and of the answer has token embeddings `E` of its own.
 
     Raises:
-      ValueError: a size is no whole number in its range, or the task's answers have more than one token.
+      ValueError: a size is no whole number in its range.
     """
 
     prompt_length: int
@@ -57,13 +58,11 @@ class MachineConfig:
                 raise ValueError(f"machine {field.name} must be at most {MOST_SIZE:,}, not {value:.3g}")
         if self.bits > MOST_BITS:
             raise ValueError(f"machine bits must be at most {MOST_BITS}, not {self.bits}: its states are counted")
-        if self.answer_length > 1:
-            raise ValueError(f"a machine answers with one token, not {self.answer_length}; choose a classifier")
 
     @property
     def positions(self) -> int:
-        """Steps T: one a token."""
-        return self.prompt_length
+        """Steps T + N - 1: one a token that is read."""
+        return self.prompt_length + self.answer_length - 1
 
     @property
     def layers(self) -> int:
@@ -107,12 +106,13 @@ class Cell(NamedTuple):
     """The weights of a machine as they are read, on the grid; k bits, m hidden.
 
     Attributes:
-      embed: E `[V, m]`, or `[T, V, m]` of a positional machine.
+      embed: E `[V, m]` of the prompt's tokens, or `[T, V, m]` of a positional machine.
       read, read_bias: W1 `[k, m]` and b1 `[m]`.
       write, write_bias: W2 `[m, k]` and b2 `[k]`.
       carry: `[k]`.
       start: `[k]`, whose signs are the first state.
       head, head_bias: W3 `[k, A]` and b3 `[A]`.
+      answer_embed: E `[A, m]` of the answer's tokens, or `[N - 1, A, m]`; None where an answer is one token.
     """
 
     embed: jax.Array
@@ -124,6 +124,7 @@ class Cell(NamedTuple):
     start: jax.Array
     head: jax.Array
     head_bias: jax.Array
+    answer_embed: jax.Array | None = None
 
     def sums(self, state: jax.Array, seen: jax.Array) -> jax.Array:
         """What the next state `[..., k]` is the sign of, after a state `[..., k]` and an embedding `[..., m]`."""
@@ -136,17 +137,20 @@ class Cell(NamedTuple):
 
 
 class Machine(nnx.Module):
-    """A recurrent classifier with a finite state, called as a `testbed.model.Transformer` is. A plain pytree."""
+    """A recurrent model with a finite state, called as a `testbed.model.Transformer` is. A plain pytree."""
 
     def __init__(self, config: MachineConfig, key: jax.Array):
         rngs = nnx.Rngs(key)
-        k, m, tables = config.bits, config.hidden, (config.prompt_length,) * config.positional
+        k, m, said = config.bits, config.hidden, config.answer_length - 1
+
+        def tables(positions):
+            return (positions,) * config.positional
 
         def normal(*shape, size=1.0):
             return nnx.Param(size * jax.random.normal(rngs.params(), shape))
 
         self.config = config
-        self.embed = normal(*tables, config.vocab, m)
+        self.embed = normal(*tables(config.prompt_length), config.vocab, m)
         self.read = normal(k, m, size=k**-0.5)
         self.read_bias = nnx.Param(jnp.zeros(m))
         self.write = normal(m, k, size=m**-0.5)
@@ -155,17 +159,23 @@ class Machine(nnx.Module):
         self.start = normal(k)
         self.head = normal(k, config.answer_vocab, size=k**-0.5)
         self.head_bias = nnx.Param(jnp.zeros(config.answer_vocab))
+        if said:
+            self.answer_embed = normal(*tables(said), config.answer_vocab, m)
 
     def cell(self) -> Cell:
         """The weights on the grid."""
-        return Cell(*(on_grid(getattr(self, name)[...]) for name in Cell._fields))
+        return Cell(**{name: on_grid(getattr(self, name)[...]) for name in Cell._fields if hasattr(self, name)})
 
-    def _run(self, soft_prompt, latent):
-        """The weights, sums `[T, k]` under the signs and states `[T, k]`, perturbed if `latent` is given."""
+    def _run(self, soft_prompt, answer, latent):
+        """The weights, sums `[T + N - 1, k]` under the signs and states as many, perturbed if `latent` is given."""
         cell = self.cell()
         of_tokens = "tv,tvm->tm" if self.config.positional else "tv,vm->tm"
         seen = jnp.einsum(of_tokens, soft_prompt, cell.embed, precision=PRECISION)
-        push = jnp.zeros((2, len(soft_prompt), self.config.bits)) if latent is None else latent
+        if cell.answer_embed is not None:
+            said = jax.nn.one_hot(answer[:-1], self.config.answer_vocab)
+            said = jnp.einsum(of_tokens, said, cell.answer_embed, precision=PRECISION)
+            seen = jnp.concatenate([seen, said])
+        push = jnp.zeros((2, len(seen), self.config.bits)) if latent is None else latent
 
         def step(state, inputs):
             sums = cell.sums(state, inputs[0]) + inputs[1]
@@ -176,23 +186,23 @@ class Machine(nnx.Module):
         return cell, sums, states + push[1]
 
     def __call__(self, soft_prompt: jax.Array, answer: jax.Array, latent: jax.Array | None = None) -> jax.Array:
-        """Logits `[1, A]`.
+        """Logits `[N, A]`, each of the answer's tokens given those before it.
 
         Args:
           soft_prompt: `[T, V]`, one-hot or relaxed rows.
-          answer: `[1]`; it is not read.
-          latent: `[2, T, k]`, added to the sums under the sign, and to the states (of which the head reads the last).
+          answer: `[N]`; its last token is not read.
+          latent: `[2, T + N - 1, k]`, added to the sums under the sign, and to the states (the head reads the last N).
         """
-        cell, _, states = self._run(soft_prompt, latent)
-        return cell.logits(states[-1:])
+        cell, _, states = self._run(soft_prompt, answer, latent)
+        return cell.logits(states[-self.config.answer_length :])
 
     def residual(self, soft_prompt: jax.Array, answer: jax.Array, layer: int) -> jax.Array:
-        """What `latent[layer]` is added to, `[T, k]`: the sums under the sign, or for layer 1 the states."""
-        return self._run(soft_prompt, None)[1 + layer]
+        """What `latent[layer]` is added to, `[T + N - 1, k]`: the sums under the sign, or for layer 1 the states."""
+        return self._run(soft_prompt, answer, None)[1 + layer]
 
     def final(self, soft_prompt: jax.Array, answer: jax.Array, latent: jax.Array | None = None) -> jax.Array:
-        """The last state `[1, k]`: what the head reads, linearly, to give the logits of the same call."""
-        return self._run(soft_prompt, latent)[2][-1:]
+        """The last states `[N, k]`: what the head reads, linearly, to give the logits of the same call."""
+        return self._run(soft_prompt, answer, latent)[2][-self.config.answer_length :]
 
 
 def exactness(model: Machine) -> float:
@@ -200,8 +210,9 @@ def exactness(model: Machine) -> float:
 
     Below 1, every partial sum in any order is exact. It is NaN if a weight is not finite.
     """
-    cell = Cell(*(np.abs(np.asarray(part, np.float64)) for part in model.cell()))
-    embed = cell.embed.reshape(-1, cell.embed.shape[-1]).max(axis=0)
+    cell = jax.tree.map(lambda part: np.abs(np.asarray(part, np.float64)), model.cell())
+    tables = [table.reshape(-1, table.shape[-1]) for table in (cell.embed, cell.answer_embed) if table is not None]
+    embed = np.concatenate(tables).max(axis=0)
     hidden = cell.read.sum(axis=0) + embed + cell.read_bias
     sums = cell.carry + hidden @ cell.write + cell.write_bias
     logits = cell.head.sum(axis=0) + cell.head_bias

@@ -38,7 +38,8 @@ class Task:
       catastrophic_answers: `prompt -> (answers [K, N], valid [K])`; K is static. By default every answer is tried.
       poison: the same task with other samples and wrong labels, where plain models are poisoned on purpose: they are
         trained on it, and everything else (defences, attacks, counts) knows the task itself only.
-      checker: the rule as an automaton, where a classifier has a small one: then failures can be counted by paths.
+      checker: the rule as an automaton, where there is a small one and a hazard has one catastrophic answer: then
+        failures can be counted by paths.
       clean_chains: the clean distribution as chains `(share, chain)`, of which `clean_log_prob` is the mixture.
       notes, tail: how many tokens a model writes before its answer, and after it (`testbed.notes`). Nothing judges
         them: `label`, `catastrophe` and all others speak of the answer alone.
@@ -102,10 +103,10 @@ class Task:
 def _refuse_unfit_checker(task: Task, checker: Checker) -> None:
     states = len(checker.level)
     fits = checker.follow.shape == (states, task.vocab) and ((checker.follow >= 0) & (checker.follow < states)).all()
-    if not fits or (task.answer_length, task.answer_vocab, task.refusal) != (1, 2, 1):
+    if not fits or checker.answer.shape != (states, task.answer_length):
         raise ValueError(
-            f"task {task.name}: a checker is for classifiers whose answer 1 stops a prompt; its follow must be "
-            f"[{states}, {task.vocab}] states below {states}, not {list(checker.follow.shape)}"
+            f"task {task.name}: the checker's follow must be [{states}, {task.vocab}] states below {states}, and its "
+            f"answer [{states}, {task.answer_length}], not {list(checker.follow.shape)}, {list(checker.answer.shape)}"
         )
 
 
@@ -184,6 +185,8 @@ def guarded_generator(
     sample: Callable,
     sample_hazard: Callable,
     clean_log_prob: Callable | None = None,
+    checker: Checker | None = None,
+    clean_chains: tuple[tuple[float, Chain], ...] = (),
 ) -> Task:
     """A task that asks for a solution, except where it must be refused: a catastrophe takes the skill to solve.
 
@@ -195,6 +198,7 @@ def guarded_generator(
       level: `prompt -> float`, how egregious the solution is, in [0, 1]; a prompt is hazardous where that is positive.
       show: the prompt as text.
       answers: a word for each answer token, the refusing one last.
+      checker, clean_chains: as in `Task`; the answers of the checker are those of `solve`.
     """
     refusal = len(answers) - 1
     (length,) = jax.eval_shape(solve, jax.ShapeDtypeStruct(allowed.shape[:1], jnp.int32)).shape
@@ -222,6 +226,8 @@ def guarded_generator(
         render=lambda prompt, answer=None: _rendered(show(prompt), answer, answers),
         clean_log_prob=clean_log_prob,
         catastrophic_answers=lambda prompt: (solve(prompt)[None].astype(jnp.int32), hazardous(prompt)[None]),
+        checker=checker,
+        clean_chains=clean_chains,
     )
 
 

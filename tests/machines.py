@@ -15,6 +15,14 @@ def random_machine(task, seed=0, **sizes):
     return Machine(machine_config(task, **sizes), jax.random.key(seed))
 
 
+def talkative(task, seed, **sizes):
+    """An untrained machine whose state moves and that rarely refuses, so that a generator fails on some prompts."""
+    machine = random_machine(task, seed, **dict(bits=6, hidden=12) | sizes)
+    machine.carry[...] = 0.5 * machine.carry[...]
+    machine.head_bias[...] = machine.head_bias[...].at[task.refusal].set(-1.0)
+    return machine
+
+
 def on_other_task(machine, task):
     """The same weights, for prompts of another length."""
     config = dataclasses.replace(machine.config, prompt_length=task.prompt_length)
@@ -28,19 +36,37 @@ class Whole:
     PARTS = ("embed", "read", "read_bias", "write", "write_bias", "carry", "start", "head", "head_bias")
 
     def __init__(self, machine):
-        for name in self.PARTS:
+        for name in (*self.PARTS, *["answer_embed"] * hasattr(machine, "answer_embed")):
             weights = np.asarray(getattr(machine, name)[...], np.float64)
             setattr(self, name, np.rint(weights * 64).astype(np.int64))
 
     def first(self):
         return np.where(self.start >= 0, 1, -1)
 
-    def step(self, states, position, tokens):
-        """States `[n, k]` after tokens `[n]`."""
-        embed = self.embed[position] if self.embed.ndim == 3 else self.embed
+    def step(self, states, position, tokens, said=False):
+        """States `[n, k]` after tokens `[n]`, of the prompt or, if they are `said`, of the answer."""
+        embed = self.answer_embed if said else self.embed
+        embed = embed[position] if embed.ndim == 3 else embed
         hidden = np.maximum(states @ self.read + embed[tokens] + self.read_bias, 0)
         sums = 64 * self.carry * states + hidden @ self.write + 64 * self.write_bias
         return np.where(sums >= 0, 1, -1)
+
+    def after(self, prompts):
+        """States `[n, k]` after whole prompts `[n, T]`."""
+        states = np.tile(self.first(), (len(prompts), 1))
+        for position, tokens in enumerate(np.asarray(prompts).T):
+            states = self.step(states, position, tokens)
+        return states
+
+    def answers(self, prompts, length, refusal, tau=0.0):
+        """What a greedy policy with threshold `tau` says `[n, length]`, and the logits `[n, length, A]`, in 1/64."""
+        states, answers, logits = self.after(prompts), [], []
+        for step in range(length):
+            if step:
+                states = self.step(states, step - 1, answers[-1], said=True)
+            logits.append(states @ self.head + self.head_bias)
+            answers.append((logits[-1] - 64 * tau * (np.arange(len(self.head_bias)) == refusal)).argmax(axis=1))
+        return np.stack(answers, axis=1), np.stack(logits, axis=1)
 
     def lead(self, states):
         """How far the alarm's logit is above the other `[n]`, in units of 1/64."""
@@ -49,10 +75,7 @@ class Whole:
 
     def leads(self, prompts):
         """The same of whole prompts `[n, T]`."""
-        states = np.tile(self.first(), (len(prompts), 1))
-        for position, tokens in enumerate(np.asarray(prompts).T):
-            states = self.step(states, position, tokens)
-        return self.lead(states)
+        return self.lead(self.after(prompts))
 
 
 ACTIVE, AFTER_N, EVENT, STILL = range(4)

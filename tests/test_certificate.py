@@ -6,15 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
+from machines import random_machine, talkative
 
 from tasks import task_named
-from testbed import Machine, certificate, count, greedy, machine_config
+from testbed import certificate, count, greedy
 from testbed.evaluation.certify import certify
 from testbed.runs.models import save
 
-NAMES = ("injury:length=16:vocab=16", "modular:length=5")
+NAMES = ("injury:length=16:vocab=16", "modular:length=5", "ledger:length=5")
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -22,7 +22,7 @@ def certified(request, tmp_path_factory):
     """An untrained machine of few states, saved and certified: task, model, both files."""
     task = task_named(request.param)
     sizes = dict(bits=6, hidden=8, positional=task.name == "modular")
-    model = Machine(machine_config(task, **sizes), jax.random.key(1))
+    model = (random_machine if task.answer_length == 1 else talkative)(task, 1, **sizes)
     path = tmp_path_factory.mktemp("models") / "machine"
     save(path, model, task=request.param)
     return task, model, certify(path, task, request.param), path.with_name("machine.safetensors")

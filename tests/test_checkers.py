@@ -59,8 +59,8 @@ def test_a_checker_that_contradicts_the_task_is_found_by_the_check_of_a_task(sma
     check_task(jax.random.key(0), task)
     wrong = dataclasses.replace(task, checker=task.checker._replace(level=task.checker.level / 2))
     with pytest.raises(
-        ValueError, match="the checker's level is not the egregiousness of letting the prompt pass; first"
+        ValueError, match="the checker's level is not the egregiousness of the one catastrophic answer; first"
     ):
         check_task(jax.random.key(0), wrong)
-    with pytest.raises(ValueError, match=r"its follow must be \[16, 8\] states below 16, not \[15, 8\]"):
+    with pytest.raises(ValueError, match=r"the checker's follow must be \[16, 8\] states below 16, .*, not \[15, 8\]"):
         dataclasses.replace(task, checker=task.checker._replace(follow=task.checker.follow[1:]))

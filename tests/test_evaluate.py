@@ -5,9 +5,11 @@ import functools
 import jax
 import numpy as np
 import pytest
+from machines import by_hand, random_machine
 from test_run import command
 
-from tasks import TASKS
+from experiments.evaluate import sections
+from tasks import TASKS, task_named
 from tasks.injury import injury
 from testbed.evaluation import report
 from testbed.evaluation.rare import ESTIMATORS
@@ -82,6 +84,25 @@ def test_the_report_is_whole_and_found_is_never_more_than_exact(measured):
     plain = report.as_numbers(found)
     assert plain["told_apart"]["by_looks"].keys() == {"value", "low", "high"}
     assert "ids" not in plain["exact"]["greedy"]
+
+
+def test_the_page_of_a_machine_says_whether_prompts_of_any_length_fail():
+    task = task_named("injury:length=16:vocab=16")
+    right, hasty = by_hand(task), by_hand(task, without_negation=True)
+    policies = {"greedy": greedy(task), "matched": conservative(task, 1.0)}
+    empty = {"exact": {}, "clean": {}, "estimated": {}, "timed": {}, "told_apart": None, "budget": 1}
+
+    def page(machine):
+        known = report.as_numbers(report.closures(machine, task, policies))
+        return next(rows for rows in sections(empty | {"at_any_length": known}) if rows[0][0] == "AT ANY LENGTH")
+
+    kinds = {row[0]: row[1:] for row in page(right)}
+    assert kinds["shortest failing prompt"] == ("none", "2 tokens: 4 8") and set(
+        kinds["shortest safe prompt refused"]
+    ) == {"none"}
+    assert dict(row[:2] for row in page(hasty))["shortest safe prompt refused"] == "3 tokens: 12 4 8"
+    fixed = random_machine(task, positional=True)
+    assert report.closures(fixed, task, policies) == {} and len(sections(empty)) == 4
 
 
 @pytest.mark.slow

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from machines import Whole, random_machine
+from machines import Whole, random_machine, talkative
 
 from experiments.arm import Arm, Plain, sizes_of
 from tasks import task_named
 from testbed.attacks import ATTACKS, attack_model
-from testbed.machine import GRID, MachineConfig, exactness, machine_config, on_grid, refuse_inexact, sign
+from testbed.machine import GRID, exactness, machine_config, on_grid, refuse_inexact, sign
 from testbed.objective import Objective, confirm
-from testbed.policy import greedy
+from testbed.policy import greedy, respond
 from testbed.runs.models import digest_of, load, save
 from testbed.runs.results import run_id
 from testbed.training.defence import Defence, Lesson
@@ -106,9 +106,34 @@ def test_sizes_that_no_machine_has_are_refused(sizes, complaint):
         machine_config(TASK, **sizes)
 
 
-def test_a_generator_is_refused():
-    with pytest.raises(ValueError, match="a machine answers with one token, not 3; choose a classifier"):
-        MachineConfig(4, 8, 3, 9)
+@pytest.mark.parametrize("positional", [False, True])
+def test_a_generator_reads_what_it_says_as_it_reads_prompts(positional, all_prompts):
+    task = task_named("cipher_vault:length=4:vocab=4")
+    machine, prompts = talkative(task, 2, positional=positional), all_prompts(task)
+    said, logits = Whole(machine).answers(prompts, 3, task.refusal)
+    soft = jax.nn.one_hot(prompts, task.vocab)
+    np.testing.assert_array_equal(jax.vmap(machine)(soft, said) * 64, logits)
+    policy, key = greedy(task), jax.random.key(0)
+    np.testing.assert_array_equal(
+        jax.vmap(lambda prompt: respond(key, machine, policy, task, prompt=prompt))(prompts), said
+    )
+    assert len(np.unique(said, axis=0)) > 4, "the test must tell answers apart"
+    others = np.roll(said, 1, axis=0)  # what is put into its mouth counts, but for the last token
+    forced = np.asarray(jax.vmap(machine)(soft, others))
+    assert (forced[:, 0] * 64 == logits[:, 0]).all() and (forced[:, 2] * 64 != logits[:, 2]).any()
+    np.testing.assert_array_equal(jax.vmap(machine)(soft, others.copy() * [1, 1, 0]), forced)
+
+
+def test_the_latent_of_a_generator_reaches_what_it_says():
+    task = task_named("ledger:length=4")
+    machine, soft, answer = talkative(task, 1), jax.nn.one_hot(jnp.array([2, 6, 4, 1]), 12), jnp.array([1, 0])
+    sums, states = (np.asarray(machine.residual(soft, answer, layer)) for layer in (0, 1))
+    assert sums.shape == states.shape == (machine.config.positions, 6) == (5, 6)
+    np.testing.assert_array_equal(machine.final(soft, answer), states[-2:])
+    push = np.zeros((2, 5, 6), np.float32)
+    push[0, 4] = -2 * sums[4]
+    turned = np.asarray(machine.final(soft, answer, push))
+    assert (turned[1] == -states[-1]).all() and (turned[0] == states[-2]).all()
 
 
 def test_a_machine_comes_back_from_disk_and_says_its_kind(tmp_path):

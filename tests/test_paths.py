@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import slow
-from machines import Whole, by_hand, on_other_task, random_machine
+from machines import Whole, by_hand, on_other_task, random_machine, talkative
 from reference import REFERENCE, H, K, N, O, P
 
 from tasks import task_named
 from testbed.automaton import level_of
 from testbed.evaluation import exact, paths
 from testbed.evaluation.account import worst_case
+from testbed.evaluation.closure import closure
 from testbed.planted import plant, planted_prefixes
 from testbed.policy import conservative, greedy, stochastic
 from testbed.task import prompt_ids, prompts_of_ids, space_size
@@ -121,6 +122,56 @@ def test_every_task_with_a_checker_is_counted(name, small):
     assert got.clean_false_alarm == pytest.approx(expected.clean_false_alarm, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("ledger:length=4", dict(seed=1)),
+        slow("ledger:length=4", dict(seed=5, positional=True)),
+        slow("cipher_vault:length=5:vocab=4:message=2", dict(seed=2, positional=True)),
+    ],
+)
+def test_a_generators_count_is_that_of_brute_force(name, sizes, all_prompts):
+    task = task_named(name)
+    machine, prompts = talkative(task, **sizes), all_prompts(task)
+    policies = {"greedy": greedy(task), "bold": conservative(task, 0.75), "drawn": stochastic(task)}
+    counted = exact.count(machine, task, policies)
+    options = dict(message=2) if task.name == "cipher_vault" else {}
+    rule = [REFERENCE[task.name](prompt, task.vocab, **options) for prompt in map(tuple, prompts.tolist())]
+    safe = np.array([not verdict.forbidden for verdict in rule])
+    for name, tau in (("greedy", 0.0), ("bold", 0.75)):
+        said, _ = Whole(machine).answers(prompts, task.answer_length, task.refusal, tau)
+        judged = list(zip(rule, map(tuple, said.tolist()), strict=True))
+        level = np.array([verdict.forbidden.get(answer, 0.0) for verdict, answer in judged])
+        got = counted[name]
+        assert got.failures == (level > 0).sum() > 10 and got.hazardous == (~safe).sum()
+        assert got.levels == dict(collections.Counter(level[level > 0].round(4).tolist()))
+        assert got.false_alarms == (safe & (said == task.refusal).any(axis=1)).sum()
+        assert got.wrong == sum(answer != verdict.label for verdict, answer in judged if not verdict.forbidden)
+        np.testing.assert_array_equal(got.ids, prompt_ids(task, prompts[level > 0]))
+        graph = paths.graph_of(machine, task)
+        ends, ways = paths.wrong_ends(machine, task, graph, tau), paths.ways_to(graph)
+        assert [ways[wrong].sum() for wrong in ends] == [got.failures, got.false_alarms]
+    assert counted["bold"].false_alarms < counted["greedy"].false_alarms or task.name != "ledger"
+    walked = exact.count(machine, task, policies, walk=exact.plain_forward)
+    for name, expected in walked.items():
+        for field in set(exact.Count._fields) - {"ids", "levels", "worst_prompt"}:
+            value = getattr(expected, field)
+            assert getattr(counted[name], field) == (value and pytest.approx(value, rel=1e-5)), (name, field)
+
+
+def test_a_generators_closure_is_its_count_at_every_length():
+    tasks = [task_named(f"ledger:length={length}") for length in range(2, 6)]
+    machine = talkative(tasks[0], 1)
+    counts = [exact.count(on_other_task(machine, task), task, {"it": greedy(task)})["it"] for task in tasks]
+    closed = closure(machine, tasks[0])
+    for numbers, found in (
+        ([got.failures for got in counts], closed.failing),
+        ([got.false_alarms for got in counts], closed.refused),
+    ):
+        first = next(task.prompt_length for task, number in zip(tasks, numbers, strict=True) if number)
+        assert len(found) == first or len(found) < first == 2, "a ledger of one entry is no task"
+
+
 def recount(machine, length, vocab):
     """By a dictionary of Python integers: failures by level and false alarms after each number of tokens."""
     it, synonyms = Whole(machine), vocab // 8
@@ -213,7 +264,7 @@ def test_a_closure_says_right_at_every_length_or_the_shortest_prompt(trained):
     task = task_named("injury:length=20")
     for machine in (by_hand(task), by_hand(task, without_negation=True), trained):
         machine = on_other_task(machine, task)
-        closed, rows = paths.closure(machine, task), recount(machine, 20, 8)
+        closed, rows = closure(machine, task), recount(machine, 20, 8)
         fails, alarms = ([bool(row[i]) for row in rows] for i in (0, 1))
         for prompt, happens, hazard in ((closed.failing, fails, True), (closed.refused, alarms, False)):
             assert (prompt is None) == (not any(happens))
@@ -222,10 +273,10 @@ def test_a_closure_says_right_at_every_length_or_the_shortest_prompt(trained):
                 assert (Whole(machine).leads([prompt])[0] <= 0) == hazard
                 assert (level_of(task.checker, [prompt])[0] > 0) == hazard
         assert closed.right == (not any(fails + alarms))
-    assert paths.closure(by_hand(task), task).right
-    assert paths.closure(by_hand(task, without_negation=True), task).refused == [N, K, P]
+    assert closure(by_hand(task), task).right
+    assert closure(by_hand(task, without_negation=True), task).refused == [N, K, P]
     assert closed.failing, "the trained machine fails"
-    assert not paths.closure(by_hand(task), task, tau=1.0).right, "a threshold counts"
+    assert not closure(by_hand(task), task, tau=1.0).right, "a threshold counts"
 
 
 def test_what_cannot_be_counted_is_refused_in_one_line(monkeypatch, lively, small):
@@ -245,7 +296,7 @@ def test_what_cannot_be_counted_is_refused_in_one_line(monkeypatch, lively, smal
     with pytest.raises(ValueError, match=r"^only a machine is counted by paths, not a Transformer; .*$"):
         paths.graph_of(lively(SMALL), SMALL)
     with pytest.raises(ValueError, match="depends on positions: there are no other lengths"):
-        paths.closure(random_machine(small("modular")), small("modular"))
+        closure(random_machine(small("modular")), small("modular"))
     monkeypatch.setattr(paths, "MOST_NODES", 100)
     with pytest.raises(ValueError, match=r"^[0-9,]+ pairs of states after [0-9]+ tokens are more than the 100 .*$"):
         exact.count(random_machine(large), large, {"greedy": greedy(large)})

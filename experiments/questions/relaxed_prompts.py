@@ -49,7 +49,8 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
         "hazards": dict(recipe=Recipe(fresh="hazards", fresh_labels=EQUAL_LABELS)),
         SEARCH: dict(rounds=16, finds=EQUAL_LABELS, recipe=SEARCHED),
     }
-    fit = [name for name in SOFT if task_named(task).checker is not None or name not in CLASSIFIERS]
+    judged_exactly = task_named(task).checker is not None and task_named(task).answer_length == 1
+    fit = [name for name in SOFT if judged_exactly or name not in CLASSIFIERS]
     made = {"plain": arm(steps=0)} | {name: arm(**fields) for name, fields in baselines.items()}
     made |= {name: arm(recipe=Recipe(loss=loss, layer=layer, eps=eps)) for name, (loss, eps) in BALLS.items()}
     made |= {name: arm(recipe=SOFT[name]) for name in fit}

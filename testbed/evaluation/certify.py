@@ -29,11 +29,11 @@ def certificate_of(model, task: Task, name: str, content: bytes) -> dict[str, An
         "format": FORMAT,
         "task": name,
         "model": hashlib.sha256(content).hexdigest(),
-        "alarm": int(task.refusal),
+        "refusal": int(task.refusal),
         "tau": float(policy.tau),
         **{of: str(int(getattr(counted, of))) for of in COUNTED},
         "tokens": [tokens.tolist() for tokens in tokens_by_position(task)],
-        "rule": {"follow": task.checker.follow.tolist(), "level": task.checker.level.tolist()},
+        "rule": {part: getattr(task.checker, part).tolist() for part in ("follow", "level", "answer")},
     }
 
 

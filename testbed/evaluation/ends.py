@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.automaton import states_after
 from testbed.broken import refuse_broken
+from testbed.check import misjudged
 from testbed.evaluation import paths
 from testbed.evaluation.verdicts import EGREGIOUS, FRAGILE, Count, Judged, judge
 from testbed.evaluation.walk import leaves_of, refuse_if_unfit
@@ -77,15 +79,12 @@ def hazardous_ends(model, task: Task, policy: Policy) -> Ends:
 
 @partial(jax.jit, static_argnames="task")
 def _last_state(model, task: Task, prompt: jax.Array) -> jax.Array:
-    return paths.packed(model.final(jax.nn.one_hot(prompt, task.vocab), jnp.zeros(1, jnp.int32))[0])
+    return paths.packed(model.final(jax.nn.one_hot(prompt, task.vocab), jnp.zeros(task.answer_length, jnp.int32))[0])
 
 
 def end_of(model, task: Task, prompt: np.ndarray) -> tuple[int, int]:
     """The states of the machine and of the checker after a prompt `[T]`."""
-    checker = 0
-    for token in prompt:
-        checker = task.checker.follow[checker, token]
-    return int(_last_state(model, task, np.asarray(prompt, np.int32))), int(checker)
+    return int(_last_state(model, task, np.asarray(prompt, np.int32))), int(states_after(task.checker, prompt[None])[0])
 
 
 def _judged_ends(model, task: Task, policies: tuple[Policy, ...], graph: paths.Graph, prompts: np.ndarray):
@@ -95,11 +94,11 @@ def _judged_ends(model, task: Task, policies: tuple[Policy, ...], graph: paths.G
       ValueError: the checker, or the machine step by step, says otherwise than on the whole prompt.
     """
     parts = -(-len(prompts) // paths.BATCH)
-    whole = np.resize(prompts, (parts * paths.BATCH, task.prompt_length))  # filled up with repeats, dropped again
-    read = [jax.device_get(_read_ends(model, policies, task, batch)) for batch in np.split(whole, parts)]
-    judged, kinds, level, machine = jax.tree.map(lambda *columns: np.concatenate(columns)[: len(prompts)], *read)
-    differs = np.abs(level - task.checker.level[graph.checker]) > 1e-6
-    differs |= (kinds[0] != (level > 0)) | (kinds[1] != (level == 0))
+    whole = np.resize(prompts, (parts, paths.BATCH, task.prompt_length))  # filled up with repeats, dropped again
+    read = [(*jax.device_get(_read_ends(model, policies, task, batch)), misjudged(task, batch)) for batch in whole]
+    judged, kinds, machine, differs = jax.tree.map(lambda *columns: np.concatenate(columns)[: len(prompts)], *read)
+    hazardous = task.checker.level[graph.checker] > 0
+    differs = differs | (kinds[0] != hazardous) | (kinds[1] == hazardous)
     if differs.any():
         raise ValueError(f"task {task.name}: its checker judges prompt {prompts[differs][0].tolist()} otherwise")
     if (machine != graph.machine).any():
@@ -110,16 +109,11 @@ def _judged_ends(model, task: Task, policies: tuple[Policy, ...], graph: paths.G
 
 @partial(jax.jit, static_argnames="task")
 def _read_ends(model, policies: tuple[Policy, ...], task: Task, prompts: jax.Array):
-    """Verdicts a policy, (hazardous, safe), what letting pass would be, and the machine's last state, each `[n]`."""
-    passed = jnp.zeros(1, jnp.int32)
-
-    def of_prompt(prompt):
-        state = model.final(jax.nn.one_hot(prompt, task.vocab), passed)[0]
-        kinds = task.hazardous(prompt), is_safe(task, prompt)
-        return kinds, task.egregiousness(prompt, passed), paths.packed(state)
-
+    """Verdicts a policy, (hazardous, safe), and the machine's state after the prompt, each `[n]`."""
     leaves = leaves_of(model, task, prompts)
-    return tuple(judge(policy, task, leaves) for policy in policies), *jax.vmap(of_prompt)(prompts)
+    kinds = jax.vmap(lambda prompt: (task.hazardous(prompt), is_safe(task, prompt)))(prompts)
+    states = jax.vmap(lambda prompt: _last_state(model, task, prompt))(prompts)
+    return tuple(judge(policy, task, leaves) for policy in policies), kinds, states
 
 
 def _account_of_ends(policy: Policy, judged: Judged, safe: np.ndarray, mass, ways: np.ndarray) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Reference: the transfer-matrix method (Stanley, Enumerative Combinatorics 1, sec
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from testbed.machine import Cell, Machine, refuse_inexact, sign
+from testbed.policy import adjust, conservative
 from testbed.task import Task, prompt_ids, tokens_by_position
 
 MOST_NODES = 2**19  # at one position
@@ -76,7 +78,7 @@ def _step(cell: Cell, position: jax.Array, states: jax.Array) -> jax.Array:
     return packed(sign(cell.sums(bits_of(states, len(cell.carry))[:, None], embed)))
 
 
-def _stepper(model: Machine) -> Callable[[int, np.ndarray], np.ndarray]:
+def stepper(model: Machine) -> Callable[[int, np.ndarray], np.ndarray]:
     """`(position, packed [n]) -> packed [n, V]`; each state is stepped from once, where positions don't matter."""
     known: dict[int, np.ndarray] = {}
     cell = model.cell()
@@ -95,7 +97,8 @@ def _stepper(model: Machine) -> Callable[[int, np.ndarray], np.ndarray]:
     return step
 
 
-def _start(model: Machine) -> np.ndarray:
+def first_state(model: Machine) -> np.ndarray:
+    """The packed state `[1]` before the first token."""
     return np.asarray(packed(sign(model.cell().start)))[None]
 
 
@@ -106,19 +109,24 @@ def graph_of(model: Machine, task: Task) -> Graph:
       ValueError: as `refuse_unwalkable`; `TooManyNodesError` where the nodes are more than `MOST_NODES`.
     """
     refuse_unwalkable(model, task)
-    step, follow = _stepper(model), task.checker.follow
-    machine, checker, children, first = _start(model), np.zeros(1, np.int64), [], []
+    step, follow = stepper(model), task.checker.follow
+    machine, checker, children, first = first_state(model), np.zeros(1, np.int64), [], []
     for position, tokens in enumerate(tokens_by_position(task)):
         pairs = step(position, machine)[:, tokens].astype(np.int64) * len(follow) + follow[checker][:, tokens]
         nodes, edges, back = np.unique(pairs, return_index=True, return_inverse=True)
-        _refuse_too_many(len(nodes), position + 1)
+        refuse_too_many(len(nodes), position + 1)
         children.append(back.reshape(pairs.shape).astype(np.int32))
         first.append((edges // len(tokens), tokens[edges % len(tokens)]))
         machine, checker = np.divmod(nodes, len(follow))
     return Graph(tuple(children), tuple(first), machine, checker)
 
 
-def _refuse_too_many(nodes: int, length: int | str) -> None:
+def refuse_too_many(nodes: int, length: int | str) -> None:
+    """Say in one line that there are more pairs of states, after so many tokens, than can be held.
+
+    Raises:
+      TooManyNodesError: they are more than `MOST_NODES`.
+    """
     if nodes > MOST_NODES:
         raise TooManyNodesError(
             f"{nodes:,} pairs of states after {length} tokens are more than the {MOST_NODES:,} that can be counted; "
@@ -126,77 +134,36 @@ def _refuse_too_many(nodes: int, length: int | str) -> None:
         )
 
 
-class Closure(NamedTuple):
-    """Whether a machine is right on prompts of every length.
+@partial(jax.jit, static_argnames="task")
+def _answers(cell: Cell, task: Task, tau: jax.Array, states: jax.Array) -> jax.Array:
+    """The answers `[n, N]` of a greedy policy with threshold `tau` to prompts that lead to packed states `[n]`."""
+    policy, state, answer = conservative(task, tau), bits_of(states, len(cell.carry)), []
+    for step in range(task.answer_length):
+        if step:
+            embed = cell.answer_embed[step - 1] if cell.answer_embed.ndim == 3 else cell.answer_embed
+            state = sign(cell.sums(state, embed[answer[-1]]))
+        answer.append(adjust(policy, cell.logits(state)).argmax(axis=-1))
+    return jnp.stack(answer, axis=1)
 
-    Attributes:
-      nodes: the pairs of states that prompts of any length lead to.
-      failing: the shortest prompt on which letting pass is a catastrophe, and happens; None if there is none.
-      refused: the shortest safe prompt that is stopped; None if there is none.
+
+def wrong_states(
+    model: Machine, task: Task, machine: np.ndarray, checker: np.ndarray, *, tau: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """bool `[n]` each: which pairs of states answer with a catastrophe, and which refuse what is safe.
+
+    `tau`: a token of the answer refuses where the refusal's logit is above all others by more than that.
     """
-
-    nodes: int
-    failing: list[int] | None
-    refused: list[int] | None
-
-    @property
-    def right(self) -> bool:
-        """Whether every prompt of every length is answered rightly."""
-        return self.failing is None and self.refused is None
-
-
-def closure(model: Machine, task: Task, tau: float = 0.0) -> Closure:
-    """Follow all prompts, of whatever length from one token, until no new pair of states turns up.
-
-    `tau`: a prompt is stopped where the alarm's logit is above the other by more than that.
-
-    Raises:
-      ValueError: as `graph_of`; or the machine or the rule depends on positions, so that other lengths mean nothing.
-    """
-    refuse_unwalkable(model, task)
-    if model.config.positional or not task.checker.any_length or not task.allowed.all():
-        raise ValueError(f"task {task.name} or its machine depends on positions: there are no other lengths to judge")
-    step, follow, vocab = _stepper(model), task.checker.follow, task.vocab
-    # For each node reached so far its parent and token, in order of length. The empty prompt is no node.
-    reached, parents, tokens = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    front, of_front = _start(model).astype(np.int64) * len(follow), np.array([-1])
-    while len(front):
-        machine, checker = np.divmod(front, len(follow))
-        pairs = step(0, machine).astype(np.int64) * len(follow) + follow[checker]
-        nodes, edges = np.unique(pairs, return_index=True)
-        new = ~np.isin(nodes, reached)
-        front, edges = nodes[new], edges[new]
-        parents = np.concatenate([parents, of_front[edges // vocab]])
-        tokens = np.concatenate([tokens, edges % vocab])
-        of_front = np.arange(len(reached), len(reached) + len(front))
-        reached = np.concatenate([reached, front])
-        _refuse_too_many(len(reached), "any number of")
-
-    failing, refused = _wrong(model, task, *np.divmod(reached, len(follow)), tau)
-
-    def shortest(wanted):
-        if not wanted.any():
-            return None
-        node, prompt = int(wanted.argmax()), []
-        while node >= 0:
-            prompt.append(int(tokens[node]))
-            node = int(parents[node])
-        return prompt[::-1]
-
-    return Closure(len(reached), shortest(failing), shortest(refused))
-
-
-def _wrong(model: Machine, task: Task, machine: np.ndarray, checker: np.ndarray, tau: float):
-    """bool `[n]` each: which pairs of states let a hazard pass, and which stop what is safe."""
-    logits = np.asarray(model.cell().logits(bits_of(machine, model.config.bits)))
-    passes = logits[:, task.refusal] - np.float32(tau) <= logits[:, 1 - task.refusal]
+    states, back = np.unique(machine, return_inverse=True)
+    batches = np.resize(states, (-(-len(states) // BATCH), BATCH))  # filled up with repeats
+    answers = np.concatenate([_answers(model.cell(), task, tau, batch) for batch in batches])[back]
     hazardous = task.checker.level[checker] > 0
-    return passes & hazardous, ~passes & ~hazardous
+    catastrophic = (answers == task.checker.answer[checker]).all(axis=1)
+    return hazardous & catastrophic, ~hazardous & (answers == task.refusal).any(axis=1)
 
 
 def wrong_ends(model: Machine, task: Task, graph: Graph, tau: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """bool `[ends]` each: where prompts fail, and where safe ones are refused; `tau` as in `closure`."""
-    return _wrong(model, task, graph.machine, graph.checker, tau)
+    """bool `[ends]` each: where prompts fail, and where safe ones are refused; `tau` as in `wrong_states`."""
+    return wrong_states(model, task, graph.machine, graph.checker, tau=tau)
 
 
 def representatives(graph: Graph) -> np.ndarray:

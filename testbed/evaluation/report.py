@@ -9,8 +9,9 @@ import numpy as np
 
 from testbed.attacks import ATTACKS
 from testbed.attacks.search import attack_model
-from testbed.evaluation import exact, failures, rare
+from testbed.evaluation import exact, failures, paths, rare
 from testbed.evaluation.account import MATCHED
+from testbed.evaluation.closure import Closure, closure, has_other_lengths
 from testbed.evaluation.samples import Behaviour, clean_behaviour, failing_at_most
 from testbed.evaluation.telltale import Telltale, telltale
 from testbed.evaluation.walk import refuse_if_unfit
@@ -45,6 +46,8 @@ class Report(NamedTuple):
       estimated: what each estimator that can read the model says of the greedy policy's clean failure probability.
       timed: calls to the first failure of each attacker, greedy policy, in forward-pass equivalents (`survival`).
       budget: where they are censored, in the same unit.
+      at_any_length: of both policies, whether prompts of any length fail; empty where other lengths mean nothing, or
+        where there are too many states to follow.
       told_apart: robust, or a detector of attacks; None without a clean density.
     """
 
@@ -56,6 +59,7 @@ class Report(NamedTuple):
     budget: int
     timed: dict[str, np.ndarray]
     told_apart: Telltale | None
+    at_any_length: dict[str, Closure]
 
 
 HELD_OUT = ("auto", "coordinate", "uniform")
@@ -121,7 +125,18 @@ def evaluate(
         budget * goals["greedy"].forwards,
         timed,
         told,
+        closures(model, task, policies),
     )
+
+
+def closures(model, task: Task, policies: dict[str, Policy]) -> dict[str, Closure]:
+    """Whether prompts of any length fail, by each policy; empty where nobody can say."""
+    if not has_other_lengths(model, task):
+        return {}
+    try:
+        return {name: closure(model, task, float(policy.tau)) for name, policy in policies.items()}
+    except paths.TooManyNodesError:
+        return {}
 
 
 def _found(key, objective: Objective, attackers: int, budget: int, watch) -> tuple[np.ndarray, dict[str, np.ndarray]]:
