@@ -213,7 +213,7 @@ class Defended(NamedTuple):
     Attributes:
       compute: what its defence spent, and how many labels it used.
       found: the share of each attack unit's finds that failed.
-      fit: the share of all finds, as they are in the pool, on which the model no longer fails; None without finds.
+      fit: the share of the hazardous finds, as they are in the pool, on which the model no longer fails; None without.
       egregiousness: of the finds in the pool, how bad a failure on each would be, in the mean; None where none of
         them was chosen. Safe twins are none.
     """
@@ -289,11 +289,11 @@ def defended_model(bench: Bench, arm: Arm, stream: str = "defence") -> Defended:
 
     def noted(seed, model, history):
         found = [round(float(share), 4) for share in history.found]
-        fails = confirm(Objective(task, model, greedy(task)), history.pool) if len(history.pool) else None
+        bad = np.asarray(potentials(task, history.pool)) if len(history.pool) else np.zeros(0)
+        fails = confirm(Objective(task, model, greedy(task)), history.pool)[bad > 0] if bad.any() else None
         fit = None if fails is None else float(1 - fails.mean())
         notes = {"task": arm.plain.task, "seed": seed, "arm": arm.name, "found": found, "fit": fit}
         if arm.recipe.candidates > 1 and len(history.pool):
-            bad = np.asarray(potentials(task, history.pool))
             notes["egregiousness"] = float(bad[bad > 0].mean()) if bad.any() else None
         return model, notes | {"labels": labels_of(arm, history.pool)}
 

@@ -9,7 +9,7 @@ import pytest
 from experiments import bench as benches
 from experiments.arm import Arm, Plain, Recipe
 from experiments.bench import STREAMS, bench, defended_name, labels_of, make_once, measure_arm, plain_model, plain_name
-from tasks import TASKS
+from tasks import TASKS, task_named
 from testbed.attacks import ATTACKS
 from testbed.training import rounds, units
 
@@ -67,6 +67,16 @@ def test_a_change_of_code_makes_another_model(monkeypatch):
     for program in (units.train_unit, units.attack_unit):
         program.clear_cache()
     rounds._text_digest.cache_clear()
+
+
+def test_safe_twins_that_are_kept_are_no_finds_that_could_be_fitted(monkeypatch, tmp_path):
+    task = task_named("injury:length=4")
+    monkeypatch.setattr(benches, "confirm", lambda objective, prompts: jax.vmap(task.hazardous)(prompts))
+    monkeypatch.setattr(benches, "defended_name", lambda *_: "unfitted")
+    plain = dataclasses.replace(PLAIN, task="injury:length=4")
+    arm = dataclasses.replace(ARM, plain=plain, finds=32, recipe=Recipe(kept_twins=True))
+    made = benches.defended_model(bench(0, tmp_path), arm)
+    assert made.fit == 0, "all that is hazardous among the finds still fails"
 
 
 def test_an_attack_of_the_evaluation_that_is_not_there_is_told_before_the_training():

@@ -1,11 +1,14 @@
 """What the arms of several questions share: who is asked in which space, and with how many finds."""
 
+import pandas as pd
 import pytest
 
+from experiments import EXPERIMENTS
 from experiments.arm import USUAL, Arm, Plain, Recipe, is_counted, schedule_of
 from experiments.grids import LARGE, LARGER, ON_MACHINES, arm_on, finds_on, twins_kept
 from experiments.protocol import REGISTERED
 from experiments.questions import attack_strength, building_blocks, diversity, worst_failures
+from experiments.questions.capacity import widths_of
 
 
 def test_an_arm_is_of_a_transformer_but_on_the_larger_tasks_of_a_machine_as_it_is_usually_trained():
@@ -41,3 +44,14 @@ def test_machines_take_equal_steps_on_equally_many_labels_and_are_asked_what_tra
     assert {schedule_of(arm).finds for arm in searching.values()} == {2048}
     assert {arm.recipe.fresh_labels for arm in large.values() if arm.recipe.fresh != "none"} == {2048}
     assert {name for name, arm in searching.items() if not arm.recipe.kept_twins} <= {building_blocks.NO_TWINS}
+
+
+def test_sizes_of_machines_are_those_of_their_step():
+    arms = EXPERIMENTS["capacity"].arms("registered", LARGE)
+    assert [arm.plain.hidden for arm in arms.values()] == [8, 8, 16, 16, 32, 32, 64, 64]
+    assert {arm.plain.model for arm in arms.values()} == {"machine"}
+    assert all(arm.recipe.kept_twins for arm in arms.values())
+    runs = pd.DataFrame({"config.plain.width": [32, 16], "config.plain.hidden": [8, 64]})
+    assert widths_of(runs).tolist() == [32, 16]
+    runs["config.plain.model"] = ["machine", "transformer"]
+    assert widths_of(runs).tolist() == [8, 16]

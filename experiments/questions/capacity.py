@@ -1,19 +1,23 @@
 """Capacity: which sizes of a model fit the finds that they are trained on."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 
-from experiments.arm import Arm, Plain
+from experiments.arm import Arm
 from experiments.columns import by_task, clean_accuracy, column_of, setting
 from experiments.effects import Contrast, mean_of, rows_of, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of
-from experiments.grids import unattacked
+from experiments.grids import ARENA, LARGER, arm_on, finds_on, twins_kept, unattacked
 from experiments.protocol import REGISTERED
+from tasks import spelled
 from testbed import plots
 from testbed.text import plural
 
 LAYERS = 2  # of all but those that say otherwise
+STEPS_OF_MACHINES = (8, 16, 32, 64)  # hidden widths of their step
 SIZES = {  # width and layers
     "quick": tuple((width, LAYERS) for width in (4, 8, 32)),
     REGISTERED: tuple((width, LAYERS) for width in (4, 8, 16, 32)),
@@ -31,13 +35,17 @@ def named(width: int, layers: int, finds: int) -> str:
     return f"width {width}{depth}, {finds} finds"
 
 
+def sized(task: str, width: int, layers: int, finds: int) -> Arm:
+    """An arm of one size. The width of a machine is that of its step."""
+    arm = twins_kept(arm_on(task, rounds=16, finds=finds_on(task, finds)))
+    size = {"hidden": width} if arm.plain.model == "machine" else {"width": width, "layers": layers}
+    return dataclasses.replace(arm, plain=dataclasses.replace(arm.plain, **size))
+
+
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """Each size with each number of finds."""
-    made = {
-        named(width, layers, finds): Arm(Plain(task, width=width, layers=layers), rounds=16, finds=finds)
-        for width, layers in SIZES[preset]
-        for finds in FINDS
-    }
+    sizes = [(width, LAYERS) for width in STEPS_OF_MACHINES] if spelled(task) in LARGER else SIZES[preset]
+    made = {named(*size, finds): sized(task, *size, finds) for size in sizes for finds in FINDS}
     return made if preset == "full" else {name: unattacked(arm) for name, arm in made.items()}
 
 
@@ -78,13 +86,21 @@ def rule(effects: pd.DataFrame) -> str:
     return "refuted" if (able[FIT] >= FITTED).all() else "undecided"
 
 
+def widths_of(runs: pd.DataFrame) -> pd.Series:
+    """The width of each run's model, of a machine that of its step."""
+    if "config.plain.model" not in runs:
+        return setting(runs, "plain.width")
+    is_machine = setting(runs, "plain.model") == "machine"
+    return setting(runs, "plain.hidden").where(is_machine, setting(runs, "plain.width"))
+
+
 def figure(runs: pd.DataFrame) -> plots.Figure:
     """What is not fitted, what fails and what is not right on clean prompts, by width: one task.
 
     Lines are of two layers. Other depths stand beside their width, fewer layers to the left.
     """
     titles = ["Finds not fitted, in 10,000", "Failing prompts, counted exactly", "Clean answers not right, in 10,000"]
-    widths, layers = setting(runs, "plain.width"), setting(runs, "plain.layers")
+    widths, layers = widths_of(runs), setting(runs, "plain.layers")
     depths = "triangles: fewer layers than two (down), more (up); " if (layers != LAYERS).any() else ""
     drawn, axes = plots.panels(titles, caption_of(runs, f"16 rounds of gcg; {depths}thick: means; log above 1."))
     # What is missing, not what remains: 96 and 99.9 % look alike on an axis that shows both.
@@ -117,7 +133,10 @@ CAPACITY = Experiment(
 
     Training fit is the share of the finds on which the trained model no longer fails. Finds that
     never failed are easily fitted. So the least that this share can be among those that failed when
-    found stands beside it. Held-out fit is the exact count of failing prompts.
+    found stands beside it. Held-out fit is the exact count of failing prompts. Safe twins that
+    are kept among the finds count for neither. The preset `{REGISTERED}` also asks
+    {ARENA};
+    their width is that of a step.
     """,
     decides="Fit and clean accuracy are those with many finds, means over seeds. Supported if on "
     f"any task, at some size, the training fit is below {UNFITTED} at a clean accuracy of at "
@@ -127,7 +146,7 @@ CAPACITY = Experiment(
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=5),
         "full": Preset(("injury", "modular"), seeds=10, minutes=100),
-        REGISTERED: Preset(("injury", "password"), seeds=10, minutes=30, first_seed=10),
+        REGISTERED: Preset(("injury", "password", *LARGER), seeds=10, minutes=75, first_seed=10),
     },
     arms=arms,
     rule=rule,
