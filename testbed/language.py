@@ -33,7 +33,7 @@ def next_token_loss(model: Transformer, prompts: jax.Array) -> jax.Array:
 @partial(jax.jit, static_argnames=("task", "schedule"))
 def train_language(key: jax.Array, model: Transformer, task: Task, schedule: Schedule) -> tuple[Transformer, jax.Array]:
     """Train on fresh clean prompts under a schedule without rounds; also returns the loss of each step `[steps]`."""
-    make = optimizer(schedule.descent)
+    make = optimizer(schedule.descent, schedule.rates)
 
     def step(state, key):
         model, state = state

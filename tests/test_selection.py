@@ -119,7 +119,7 @@ def no_optimizer(monkeypatch):
     class Nothing:
         init = staticmethod(lambda model: ())
 
-    monkeypatch.setattr(training, "optimizer", lambda descent: Nothing)
+    monkeypatch.setattr(training, "optimizer", lambda descent, rates: Nothing)
 
 
 def drawn(prompts):

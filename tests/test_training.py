@@ -205,7 +205,8 @@ def test_arms_share_the_programs_of_what_is_alike_in_them():
     forget()
     assert compiled(0.1, "worst", "evenly") == ["train_unit", "attack_unit"]
     assert compiled(0.1, "diverse", "evenly") == compiled(0.1, "worst", "evenly", "another") == ["attack_unit"]
-    assert compiled(0.2, "worst", "evenly") == compiled(0.1, "worst", "newest") == ["train_unit"]
+    assert compiled(0.2, "worst", "evenly") == [], "a rate is a number, not a program"
+    assert compiled(0.1, "worst", "newest") == ["train_unit"]
     assert compiled(0.2, "diverse", "evenly", "uniform") == []
     forget()
     assert compiled(0.1, "worst", "evenly") == ["train_unit", "attack_unit"]
@@ -276,9 +277,18 @@ def test_a_run_is_named_by_its_programs_key_weights_and_order():
     assert len({name(), name(seed=1), name(model=linear(1)), name(rounds=4), name(rate=0.02)}) == 5
 
 
+def test_other_rates_make_other_models():
+    made = {}
+    for field, value in (("learning_rate", 1e-3), ("learning_rate", 0.1), ("weight_decay", 0.9), ("adam_eps", 0.1)):
+        schedule = dataclasses.replace(TINY, rounds=0, **{field: value})
+        made[field, value], _ = train(jax.random.key(0), linear(), TASK, schedule)
+    weights = {str(jax.tree.leaves(model)) for model in made.values()}
+    assert len(weights) == len(made)
+
+
 def test_weight_decay_shrinks_what_has_no_slope():
-    descent = Schedule(steps=8, units=8, weight_decay=0.25).descent
-    decayed, kept = (optimizer(d) for d in (descent, descent._replace(weight_decay=0.0)))
+    decaying, keeping = (Schedule(steps=8, units=8, weight_decay=decay) for decay in (0.25, 0.0))
+    decayed, kept = (optimizer(schedule.descent, schedule.rates) for schedule in (decaying, keeping))
     weight, state = jnp.float32(8.0), decayed.init(jnp.float32(8.0))
     _, state = decayed.update(jnp.zeros(()), state, weight)  # the first step's rate is zero
     shrunk, _ = decayed.update(jnp.zeros(()), state, weight)
@@ -289,11 +299,12 @@ def test_weight_decay_shrinks_what_has_no_slope():
 
 
 def test_a_slope_far_below_eps_hardly_moves_a_weight():
-    descent = Schedule(steps=8, units=8, weight_decay=0.0).descent
+    schedule = Schedule(steps=8, units=8, weight_decay=0.0)
     slope = jnp.float32(1e-6)
     for eps, share in ((1e-8, 1 / 1.01), (1e-4, 1 / 101)):  # Adam: the rate times g / (|g| + eps), of a constant g
-        update = optimizer(descent._replace(adam_eps=eps)).update
-        _, state = update(slope, optimizer(descent).init(jnp.zeros(())), jnp.zeros(()))
+        adam = optimizer(schedule.descent, schedule.rates._replace(adam_eps=eps))
+        update = adam.update
+        _, state = update(slope, adam.init(jnp.zeros(())), jnp.zeros(()))
         moved, _ = update(slope, state, jnp.zeros(()))
         assert moved == pytest.approx(-share * 2e-3 / 4, rel=1e-3), "a quarter of the peak rate after one step of four"
 

@@ -29,27 +29,27 @@ from testbed.training.source import Source
 from testbed.training.units import State
 
 
-def _of_all(program: Callable, keys: jax.Array, states: State, unit: Unit, **static) -> tuple[State, jax.Array]:
-    """A unit's `program` on every member: keys `[P]`, and states with leading axis P."""
+def _of_all(program: Callable, keys: jax.Array, states: State, shared: dict, **static) -> tuple[State, jax.Array]:
+    """A unit's `program` on every member: keys `[P]`, and states with leading axis P; all are given what is shared."""
 
-    def mine(unit, keys, states):
-        return jax.vmap(lambda key, state: program(key, state, unit, **static))(keys, states)
+    def mine(shared, keys, states):
+        return jax.vmap(lambda key, state: program(key, state, **shared, **static))(keys, states)
 
-    return spread(mine, unit, keys, states)
+    return spread(mine, shared, keys, states)
 
 
 @partial(jax.jit, static_argnames=("task", "descent", "lesson"))
-def train_units(keys, states, unit, task, *, descent, lesson):
+def train_units(keys, states, unit, task, *, rates, descent, lesson):
     """`lone.train_unit` of every member: states and losses `[P, steps]`."""
-    return _of_all(lone.train_unit, keys, states, unit, task=task, descent=descent, lesson=lesson)
+    shared = {"unit": unit, "rates": rates}
+    return _of_all(lone.train_unit, keys, states, shared, task=task, descent=descent, lesson=lesson)
 
 
 @compiled_sooner("task", "search", "attack", "selection")
 def attack_units(keys, states, unit, task, *, search, attack, selection):
     """`lone.attack_unit` of every member: states, and the shares that failed `[P]`."""
-    return _of_all(
-        lone.attack_unit, keys, states, unit, task=task, search=search, attack=attack, selection=selection
-    )  # fmt: skip
+    shared, static = {"unit": unit}, dict(task=task, search=search, attack=attack, selection=selection)
+    return _of_all(lone.attack_unit, keys, states, shared, **static)
 
 
 TOGETHER = {lone.train_unit: train_units, lone.attack_unit: attack_units}

@@ -130,6 +130,7 @@ def program_digest(
     ]
     if loss.study:
         parts.append(study_of(task, loss.study).lower(key).as_text())
+    parts.append(str(schedule.rates))  # taken as they come
     # How a search is compiled rounds its numbers, and does not stand in its text.
     parts += [str(SOONER)] * bool(schedule.rounds) + ["best"] * schedule.best
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()

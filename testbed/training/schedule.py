@@ -19,15 +19,20 @@ class Search(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """What a train unit reads of a schedule."""
+    """What a train unit reads of a schedule, and a program of its own is compiled for."""
 
     steps: int
     finds: int
     batch: int
-    learning_rate: float
-    weight_decay: float
     units: int
     b2: float
+
+
+class Rates(NamedTuple):
+    """What a train unit reads of a schedule besides: numbers that one program takes as they come."""
+
+    learning_rate: float
+    weight_decay: float
     adam_eps: float
 
 
@@ -100,6 +105,11 @@ class Schedule:
     def descent(self) -> Descent:
         """What its train units read: schedules that are alike in it share their program."""
         return Descent(*(getattr(self, name) for name in Descent._fields))
+
+    @property
+    def rates(self) -> Rates:
+        """The numbers of its optimiser that change no program."""
+        return Rates(*(float(getattr(self, name)) for name in Rates._fields))
 
 
 class Unit(NamedTuple):

@@ -22,7 +22,7 @@ from testbed.task import Task
 from testbed.training.coverage import fresh_prompts
 from testbed.training.defence import USUAL, Defence, Lesson, Selection, refuse_unfit
 from testbed.training.losses import Loss, Study
-from testbed.training.schedule import Descent, Schedule, Search, Unit
+from testbed.training.schedule import Descent, Rates, Schedule, Search, Unit
 from testbed.training.selection import Candidates, potential, safe_twin, with_twins
 from testbed.training.source import Source
 
@@ -46,17 +46,17 @@ class State(NamedTuple):
     learnt: Any = None
 
 
-def optimizer(descent: Descent, *, clip: float = 1.0, warm_up: int = 50) -> optax.GradientTransformation:
-    """AdamW with clipped gradients, a short warm-up and one cosine to zero.
+def optimizer(descent: Descent, rates: Rates, *, clip: float = 1.0, warm_up: int = 50) -> optax.GradientTransformation:
+    """AdamW with clipped gradients, a short warm-up and one cosine to zero. The `rates` may be traced.
 
     Args:
       clip: the largest norm of a gradient, over all weights; a longer one is shortened.
       warm_up: steps of a linear rise to the peak of the learning rate; at most half of all steps.
     """
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, descent.learning_rate, warmup_steps=min(warm_up, descent.steps // 2), decay_steps=descent.steps
-    )
-    adam = optax.adamw(rate, b2=descent.b2, eps=descent.adam_eps, weight_decay=descent.weight_decay)
+    rise, peak = min(warm_up, descent.steps // 2), rates.learning_rate
+    parts = optax.linear_schedule(0.0, peak, rise), optax.cosine_decay_schedule(peak, descent.steps - rise)
+    rate = optax.join_schedules(parts, [rise])
+    adam = optax.adamw(rate, b2=descent.b2, eps=rates.adam_eps, weight_decay=rates.weight_decay)
     return optax.chain(optax.clip_by_global_norm(clip), adam)
 
 
@@ -73,11 +73,9 @@ def study_of(task: Task, study: Study) -> Callable[[jax.Array], Any]:
 
 def begin(model, task: Task, schedule: Schedule, learnt: Any = None) -> State:
     """The state before the first unit, with a fresh optimiser and an empty pool. `learnt`: as `studied` gives it."""
-    pool = jnp.zeros((schedule.finds, task.prompt_length), jnp.int32)
-    zero = jnp.zeros((), jnp.int32)
-    return State(
-        model, optimizer(schedule.descent).init(model), pool, jnp.zeros(schedule.finds, bool), zero, zero, learnt
-    )
+    pool, usable = jnp.zeros((schedule.finds, task.prompt_length), jnp.int32), jnp.zeros(schedule.finds, bool)
+    start, zero = optimizer(schedule.descent, schedule.rates).init(model), jnp.zeros((), jnp.int32)
+    return State(model, start, pool, usable, zero, zero, learnt)
 
 
 def batch_of(
@@ -117,10 +115,10 @@ def batch_of(
 
 @partial(jax.jit, static_argnames=("task", "descent", "lesson"))
 def train_unit(
-    key: jax.Array, state: State, unit: Unit, task: Task, *, descent: Descent, lesson: Lesson
+    key: jax.Array, state: State, unit: Unit, task: Task, *, rates: Rates, descent: Descent, lesson: Lesson
 ) -> tuple[State, jax.Array]:
     """Take one unit's gradient steps; also returns their losses `[steps]`. `key` is the run's."""
-    update = optimizer(descent).update
+    update = optimizer(descent, rates).update
     run_key = None if lesson.fresh is None else jax.random.fold_in(key, 2)
     key = jax.random.fold_in(jax.random.split(key)[1], unit.number)
     first = unit.first * (descent.finds // descent.units)
@@ -189,7 +187,7 @@ def programs(
       ValueError: the parts of the defence's batches do not fit, or it selects among the finds of a source.
     """
     refuse_unfit(schedule, defence)
-    trains = partial(train_unit, task=task, descent=schedule.descent, lesson=defence.lesson)
+    trains = partial(train_unit, task=task, rates=schedule.rates, descent=schedule.descent, lesson=defence.lesson)
     if not isinstance(attack, Source):
         finds = partial(attack_unit, attack=attack, selection=defence.selection)
     elif defence.selection == Selection():
