@@ -61,6 +61,7 @@ class Recipe:
     `layer` and `eps` say where and how far a relaxed loss perturbs, `ascent_steps` and `ascent_stride` how it climbs.
     `overseer` judges soft prompts. It has `draws` prompts checked each time, or has learnt from `overseer_labels`.
     A checker that it asks may err on `overseer_errors` of all prompts, and overlook `overseer_unseen` of all hazards.
+    What has learnt took `overseer_steps`, at a learning rate that falls from `overseer_rate` to zero.
     `twins` replaces every other replayed find by a safe twin, a new one each time. `kept_twins` makes each find one
     safe twin, which takes the place behind it in the pool.
     `fresh` is `none`, or which of `DRAWS` chooses labelled prompts without a search: `fresh_share` of each batch,
@@ -87,13 +88,15 @@ class Recipe:
     kept_twins: bool = added(False)
     overseer_errors: float = added(0.0)
     overseer_unseen: float = added(0.0)
+    overseer_steps: int = added(Relaxation().steps)
+    overseer_rate: float = added(Relaxation().rate)
 
     @property
     def relaxation(self) -> Relaxation:
         """Where and how far a relaxed loss perturbs, how it climbs, and who judges."""
         ascent = Ascent(self.ascent_steps, self.ascent_stride)
-        mistakes = self.overseer_errors, self.overseer_unseen
-        return Relaxation(self.layer, self.eps, ascent, self.overseer, self.draws, self.overseer_labels, *mistakes)
+        own = (self.overseer_errors, self.overseer_unseen, self.overseer_steps, self.overseer_rate)
+        return Relaxation(self.layer, self.eps, ascent, self.overseer, self.draws, self.overseer_labels, *own)
 
 
 FRESH: dict[str, Draw | None] = {"none": None, **DRAWS}

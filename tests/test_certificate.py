@@ -14,7 +14,7 @@ from testbed import certificate, count, greedy
 from testbed.evaluation.certify import certify
 from testbed.runs.models import save
 
-NAMES = ("injury:length=16:vocab=16", "modular:length=5", "ledger:length=5")
+NAMES = ("injury:length=16:vocab=16", "modular:length=5", "ledger:length=5:vocab=12")
 
 
 @pytest.fixture(scope="module", params=NAMES)

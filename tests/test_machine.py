@@ -125,7 +125,7 @@ def test_a_generator_reads_what_it_says_as_it_reads_prompts(positional, all_prom
 
 
 def test_the_latent_of_a_generator_reaches_what_it_says():
-    task = task_named("ledger:length=4")
+    task = task_named("ledger:length=4:vocab=12")
     machine, soft, answer = talkative(task, 1), jax.nn.one_hot(jnp.array([2, 6, 4, 1]), 12), jnp.array([1, 0])
     sums, states = (np.asarray(machine.residual(soft, answer, layer)) for layer in (0, 1))
     assert sums.shape == states.shape == (machine.config.positions, 6) == (5, 6)

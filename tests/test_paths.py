@@ -125,8 +125,8 @@ def test_every_task_with_a_checker_is_counted(name, small):
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
-        ("ledger:length=4", dict(seed=1)),
-        slow("ledger:length=4", dict(seed=5, positional=True)),
+        ("ledger:length=4:vocab=12", dict(seed=1)),
+        slow("ledger:length=4:vocab=12", dict(seed=5, positional=True)),
         slow("cipher_vault:length=5:vocab=4:message=2", dict(seed=2, positional=True)),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_generators_count_is_that_of_brute_force(name, sizes, all_prompts):
 
 
 def test_a_generators_closure_is_its_count_at_every_length():
-    tasks = [task_named(f"ledger:length={length}") for length in range(2, 6)]
+    tasks = [task_named(f"ledger:length={length}:vocab=12") for length in range(2, 6)]
     machine = talkative(tasks[0], 1)
     counts = [exact.count(on_other_task(machine, task), task, {"it": greedy(task)})["it"] for task in tasks]
     closed = closure(machine, tasks[0])

@@ -173,8 +173,11 @@ def test_what_a_generator_costs_is_a_pass_for_each_answer_that_is_scored():
 
 
 def test_overseers_of_classifiers_refuse_generators_and_tasks_without_an_automaton(lively):
-    with pytest.raises(ValueError, match=r"cipher_vault has no checker .* choose the overseer 'drawn'"):
+    with pytest.raises(ValueError, match=r"judges classifiers, and cipher_vault is none; choose the overseer 'drawn'"):
         judged(exact(), lively(VAULT, layers=2), VAULT, noise(KEY, VAULT))
+    unread = dataclasses.replace(TASK, checker=None)
+    with pytest.raises(ValueError, match=r"injury has no checker .* choose the overseer 'drawn'"):
+        judged(exact(), lively(unread, layers=2), unread, noise(KEY, unread))
     with pytest.raises(ValueError, match="has learnt nothing yet"):
         judged(learned(8), lively(TASK, layers=2), TASK, noise(KEY, TASK))
 
@@ -216,11 +219,22 @@ def test_the_overseer_asks_the_checker_that_makes_mistakes(lively):
             "overseer_errors=0.1 is of the overseer 'drawn', not of 'exact'",
         ),
         (dict(overseer="learned", overseer_unseen=0.5), "overseer_unseen=0.5 is of the overseer 'drawn'"),
+        (dict(overseer_steps=64), "overseer_steps=64 is of the overseer 'learned', not of 'drawn'"),
     ],
 )
-def test_other_overseers_make_no_mistakes(recipe, complaint):
+def test_what_belongs_to_another_overseer_is_refused(recipe, complaint):
     with pytest.raises(ValueError, match=complaint):
         defence_of(Recipe(loss="soft", **recipe))
+
+
+def test_how_an_overseer_learns_are_fields():
+    usual, longer = (
+        defence_of(Recipe(loss="soft", overseer="learned", overseer_steps=steps)).lesson.loss for steps in (1024, 2048)
+    )
+    assert usual == defence_of(Recipe(loss="soft", overseer="learned")).lesson.loss
+    assert longer.study.gradients == 2 * usual.study.gradients
+    with pytest.raises(ValueError, match="a learned overseer's rate must be above 0, not -1"):
+        defence_of(Recipe(loss="soft", overseer="learned", overseer_rate=-1.0))
 
 
 def test_mistakes_that_make_no_sense_are_refused():

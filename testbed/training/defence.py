@@ -13,8 +13,10 @@ from testbed.training.losses import PLAIN, Loss
 from testbed.training.pseudo_inputs import pseudo
 from testbed.training.schedule import Schedule
 from testbed.training.selection import TRIES, Order, Replay, anyone, evenly
-from testbed.training.soft_prompts import OVERSEERS, Overseer, guided, soft
+from testbed.training.soft_prompts import OVERSEERS, RATE, STEPS, Overseer, guided, soft
 from testbed.training.source import UPPER_LIMIT, Source
+
+OWN = {"drawn": ("errors", "unseen"), "learned": ("steps", "rate")}  # what one overseer alone can be told
 
 
 class Relaxation(NamedTuple):
@@ -28,6 +30,7 @@ class Relaxation(NamedTuple):
       draws: prompts that the overseer `drawn` has checked, each time.
       labels: prompts whose labels the overseer `learned` learns from.
       errors, unseen: of the overseer `drawn`, the share of prompts and of hazards that its checker misjudges.
+      steps, rate: of the overseer `learned`, its training steps and the first of their learning rates.
     """
 
     layer: Layers = 0
@@ -38,19 +41,25 @@ class Relaxation(NamedTuple):
     labels: int = 2048
     errors: float = 0.0
     unseen: float = 0.0
+    steps: int = STEPS
+    rate: float = RATE
 
     @property
     def judge(self) -> Overseer:
         """The overseer of that name.
 
         Raises:
-          ValueError: it is to make mistakes, and is not `drawn`.
+          ValueError: something is given that belongs to another overseer.
         """
-        mistakes = {name: share for name in ("errors", "unseen") if (share := getattr(self, name))}
-        if mistakes and self.overseer != "drawn":
-            told = ", ".join(f"overseer_{name}={share:g}" for name, share in mistakes.items())
-            raise ValueError(f"{told} is of the overseer 'drawn', not of {self.overseer!r}; choose that one")
-        return OVERSEERS[self.overseer](self.draws, self.labels, **mistakes)
+        usual, own = Relaxation(), {}
+        for overseer, names in OWN.items():
+            given = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(usual, name)}
+            if overseer == self.overseer:
+                own = given
+            elif given:
+                told = ", ".join(f"overseer_{name}={value:g}" for name, value in given.items())
+                raise ValueError(f"{told} is of the overseer {overseer!r}, not of {self.overseer!r}; choose that one")
+        return OVERSEERS[self.overseer](self.draws, self.labels, **own)
 
 
 LOSSES: dict[str, Callable[[Relaxation], Loss]] = {

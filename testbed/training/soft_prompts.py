@@ -28,7 +28,7 @@ from testbed.training.losses import Loss, Study, cross_entropy, prompt_loss
 SCALES = (0.3, 4.0)  # of the noise that soft prompts start from: from nearly uniform to nearly one prompt
 FORBIDDEN = -1e9  # the logit of a token that may not stand at a position
 TINY = 1e-30  # a probability below it has no slope
-RATE, STEPS, BATCH = 2e-3, 1024, 256  # how a learned overseer is trained
+RATE, STEPS, BATCH = 2e-3, 1024, 256  # how a learned overseer is trained, unless said otherwise
 SIZES = dict(width=16, layers=1)  # of it: it is asked several times a step, and a larger one learns its labels by heart
 HELD, LOOKS = 8, 8  # every eighth label is held out, and the model kept that is best on these, looked at so often
 
@@ -208,16 +208,19 @@ def _labelled(key: jax.Array, task: Task) -> tuple[jax.Array, jax.Array, jax.Arr
 
 
 @functools.cache
-def learned(labels: int, *, steps: int = STEPS, batch: int = BATCH) -> Overseer:
+def learned(labels: int, *, steps: int = STEPS, rate: float = RATE, batch: int = BATCH) -> Overseer:
     """A transformer that has learnt from soft prompts with a label each, that of one prompt that each drew.
 
     It is all that an overseer can be where no program checks. A step of its `steps` sees `batch` of them, and as many
-    of those prompts. Labels are few, so some are held out, and the model is kept that is the best on those.
-    To look is not charged: it takes forward passes alone, a few in a thousand of the price.
+    of those prompts. Its learning rate falls from `rate` to zero. Labels are few, so some are held out, and
+    the model is kept that is the best on those. To look is not charged: it takes forward passes alone, a few in a
+    thousand of the price.
 
     Raises:
-      ValueError: its steps cannot be divided among the looks.
+      ValueError: its steps cannot be divided among the looks, or its rate is not above 0.
     """
+    if not rate > 0:
+        raise ValueError(f"a learned overseer's rate must be above 0, not {rate}")
     if steps % LOOKS:
         nearest = max(LOOKS, steps // LOOKS * LOOKS)
         raise ValueError(f"{steps} steps of a learned overseer are no multiple of {LOOKS}; choose {nearest}")
@@ -226,7 +229,7 @@ def learned(labels: int, *, steps: int = STEPS, batch: int = BATCH) -> Overseer:
     def learn(key, task):
         init_key, data_key, key = jax.random.split(key, 3)
         model = Transformer(model_config(task, **SIZES), init_key)
-        descent = optax.adamw(optax.cosine_decay_schedule(RATE, steps))
+        descent = optax.adamw(optax.cosine_decay_schedule(rate, steps))
         data = jax.vmap(lambda key: _labelled(key, task))(jax.random.split(data_key, labels))
 
         def loss(model, seen):
@@ -266,11 +269,11 @@ def learned(labels: int, *, steps: int = STEPS, batch: int = BATCH) -> Overseer:
 OVERSEERS: dict[str, Callable[..., Overseer]] = {
     "exact": lambda draws, labels: exact(),
     "drawn": lambda draws, labels, **mistakes: drawn(draws, **mistakes),
-    "learned": lambda draws, labels: learned(labels),
+    "learned": lambda draws, labels, **training: learned(labels, **training),
 }
 """`(draws, labels) -> Overseer`: prompts that are checked each time it is asked, and labels that it learns from.
 
-`drawn` may also be told the mistakes of its checker, by name.
+`drawn` may also be told the mistakes of its checker, and `learned` its steps and rate, by name.
 """
 
 
