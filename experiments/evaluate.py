@@ -20,6 +20,8 @@ from tasks import TASKS, task_named
 from testbed import certificate
 from testbed.attacks.search import NEVER
 from testbed.evaluation.certify import certify
+from testbed.evaluation.changed import changed
+from testbed.evaluation.paths import TooManyNodesError, walkable
 from testbed.evaluation.rare import Estimate, in_deployment
 from testbed.evaluation.report import as_numbers, evaluate
 from testbed.evaluation.samples import RISK
@@ -118,9 +120,23 @@ def evaluate_saved(
         p = log_rank(first, second, min(one["budget"], other["budget"]))
         names = f"{Path(a.model).name} and {Path(b.model).name}"
         console.print(f"time to first failure (auto), {names}: log-rank p = {p:.2g}", markup=False, highlight=False)
+        if a.task == b.task and (line := what_changed(a, b)):
+            console.print(f"failing prompts, {names}: {line}", markup=False, highlight=False, soft_wrap=True)
     for line in failed:
         console.print(f"failed: {line}", style="red", markup=False, highlight=False)
     return 1 if failed else 0
+
+
+def what_changed(a: Evaluation, b: Evaluation) -> str:
+    """How the failures of one machine became those of another on their task, in words; empty where nobody can say."""
+    task, (before, after) = task_named(a.task), (load(one.model) for one in (a, b))
+    if not (walkable(before, task) and walkable(after, task)):
+        return ""
+    try:
+        found = changed(before, after, task)
+    except TooManyNodesError:
+        return ""
+    return f"{prompts(found.mended)} mended, {prompts(found.kept)} kept, {prompts(found.new)} new"
 
 
 def sandwich(config: Evaluation, report: dict[str, Any]) -> Table:

@@ -8,7 +8,7 @@ import pytest
 from machines import by_hand, random_machine
 from test_run import command
 
-from experiments.evaluate import sections
+from experiments.evaluate import Evaluation, sections, what_changed
 from tasks import TASKS, task_named
 from tasks.injury import injury
 from testbed.evaluation import report
@@ -103,6 +103,18 @@ def test_the_page_of_a_machine_says_whether_prompts_of_any_length_fail():
     assert dict(row[:2] for row in page(hasty))["shortest safe prompt refused"] == "3 tokens: 12 4 8"
     fixed = random_machine(task, positional=True)
     assert report.closures(fixed, task, policies) == {} and len(sections(empty)) == 4
+
+
+def test_two_machines_are_compared_prompt_by_prompt(tmp_path):
+    task = task_named("injury:length=16:vocab=16")
+    configs = []
+    for name, machine in (("right", by_hand(task)), ("wrong", by_hand(task, target=[4] + [8] * 15))):
+        save(tmp_path / name, machine, task="injury:length=16:vocab=16")
+        configs.append(Evaluation(str(tmp_path / name), "injury:length=16:vocab=16", name))
+    assert (
+        what_changed(*configs) == "0 mended, 0 kept, 1 new"
+        and what_changed(*configs[::-1]) == "1 mended, 0 kept, 0 new"
+    )
 
 
 @pytest.mark.slow

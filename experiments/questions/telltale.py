@@ -14,15 +14,17 @@ from experiments.columns import by_task, counts, refused_share, wide
 from experiments.effects import mean_of, only, row, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of
+from experiments.grids import LARGER, TIMES, arm_on, finds_on
 from experiments.protocol import REGISTERED
 from experiments.tables import by_row
-from tasks import task_named
+from tasks import spelled, task_named
 from testbed import plots
 from testbed.evaluation import exact
 from testbed.evaluation.report import as_numbers
 from testbed.evaluation.telltale import refuse_without_density, telltale
 from testbed.policy import greedy
 
+FINDS, ATTACKERS = 128, Arm().attackers
 AGAINST = ("gcg", "uniform", "clean_edits")
 CONTROL, FIRST, LATER = "control", "1 round", ("16 rounds", "1 round, twins")
 # All models are shown the same prompts: what looks clean is then the same, and one compiled attack.
@@ -41,9 +43,10 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     Raises:
       ValueError: the task's space is too large to count, or its clean prompts have no density.
     """
-    exact.refuse_if_too_large(task_named(task))
+    if spelled(task) not in LARGER:
+        exact.refuse_if_too_large(task_named(task))
     refuse_without_density(task_named(task))
-    base = Arm(Plain(task), finds=128)
+    base = dataclasses.replace(arm_on(task, finds=finds_on(task, FINDS)), attackers=ATTACKERS)
 
     def trained(attack, rounds, twins):
         parts = [rounds_named(rounds), *[attack] * (attack != AGAINST[0]), *["twins"] * twins]
@@ -62,8 +65,10 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
 
 
 @functools.lru_cache(maxsize=8)
-def plain_failures(plain: Plain, seed: int, folder: Path, together: tuple[int, ...]) -> np.ndarray:
-    """The ranks of the prompts on which a seed's plain model fails; all arms of the seed ask."""
+def plain_failures(plain: Plain, seed: int, folder: Path, together: tuple[int, ...]) -> np.ndarray | None:
+    """The ranks of the prompts on which a seed's plain model fails; all arms of the seed ask. None of a machine."""
+    if plain.model == "machine":
+        return None
     task, model = task_named(plain.task), plain_model(bench(seed, folder, together=together), plain)
     return exact.count(model, task, {"greedy": greedy(task)})["greedy"].ids
 
@@ -185,7 +190,7 @@ TELLTALE = Experiment(
     question="Is robustness no more than the recognition of attacks?",
     hypothesis="One round mends what looks attacked, and makes the model wary of all that does. "
     "More rounds, or safe twins in training, leave less to recognise.",
-    design="""
+    design=f"""
     "... much of the apparent gains in adversarial robustness that we measured were merely a
     result of the classifier recognizing telltale signs of the adversarial examples produced by
     our attacks ..." (Redwood Research 2022)
@@ -205,7 +210,9 @@ TELLTALE = Experiment(
     also where both models refuse 1 % of the clean ones. Twins and mended failures are looked at
     with threshold 0 only. The training on other attacks is shown too. Full adds the rest of the
     grid (attack x 1 or 16 rounds x safe twins in the batch or not) and `cipher_vault`, where
-    hardly anything looks odd.
+    hardly anything looks odd. The preset `{REGISTERED}` also asks finite-state machines in spaces of
+    2^64 prompts, with {TIMES} times the finds. What they mend is exact there too: both models are
+    walked together.
     """,
     decides=f"Paired by seed, at threshold 0. Supported if on every task `{FIRST}` shows both "
     f"signs and both shrink. It mends in the mean less than {SHARE} times as much of the clean "
@@ -216,7 +223,7 @@ TELLTALE = Experiment(
     presets={
         "quick": Preset(("injury",), seeds=3, minutes=4),
         "full": Preset(("injury", "cipher_vault"), seeds=10, minutes=80),
-        REGISTERED: Preset(("injury", "password"), seeds=10, minutes=45, first_seed=10),
+        REGISTERED: Preset(("injury", "password", *LARGER), seeds=10, minutes=120, first_seed=10),
     },
     arms=arms,
     rule=rule,

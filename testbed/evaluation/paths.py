@@ -109,8 +109,29 @@ def graph_of(model: Machine, task: Task) -> Graph:
       ValueError: as `refuse_unwalkable`; `TooManyNodesError` where the nodes are more than `MOST_NODES`.
     """
     refuse_unwalkable(model, task)
-    step, follow = stepper(model), task.checker.follow
-    machine, checker, children, first = first_state(model), np.zeros(1, np.int64), [], []
+    return _graph(stepper(model), first_state(model), task)
+
+
+def graph_of_both(one: Machine, other: Machine, task: Task) -> Graph:
+    """The graph of two machines that read the same prompts: its `machine` holds the bits of `one`, then of `other`.
+
+    Raises:
+      ValueError: as `graph_of`, of either.
+    """
+    for model in (one, other):
+        refuse_unwalkable(model, task)
+    of_one, of_other, most = stepper(one), stepper(other), 2**one.config.bits
+
+    def step(position: int, states: np.ndarray) -> np.ndarray:
+        others, ones = np.divmod(states, most)
+        return of_one(position, ones) + most * of_other(position, others).astype(np.int64)
+
+    return _graph(step, first_state(one) + most * first_state(other).astype(np.int64), task)
+
+
+def _graph(step: Callable[[int, np.ndarray], np.ndarray], start: np.ndarray, task: Task) -> Graph:
+    follow = task.checker.follow
+    machine, checker, children, first = start, np.zeros(1, np.int64), [], []
     for position, tokens in enumerate(tokens_by_position(task)):
         pairs = step(position, machine)[:, tokens].astype(np.int64) * len(follow) + follow[checker][:, tokens]
         nodes, edges, back = np.unique(pairs, return_index=True, return_inverse=True)

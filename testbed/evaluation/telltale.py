@@ -16,6 +16,8 @@ from testbed.attacks.moves import anything, edit
 from testbed.attacks.natural import natural
 from testbed.attacks.search import Attack, attack_model
 from testbed.broken import refuse_broken
+from testbed.evaluation.changed import changed
+from testbed.evaluation.paths import walkable
 from testbed.notes import written
 from testbed.objective import Objective, confirm, margins_of
 from testbed.policy import Policy, greedy, unrefused
@@ -74,7 +76,7 @@ def telltale(
     attacks: dict[str, Attack],
     *,
     policy: Policy | None = None,
-    before: tuple[Any, np.ndarray] | None = None,
+    before: tuple[Any, np.ndarray | None] | None = None,
     attackers: int = 64,
     budget: int = 400,
     samples: int = 4096,
@@ -89,6 +91,7 @@ def telltale(
       attacks: the one trained against first, then others: whether robustness transfers.
       policy: greedy by default.
       before: an earlier model and the ranks of its failing prompts (`exact.Count.ids`), for what was mended since.
+        Two machines on a task with a checker are compared by paths, and need no ranks.
       attackers, budget: of each attack; the budget counts margins.
       samples: prompts of each kind.
 
@@ -115,7 +118,7 @@ def telltale(
     attacked, unattacked = None, None
     if before is not None:
         attacked = _mended_finds(before_key, before[0], objective, first, attackers, budget)
-        unattacked = _mended_mass(objective, before[1])
+        unattacked = _mended_mass(objective, *before)
     probe, follows = _probe(looks)
     return Telltale(
         _verdict(by_looks, [*free.values(), like_clean]),
@@ -263,8 +266,15 @@ def _mended_finds(key, before, objective: Objective, attack: Attack, attackers: 
     return clopper_pearson(int(mended.sum()), len(mended)) if len(mended) else None
 
 
-def _mended_mass(objective: Objective, failing: np.ndarray) -> float | None:
-    """Of the clean probability of the prompts of ranks `failing`, the share on which the model does not fail: exact."""
+def _mended_mass(objective: Objective, before, failing: np.ndarray | None) -> float | None:
+    """Of the clean probability of all failures of the model `before`, the share that is mended: exact.
+
+    `failing`: their ranks, which machines don't need.
+    """
+    both = walkable(objective.model, objective.task) and walkable(before, objective.task)
+    if both and objective.task.clean_chains:
+        mended, kept, _ = changed(before, objective.model, objective.task, tau=float(objective.policy.tau)).clean
+        return mended / (mended + kept) if mended + kept > 0 else None
     prompts = prompts_of_ids(objective.task, failing)
     mass = np.exp(np.asarray(jax.vmap(objective.task.clean_log_prob)(prompts), np.float64))
     return float(mass @ _mended(objective, prompts) / mass.sum()) if mass.sum() > 0 else None
