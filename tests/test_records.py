@@ -49,7 +49,11 @@ ALIKE = {
     "random_failures": [(STEPS, TRAINED), (ALL, r"\d+ rounds?")],
     "conservative_threshold": [(STEPS, TRAINED), (ALL, r"\d+ rounds?")],
     "capacity": [(STEPS, TRAINED), (ALL, r"width \d+,(?: \d layers?,)? (\d+) finds")],
-    "proof": [(STEPS, r"(?!plain).*"), (FINDS, r"(?:uniform|gcg|oracle), 2\^\d+")],
+    "proof": [  # half of what gcg and uniform search keep are safe twins, of the oracle's false alarms
+        (STEPS, r"(?!plain).*"),
+        (FINDS, r"(?:uniform|gcg), 2\^\d+"),
+        (FINDS[:-1], r"(?:uniform|gcg|oracle), 2\^\d+"),
+    ],
     "competence": [(ALL, r"width \d+, \d+ steps"), (ALL, r"width \d+, defended")],
     "telltale": [(STEPS, TRAINED), (FINDS, r"\d+ round.*"), (CALLS, r"\d+ rounds?(, (?!twins)\w+)?(?:, twins)?")],
 }
@@ -227,7 +231,7 @@ def test_the_results_page_shows_every_declared_effect_as_the_records_have_it():
 
 
 def test_the_front_page_says_what_the_records_of_proof_hold():
-    runs = reading.load(RECORDS / "proof", preset="quick")
+    runs = reading.load(RECORDS / "proof", preset="registered")
     left = {size: columns.failures(runs[runs["arm"] == f"gcg, {size}"]) for size in ("2^21", "2^64")}
     small, large = (tables.prompts(values.median()) for values in left.values())
     said = f"leave {small} failing of 2^21 prompts, but {large} of 2^64 (medians of {len(left['2^64'])} seeds)"
