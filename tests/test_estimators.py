@@ -161,4 +161,4 @@ def test_machines_are_asked_where_no_transformer_is_counted_and_nothing_is_plant
 
 def test_what_cannot_be_counted_is_refused_before_any_work():
     with pytest.raises(ValueError, match=r"more than the .* that can be counted"):
-        estimators.arms("quick", "cipher_vault:length=16:vocab=16")
+        estimators.arms("quick", "sort_guard:length=16:vocab=16")

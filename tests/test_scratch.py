@@ -15,8 +15,9 @@ from tasks import TASKS, task_named
 from tasks.scratch import SCRATCH
 from testbed.check import check_task
 from testbed.evaluation import exact
+from testbed.evaluation.paths import walkable
 from testbed.evaluation.walk import leaves_of, plain_forward, refuse_if_too_large, shared_prefixes
-from testbed.machine import machine_config
+from testbed.machine import Machine, machine_config
 from testbed.model import Transformer, model_config
 from testbed.notes import after_notes, written
 from testbed.objective import Objective, confirm
@@ -223,8 +224,10 @@ def test_notes_are_paid_for_trained_on_and_refused_where_they_cannot_be():
         plant(model, task, prompts[0])
     with pytest.raises(ValueError, match="soft prompts are for tasks without notes"):
         soft(drawn(4)).value(jax.random.key(0), model, task, prompts)
-    with pytest.raises(ValueError, match="a machine answers with one token"):
-        machine_config(task)
+    machine = Machine(machine_config(task, bits=5, hidden=8), jax.random.key(0))
+    said = machine(jax.nn.one_hot(prompts[0], task.vocab), task.transcript(prompts[0]))
+    assert said.shape == (task.transcript_length, task.answer_vocab)
+    assert not walkable(machine, task), "of a machine with notes each prompt is visited"
     with pytest.raises(ValueError, match="times 9 notes, more than"):
         refuse_if_too_large(task_named("injury:length=9:scratch=trace"))
     refuse_if_too_large(task_named("injury:length=9"))
