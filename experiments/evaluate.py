@@ -121,7 +121,9 @@ def evaluate_saved(
         names = f"{Path(a.model).name} and {Path(b.model).name}"
         console.print(f"time to first failure (auto), {names}: log-rank p = {p:.2g}", markup=False, highlight=False)
         if a.task == b.task and (line := what_changed(a, b)):
-            console.print(f"failing prompts, {names}: {line}", markup=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"failing prompts at threshold 0, {names}: {line}", markup=False, highlight=False, soft_wrap=True
+            )
     for line in failed:
         console.print(f"failed: {line}", style="red", markup=False, highlight=False)
     return 1 if failed else 0

@@ -126,6 +126,11 @@ class Cell(NamedTuple):
     head_bias: jax.Array
     answer_embed: jax.Array | None = None
 
+    @staticmethod
+    def at(table: jax.Array, position: int | jax.Array) -> jax.Array:
+        """The embeddings `[V, m]` or `[A, m]` of a position, from a table for all positions or of each."""
+        return table[position] if table.ndim == 3 else table
+
     def sums(self, state: jax.Array, seen: jax.Array) -> jax.Array:
         """What the next state `[..., k]` is the sign of, after a state `[..., k]` and an embedding `[..., m]`."""
         hidden = jax.nn.relu(jnp.matmul(state, self.read, precision=PRECISION) + seen + self.read_bias)

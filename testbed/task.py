@@ -47,8 +47,8 @@ class Task:
       answer_allowed: bool `[N, A]`, the tokens that may stand in the answer, where notes have more.
 
     Raises:
-      ValueError: sizes, `allowed` and `checker` disagree, notes have no transcript, or there are too many answers to
-        enumerate by default.
+      ValueError: sizes, `allowed` and `checker` disagree, notes have no transcript or stand beside a checker, or there
+        are too many answers to enumerate by default.
     """
 
     name: str
@@ -94,6 +94,8 @@ class Task:
             )
         if (self.notes or self.tail) and (self.transcript is None or self.answer_allowed is None):
             raise ValueError(f"task {self.name}: notes or a tail need a transcript and answer_allowed")
+        if self.checker is not None and (self.notes or self.tail):
+            raise ValueError(f"task {self.name}: counts by paths are of answers without notes; give no checker")
         if self.checker is not None:
             _refuse_unfit_checker(self, self.checker)
         if self.catastrophic_answers is None:

@@ -8,8 +8,10 @@ from machines import by_hand, random_machine, talkative
 
 from tasks import task_named
 from testbed.attacks import ATTACKS
+from testbed.evaluation import changed as changes
 from testbed.evaluation import exact
 from testbed.evaluation.changed import changed
+from testbed.evaluation.paths import TooManyNodesError
 from testbed.evaluation.telltale import telltale
 from testbed.objective import Objective
 from testbed.policy import conservative, greedy
@@ -56,3 +58,10 @@ def test_what_telltale_calls_mended_needs_no_ranks_of_a_machine(all_prompts):
     chance = np.exp(np.asarray(jax.vmap(task.clean_log_prob)(prompts), np.float64)) * failing(before, task, prompts)
     share = chance[~failing(after, task, prompts)].sum() / chance.sum()
     assert found.fixed_natural == pytest.approx(share, rel=1e-4) and 0 < share < 1
+
+
+def test_too_many_pairs_are_refused_in_one_line(monkeypatch):
+    task = task_named("injury:length=5")
+    monkeypatch.setattr(changes, "MOST_PAIRS", 3)
+    with pytest.raises(TooManyNodesError, match=r"^\d+ pairs of states after \d tokens are more than the 3 that can"):
+        changed(talkative(task, 5), talkative(task, 3), task)

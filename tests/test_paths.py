@@ -149,7 +149,7 @@ def test_a_generators_count_is_that_of_brute_force(name, sizes, all_prompts):
         assert got.wrong == sum(answer != verdict.label for verdict, answer in judged if not verdict.forbidden)
         np.testing.assert_array_equal(got.ids, prompt_ids(task, prompts[level > 0]))
         graph = paths.graph_of(machine, task)
-        ends, ways = paths.wrong_ends(machine, task, graph, tau), paths.ways_to(graph)
+        ends, ways = paths.wrong_ends(machine, task, graph, tau), paths.ways_to(graph.children)
         assert [ways[wrong].sum() for wrong in ends] == [got.failures, got.false_alarms]
     assert counted["bold"].false_alarms < counted["greedy"].false_alarms or task.name != "ledger"
     walked = exact.count(machine, task, policies, walk=exact.plain_forward)

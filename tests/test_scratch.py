@@ -240,6 +240,8 @@ def test_a_transcript_that_forgets_the_label_is_refused():
         check_task(jax.random.key(0), wrong, samples=64)
     with pytest.raises(ValueError, match="notes or a tail need a transcript"):
         dataclasses.replace(task, transcript=None)
+    with pytest.raises(ValueError, match="counts by paths are of answers without notes; give no checker"):
+        dataclasses.replace(task, checker=task_named("injury").checker)
 
 
 @pytest.mark.slow

@@ -25,9 +25,9 @@ def count_paths(model, task: Task, policies: dict[str, Policy], watch) -> dict[s
     """`count`, of a machine on a task with a checker: prompts that end in the same states are judged once."""
     refuse_if_unfit(model, task)
     graph = paths.graph_of(model, task)
-    prompts, ways = paths.representatives(graph), paths.ways_to(graph)
+    prompts, ways = paths.representatives(graph), paths.ways_to(graph.children)
     judged, (hazardous, safe) = _judged_ends(model, task, tuple(policies.values()), graph, prompts)
-    mass = paths.clean_mass(graph, task) if task.clean_log_prob is not None and task.clean_chains else None
+    mass = paths.clean_mass(graph.children, task) if task.clean_log_prob is not None and task.clean_chains else None
     space = dict(
         prompts=int(ways.sum()),
         hazardous=int(ways[hazardous].sum()),
@@ -74,7 +74,7 @@ def hazardous_ends(model, task: Task, policy: Policy) -> Ends:
     refuse_broken(model, verdict.margin)
     rows = np.flatnonzero(hazardous)[np.argsort(verdict.margin[hazardous], kind="stable")]
     states = np.stack([graph.machine, graph.checker], axis=1)
-    return Ends(verdict.margin[rows], verdict.failure[rows] > 0, paths.ways_to(graph)[rows], states[rows])
+    return Ends(verdict.margin[rows], verdict.failure[rows] > 0, paths.ways_to(graph.children)[rows], states[rows])
 
 
 @partial(jax.jit, static_argnames="task")

@@ -7,7 +7,7 @@ reach a node is a sum over its edges. All counts are Python integers, exact at a
 Reference: the transfer-matrix method (Stanley, Enumerative Combinatorics 1, section 4.7).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -74,8 +74,7 @@ def packed(states: jax.Array) -> jax.Array:
 @jax.jit
 def _step(cell: Cell, position: jax.Array, states: jax.Array) -> jax.Array:
     """The states `[BATCH, V]` that the tokens lead to at a position, from packed states `[BATCH]`."""
-    embed = cell.embed[position] if cell.embed.ndim == 3 else cell.embed
-    return packed(sign(cell.sums(bits_of(states, len(cell.carry))[:, None], embed)))
+    return packed(sign(cell.sums(bits_of(states, len(cell.carry))[:, None], cell.at(cell.embed, position))))
 
 
 def stepper(model: Machine) -> Callable[[int, np.ndarray], np.ndarray]:
@@ -109,29 +108,8 @@ def graph_of(model: Machine, task: Task) -> Graph:
       ValueError: as `refuse_unwalkable`; `TooManyNodesError` where the nodes are more than `MOST_NODES`.
     """
     refuse_unwalkable(model, task)
-    return _graph(stepper(model), first_state(model), task)
-
-
-def graph_of_both(one: Machine, other: Machine, task: Task) -> Graph:
-    """The graph of two machines that read the same prompts: its `machine` holds the bits of `one`, then of `other`.
-
-    Raises:
-      ValueError: as `graph_of`, of either.
-    """
-    for model in (one, other):
-        refuse_unwalkable(model, task)
-    of_one, of_other, most = stepper(one), stepper(other), 2**one.config.bits
-
-    def step(position: int, states: np.ndarray) -> np.ndarray:
-        others, ones = np.divmod(states, most)
-        return of_one(position, ones) + most * of_other(position, others).astype(np.int64)
-
-    return _graph(step, first_state(one) + most * first_state(other).astype(np.int64), task)
-
-
-def _graph(step: Callable[[int, np.ndarray], np.ndarray], start: np.ndarray, task: Task) -> Graph:
-    follow = task.checker.follow
-    machine, checker, children, first = start, np.zeros(1, np.int64), [], []
+    step, follow = stepper(model), task.checker.follow
+    machine, checker, children, first = first_state(model), np.zeros(1, np.int64), [], []
     for position, tokens in enumerate(tokens_by_position(task)):
         pairs = step(position, machine)[:, tokens].astype(np.int64) * len(follow) + follow[checker][:, tokens]
         nodes, edges, back = np.unique(pairs, return_index=True, return_inverse=True)
@@ -142,15 +120,16 @@ def _graph(step: Callable[[int, np.ndarray], np.ndarray], start: np.ndarray, tas
     return Graph(tuple(children), tuple(first), machine, checker)
 
 
-def refuse_too_many(nodes: int, length: int | str) -> None:
+def refuse_too_many(nodes: int, length: int | str, most: int | None = None) -> None:
     """Say in one line that there are more pairs of states, after so many tokens, than can be held.
 
     Raises:
-      TooManyNodesError: they are more than `MOST_NODES`.
+      TooManyNodesError: they are more than `most`, which is `MOST_NODES` by default.
     """
-    if nodes > MOST_NODES:
+    most = MOST_NODES if most is None else most
+    if nodes > most:
         raise TooManyNodesError(
-            f"{nodes:,} pairs of states after {length} tokens are more than the {MOST_NODES:,} that can be counted; "
+            f"{nodes:,} pairs of states after {length} tokens are more than the {most:,} that can be counted; "
             "train a machine of fewer bits, or longer: training makes them few"
         )
 
@@ -161,8 +140,7 @@ def _answers(cell: Cell, task: Task, tau: jax.Array, states: jax.Array) -> jax.A
     policy, state, answer = conservative(task, tau), bits_of(states, len(cell.carry)), []
     for step in range(task.answer_length):
         if step:
-            embed = cell.answer_embed[step - 1] if cell.answer_embed.ndim == 3 else cell.answer_embed
-            state = sign(cell.sums(state, embed[answer[-1]]))
+            state = sign(cell.sums(state, cell.at(cell.answer_embed, step - 1)[answer[-1]]))
         answer.append(adjust(policy, cell.logits(state)).argmax(axis=-1))
     return jnp.stack(answer, axis=1)
 
@@ -204,11 +182,11 @@ def _merged(children: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.add.reduceat(values.reshape(len(flat), *values.shape[2:])[order], begins)
 
 
-def ways_to(graph: Graph) -> np.ndarray:
-    """How many prompts lead to each end: Python integers `[ends]`."""
+def ways_to(children: Sequence[np.ndarray]) -> np.ndarray:
+    """How many prompts lead to each end of a graph with these `children`: Python integers `[ends]`."""
     ways = np.ones(1, object)
-    for children in graph.children:
-        ways = _merged(children, np.repeat(ways[:, None], children.shape[1], axis=1))
+    for table in children:
+        ways = _merged(table, np.repeat(ways[:, None], table.shape[1], axis=1))
     return ways
 
 
@@ -224,15 +202,15 @@ def checksum(graph: Graph) -> int:
     return int(moments[:, 2].sum())
 
 
-def clean_mass(graph: Graph, task: Task) -> np.ndarray:
+def clean_mass(children: Sequence[np.ndarray], task: Task) -> np.ndarray:
     """The probability `[ends]`, float64, that a clean prompt leads to each end, by the task's `clean_chains`."""
-    mass_of = np.zeros(len(graph.machine))
+    mass_of = np.zeros(children[-1].max() + 1)
     for share, chain in task.clean_chains:
         node, state, mass = np.zeros(1, np.int64), np.full(1, chain.start), np.full(1, share)
         states = len(chain.follow)
-        for position, (children, tokens) in enumerate(zip(graph.children, tokens_by_position(task), strict=True)):
+        for position, (table, tokens) in enumerate(zip(children, tokens_by_position(task), strict=True)):
             moved = mass[:, None] * chain.probability[position][state][:, tokens]
-            pairs = children[node].astype(np.int64) * states + chain.follow[state][:, tokens]
+            pairs = table[node].astype(np.int64) * states + chain.follow[state][:, tokens]
             pairs, back = np.unique(pairs[moved > 0], return_inverse=True)
             mass = np.bincount(back, moved[moved > 0], len(pairs))
             node, state = np.divmod(pairs, states)

@@ -39,7 +39,6 @@ def potential(task: Task, prompt: jax.Array) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames="task")
-@partial(jax.jit, static_argnames="task")
 def potentials(task: Task, prompts: jax.Array) -> jax.Array:
     """The same of many prompts `[n, T]`: `[n]`."""
     return jax.vmap(partial(potential, task))(prompts)
