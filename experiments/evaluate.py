@@ -31,6 +31,7 @@ from testbed.runs import results
 from testbed.runs.models import digest_of, load, notes
 from testbed.runs.sweep import Run, sweep
 from testbed.statistics import clopper_pearson
+from testbed.text import plural
 from testbed.watch import Watch
 
 DEPLOYMENT = 1_000_000
@@ -209,7 +210,7 @@ def _at_any_length(report):
     kinds = {"failing": "shortest failing prompt", "refused": "shortest safe prompt refused"}
 
     def said(prompt):
-        return "none" if prompt is None else f"{len(prompt)} tokens: {' '.join(map(str, prompt))}"
+        return "none" if prompt is None else f"{plural(len(prompt), 'token')}: {' '.join(map(str, prompt))}"
 
     rows = [(text, *(said(closed[kind]) for closed in closures.values())) for kind, text in kinds.items()]
     nodes = ("pairs of states reached", *(f"{closed['nodes']:,}" for closed in closures.values()))
