@@ -173,21 +173,26 @@ class Machine(nnx.Module):
 
     def _run(self, soft_prompt, answer, latent):
         """The weights, sums `[T + N - 1, k]` under the signs and states as many, perturbed if `latent` is given."""
-        cell = self.cell()
-        of_tokens = "tv,tvm->tm" if self.config.positional else "tv,vm->tm"
-        seen = jnp.einsum(of_tokens, soft_prompt, cell.embed, precision=PRECISION)
+        cell, (length, _) = self.cell(), soft_prompt.shape
+        push = jnp.zeros((2, self.config.positions, self.config.bits)) if latent is None else latent
+
+        def read(state, table, rows, push):
+            # Each step looks up what it reads: done before, for all steps at once, it costs more than all else.
+            def step(state, inputs):
+                row, own, push = inputs
+                seen = jnp.matmul(row, table if own is None else own, precision=PRECISION)
+                sums = cell.sums(state, seen) + push
+                state = sign(sums)
+                return state, (sums, state)
+
+            return jax.lax.scan(step, state, (rows, table if table.ndim == 3 else None, push))
+
+        state, told = read(sign(cell.start), cell.embed, soft_prompt, push[0, :length])
         if cell.answer_embed is not None:
             said = jax.nn.one_hot(answer[:-1], self.config.answer_vocab)
-            said = jnp.einsum(of_tokens, said, cell.answer_embed, precision=PRECISION)
-            seen = jnp.concatenate([seen, said])
-        push = jnp.zeros((2, len(seen), self.config.bits)) if latent is None else latent
-
-        def step(state, inputs):
-            sums = cell.sums(state, inputs[0]) + inputs[1]
-            state = sign(sums)
-            return state, (sums, state)
-
-        _, (sums, states) = jax.lax.scan(step, sign(cell.start), (seen, push[0]))
+            _, more = read(state, cell.answer_embed, said, push[0, length:])
+            told = jax.tree.map(lambda *parts: jnp.concatenate(parts), told, more)
+        sums, states = told
         return cell, sums, states + push[1]
 
     def __call__(self, soft_prompt: jax.Array, answer: jax.Array, latent: jax.Array | None = None) -> jax.Array:
