@@ -62,6 +62,7 @@ class Recipe:
     `overseer` judges soft prompts. It has `draws` prompts checked each time, or has learnt from `overseer_labels`.
     A checker that it asks may err on `overseer_errors` of all prompts, and overlook `overseer_unseen` of all hazards.
     What has learnt took `overseer_steps`, at a learning rate that falls from `overseer_rate` to zero.
+    For each `soft_every` prompts of a batch there is one soft prompt.
     `twins` replaces every other replayed find by a safe twin, a new one each time. `kept_twins` makes each find one
     safe twin, which takes the place behind it in the pool.
     `fresh` is `none`, or which of `DRAWS` chooses labelled prompts without a search: `fresh_share` of each batch,
@@ -90,13 +91,15 @@ class Recipe:
     overseer_unseen: float = added(0.0)
     overseer_steps: int = added(Relaxation().steps)
     overseer_rate: float = added(Relaxation().rate)
+    soft_every: int = added(Relaxation().every)
 
     @property
     def relaxation(self) -> Relaxation:
         """Where and how far a relaxed loss perturbs, how it climbs, and who judges."""
         ascent = Ascent(self.ascent_steps, self.ascent_stride)
         own = (self.overseer_errors, self.overseer_unseen, self.overseer_steps, self.overseer_rate)
-        return Relaxation(self.layer, self.eps, ascent, self.overseer, self.draws, self.overseer_labels, *own)
+        judge = (self.overseer, self.draws, self.overseer_labels, *own)
+        return Relaxation(self.layer, self.eps, ascent, *judge, self.soft_every)
 
 
 FRESH: dict[str, Draw | None] = {"none": None, **DRAWS}

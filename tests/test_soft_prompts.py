@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,9 @@ from tasks.brackets import brackets
 from tasks.cipher_vault import cipher_vault
 from tasks.injury import injury
 from testbed.training import soft_prompts
-from testbed.training.defence import Defence, Lesson, training_cost
+from testbed.training.defence import Defence, Lesson, labels_used, refuse_unfit, training_cost
 from testbed.training.latent import Ascent
+from testbed.training.losses import cross_entropy
 from testbed.training.rounds import program_digest, train
 from testbed.training.schedule import Schedule
 from testbed.training.soft_prompts import (
@@ -160,12 +162,40 @@ def test_the_climb_needs_both_factors():
         (soft(drawn(5)), 1 + 6 + 1, 7 * 5, 0),
         (guided(drawn(5)), 1 + 6 + 1, 6 * 5, 1),
         (soft(drawn(5), Ascent(2)), 1 + 2 + 1, 3 * 5, 0),
+        (soft(drawn(5), every=4), 1 + Fraction(6 + 1, 4), Fraction(7 * 5, 4), 0),
+        (guided(drawn(5), every=8), 1 + Fraction(6 + 1, 8), Fraction(6 * 5, 8), Fraction(1, 8)),
     ],
 )
 def test_what_a_step_costs_a_classifier(loss, gradients, checks, labels):
     assert (loss.gradients(TASK), loss.checks, loss.labels) == (gradients, checks, labels)
-    cost = training_cost(Schedule(steps=16, batch=8), TASK, Defence(lesson=Lesson(loss=loss)))
+    schedule, lesson = Schedule(steps=16, batch=8), Lesson(loss=loss)
+    cost = training_cost(schedule, TASK, Defence(lesson=lesson))
     assert cost == (0, 128 * gradients, 128 * checks)
+    assert labels_used(schedule, lesson) == 128 * labels
+    assert {type(number) for number in (*cost, labels_used(schedule, lesson))} == {int}  # JSON knows no fraction
+
+
+def test_fewer_soft_prompts_weigh_as_much(lively):
+    """The soft half is a mean: one soft prompt for each eight prompts is a batch of eight's, with one."""
+    model = lively(TASK, layers=2)
+    prompts = jax.vmap(TASK.sample)(jax.random.split(KEY, 8))
+    every = [soft(exact(), Ascent(1), each).value(KEY, model, TASK, prompts) for each in (1, 2, 8)]
+    alone = soft(exact(), Ascent(1)).value(KEY, model, TASK, prompts[:1])
+    clean = cross_entropy(model, TASK, prompts), cross_entropy(model, TASK, prompts[:1])
+    assert 2 * every[2] - clean[0] == pytest.approx(float(2 * alone - clean[1]), rel=1e-5)
+    assert len({round(float(loss), 6) for loss in every}) == 3
+
+
+@pytest.mark.parametrize("every", [0, -4, 2.0])
+def test_a_number_of_soft_prompts_that_makes_no_sense_is_refused(every):
+    with pytest.raises(ValueError, match=f"soft_every must be a whole number of at least 1, not {every}"):
+        defence_of(Recipe(loss="soft", soft_every=every))
+
+
+def test_a_batch_that_cannot_be_divided_into_soft_prompts_is_refused():
+    defence = defence_of(Recipe(loss="guided", soft_every=3))
+    with pytest.raises(ValueError, match="a batch of 256 has no soft prompt for each 3 prompts"):
+        refuse_unfit(Schedule(batch=256), defence)
 
 
 def test_what_a_generator_costs_is_a_pass_for_each_answer_that_is_scored():

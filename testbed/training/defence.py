@@ -31,6 +31,7 @@ class Relaxation(NamedTuple):
       labels: prompts whose labels the overseer `learned` learns from.
       errors, unseen: of the overseer `drawn`, the share of prompts and of hazards that its checker misjudges.
       steps, rate: of the overseer `learned`, its training steps and the first of their learning rates.
+      every: for so many prompts of a batch there is one soft prompt.
     """
 
     layer: Layers = 0
@@ -43,6 +44,7 @@ class Relaxation(NamedTuple):
     unseen: float = 0.0
     steps: int = STEPS
     rate: float = RATE
+    every: int = 1
 
     @property
     def judge(self) -> Overseer:
@@ -68,8 +70,8 @@ LOSSES: dict[str, Callable[[Relaxation], Loss]] = {
     "one_sided": lambda how: one_sided(how.layer, how.eps, how.ascent),
     "noise": lambda how: noise(how.layer, how.eps, how.ascent),
     "pseudo": lambda how: pseudo(how.layer, how.eps, how.ascent),
-    "soft": lambda how: soft(how.judge, how.ascent),
-    "guided": lambda how: guided(how.judge, how.ascent),
+    "soft": lambda how: soft(how.judge, how.ascent, how.every),
+    "guided": lambda how: guided(how.judge, how.ascent, how.every),
 }
 """`Relaxation -> Loss`.
 
@@ -138,9 +140,14 @@ def refuse_unfit(schedule: Schedule, defence: Defence) -> None:
 
     Raises:
       ValueError: a share or a number is out of range, the shares come to more than the batch, or twins that are kept
-        have no place.
+        have no place; or the loss cannot divide the batch.
     """
     lesson, room = defence.lesson, schedule.finds // schedule.units
+    if schedule.batch % lesson.loss.multiple:
+        raise ValueError(
+            f"a batch of {schedule.batch} has no soft prompt for each {lesson.loss.multiple} prompts; "
+            "choose a soft_every that divides it"
+        )
     if schedule.rounds and defence.selection.twins:
         if lesson.twins:
             raise ValueError("twins replaces what kept_twins has in the pool; choose one of them")
@@ -177,7 +184,7 @@ def training_cost(schedule: Schedule, task: Task, defence: Defence = USUAL) -> C
     """
     seen, loss = schedule.steps * schedule.batch, defence.lesson.loss
     studied = loss.study.gradients if loss.study else 0
-    return Cost(seen * loss.forwards, seen * loss.gradients_on(task) + studied, seen * loss.checks)
+    return Cost(seen * loss.forwards, int(seen * loss.gradients_on(task)) + studied, int(seen * loss.checks))
 
 
 def labels_used(schedule: Schedule, lesson: Lesson) -> int:
@@ -189,7 +196,7 @@ def labels_used(schedule: Schedule, lesson: Lesson) -> int:
     twins = schedule.steps * round(lesson.share * schedule.batch) // 2 * (lesson.twins and schedule.rounds > 0)
     chosen = coverage.labels_used(fresh, schedule.steps, schedule.batch) if fresh else 0
     studied = loss.study.labels if loss.study else 0
-    return twins + chosen + schedule.steps * schedule.batch * loss.labels + studied
+    return twins + chosen + int(schedule.steps * schedule.batch * loss.labels) + studied
 
 
 ACCESS = {

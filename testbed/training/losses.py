@@ -1,6 +1,7 @@
 """Losses: what a training step descends, and its price."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,27 +27,29 @@ class Study(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What a step descends, and its price for each prompt of the batch.
+    """What a step descends, and its price for each prompt of the batch: a fraction, where not all cost it.
 
     Attributes:
       value: `(key, model, task, prompts [B, T]) -> loss`, in nats a token; with a `study` also what was learnt.
-      gradients: gradients that a step takes, that of the loss included; or `task -> int` where they hang on it.
+      gradients: gradients that a step takes, that of the loss included; or `task -> number` where they hang on it.
       forwards: further forward passes.
       checks: verdicts of the checker that an overseer asks for.
       labels: prompts beside those of the batch whose labels are learnt.
+      multiple: what a batch must be a multiple of.
       study: what is learnt before the run, if anything.
       overseen: whether an overseer's verdicts are asked for in each step, beyond labels.
     """
 
     value: Callable[..., jax.Array]
-    gradients: int | Callable[[Task], int] = 1
+    gradients: int | Callable[[Task], Fraction] = 1
     forwards: int = 0
-    checks: int = 0
-    labels: int = 0
+    checks: int | Fraction = 0
+    labels: int | Fraction = 0
+    multiple: int = 1
     study: Study | None = None
     overseen: bool = False
 
-    def gradients_on(self, task: Task) -> int:
+    def gradients_on(self, task: Task) -> int | Fraction:
         """Gradients that a step takes on a task, for each prompt of the batch."""
         return self.gradients(task) if callable(self.gradients) else self.gradients
 

@@ -11,6 +11,7 @@ Reference: Christiano 2019, Worst-case guarantees; Hubinger 2019, Relaxed advers
 import dataclasses
 import functools
 from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
 import jax
@@ -292,8 +293,14 @@ def climb(
     return jax.lax.scan(one_step, z, jax.random.split(key, ascent.steps))[0]
 
 
-def _loss(overseer: Overseer, ascent: Ascent, taught: Overseer, labels: int = 0) -> Loss:
-    """Half clean; half what `taught` loses where the adversary ends."""
+def _loss(overseer: Overseer, ascent: Ascent, taught: Overseer, *, every: int, labels: int = 0) -> Loss:
+    """Half clean; half what `taught` loses where the adversary ends, from a soft prompt for `every` so many prompts.
+
+    Raises:
+      ValueError: `every` is no whole number from 1 on.
+    """
+    if not isinstance(every, int) or every < 1:
+        raise ValueError(f"soft_every must be a whole number of at least 1, not {every!r}")
 
     def value(key, model, task, prompts, learnt=None):
         if task.transcript_length != task.answer_length:
@@ -305,23 +312,27 @@ def _loss(overseer: Overseer, ascent: Ascent, taught: Overseer, labels: int = 0)
             z = climb(climbing, frozen, task, noise(start, task), overseer=overseer, ascent=ascent, learnt=learnt)
             return taught.loss(key, model, task, jax.lax.stop_gradient(z), learnt)
 
-        soft = jax.vmap(one)(jax.random.split(key, len(prompts))).mean()
+        soft = jax.vmap(one)(jax.random.split(key, len(prompts) // every)).mean()
         return (cross_entropy(model, task, prompts) + soft) / 2
 
     return Loss(
         value,
-        gradients=lambda task: 1 + ascent.steps * overseer.answers(task) + taught.answers(task),
-        checks=ascent.steps * overseer.checks + taught.checks,
-        labels=labels,
+        gradients=lambda task: 1 + Fraction(ascent.steps * overseer.answers(task) + taught.answers(task), every),
+        checks=Fraction(ascent.steps * overseer.checks + taught.checks, every),
+        labels=Fraction(labels, every),
+        multiple=every,
         study=overseer.study,
         overseen=overseer.study is None,
     )
 
 
 @functools.cache
-def soft(overseer: Overseer, ascent: Ascent = USUAL_ASCENT) -> Loss:
-    """Half clean, half the loss at the soft prompts themselves, by the overseer: no prompt's label is learnt."""
-    return _loss(overseer, ascent, overseer)
+def soft(overseer: Overseer, ascent: Ascent = USUAL_ASCENT, every: int = 1) -> Loss:
+    """Half clean, half the loss at the soft prompts themselves, by the overseer: no prompt's label is learnt.
+
+    There is a soft prompt for `every` so many prompts of the batch.
+    """
+    return _loss(overseer, ascent, overseer, every=every)
 
 
 def _real(key, model, task, z, learnt):
@@ -329,6 +340,9 @@ def _real(key, model, task, z, learnt):
 
 
 @functools.cache
-def guided(overseer: Overseer, ascent: Ascent = USUAL_ASCENT) -> Loss:
-    """Half clean, half on a prompt that each soft prompt draws, with its label: a search that climbs distributions."""
-    return _loss(overseer, ascent, Overseer(overseer.height, _real), labels=1)
+def guided(overseer: Overseer, ascent: Ascent = USUAL_ASCENT, every: int = 1) -> Loss:
+    """Half clean, half on a prompt that each soft prompt draws, with its label: a search that climbs distributions.
+
+    `every`: as in `soft`.
+    """
+    return _loss(overseer, ascent, Overseer(overseer.height, _real), every=every, labels=1)
