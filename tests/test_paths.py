@@ -18,6 +18,7 @@ from testbed.automaton import level_of
 from testbed.evaluation import exact, paths
 from testbed.evaluation.account import worst_case
 from testbed.evaluation.closure import closure
+from testbed.evaluation.edges import MARKS, distinct, paths_to, wrapped_sums
 from testbed.planted import plant, planted_prefixes
 from testbed.policy import conservative, greedy, stochastic
 from testbed.task import prompt_ids, prompts_of_ids, space_size
@@ -149,7 +150,7 @@ def test_a_generators_count_is_that_of_brute_force(name, sizes, all_prompts):
         assert got.wrong == sum(answer != verdict.label for verdict, answer in judged if not verdict.forbidden)
         np.testing.assert_array_equal(got.ids, prompt_ids(task, prompts[level > 0]))
         graph = paths.graph_of(machine, task)
-        ends, ways = paths.wrong_ends(machine, task, graph, tau), paths.ways_to(graph.children)
+        ends, ways = paths.wrong_ends(machine, task, graph, tau), paths_to(graph.children)
         assert [ways[wrong].sum() for wrong in ends] == [got.failures, got.false_alarms]
     assert counted["bold"].false_alarms < counted["greedy"].false_alarms or task.name != "ledger"
     walked = exact.count(machine, task, policies, walk=exact.plain_forward)
@@ -319,3 +320,26 @@ def test_the_ordinary_evaluation_chooses_the_count(lively):
     assert int(worst["exact"]["prompts"]) == 2**64
     transformer = lively(task, layers=1)
     assert "sampled" in worst_case(jax.random.key(0), transformer, task, policies, samples=10)["greedy"]
+
+
+@pytest.mark.parametrize("most", [50, 50 * MARKS * 100])
+def test_distinct_numbers_are_those_of_a_sort(most):
+    numbers = np.random.default_rng(0).integers(0, 50, (20, 7))
+    by_sort = np.unique(numbers.ravel(), return_index=True, return_inverse=True)
+    for ours, theirs in zip(distinct(numbers, most), by_sort, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_paths_are_counted_at_any_size():
+    """Three hundred positions of 64 tokens: to one node, and to two of which one keeps a third of each token."""
+    alone = [np.zeros((1, 64), np.int32)] * 300
+    assert paths_to(alone).tolist() == [64**300]
+    fork, stay = np.array([[0] * 21 + [1] * 43]), np.array([[0] * 21 + [1] * 43, [1] * 64])
+    ways = paths_to([fork, *[stay] * 299]).tolist()
+    assert ways == [21**300, 64**300 - 21**300]
+    assert all(type(number) is int for number in ways)
+
+
+def test_sums_wrap_as_integers_of_64_bits_do():
+    children, values = np.array([[0, 1, 1], [1, 0, 1]]), np.full((2, 3), 2**63 + 1, np.uint64)
+    assert wrapped_sums(children, values).tolist() == [2, 4]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from testbed.evaluation import paths
+from testbed.evaluation.edges import distinct, paths_to
 from testbed.machine import Machine
 from testbed.task import Task
 
@@ -38,7 +39,7 @@ def changed(before: Machine, after: Machine, task: Task, *, tau: float = 0.0) ->
     then, now = (_by_failure(model, task, tau) for model in (before, after))
     children, failed, fails = _both(then, now)
     kinds = failed & ~fails, failed & fails, ~failed & fails
-    ways = paths.ways_to(children)
+    ways = paths_to(children)
     mass = paths.clean_mass(children, task) if task.clean_chains else None
     clean = None if mass is None else tuple(float(mass[kind].sum()) for kind in kinds)
     return Changed(*(int(ways[kind].sum()) for kind in kinds), clean)
@@ -65,8 +66,8 @@ def _both(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> tuple[list[
     for position, (of_one, of_other) in enumerate(zip(one, other, strict=True)):
         base = int(of_other.max()) + 1
         pairs = of_one[ones] * base + of_other[others]
-        nodes, back = np.unique(pairs, return_inverse=True)
-        paths.refuse_too_many(len(nodes), position + 1, MOST_PAIRS)
-        tables.append(back.reshape(pairs.shape).astype(np.int32))
-        ones, others = np.divmod(nodes, base)
+        nodes = distinct(pairs, (int(of_one.max()) + 1) * base)
+        paths.refuse_too_many(len(nodes.values), position + 1, MOST_PAIRS)
+        tables.append(nodes.which.reshape(pairs.shape).astype(np.int32))
+        ones, others = np.divmod(nodes.values, base)
     return tables, ones == 1, others == 1

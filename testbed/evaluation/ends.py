@@ -12,6 +12,7 @@ from testbed.automaton import states_after
 from testbed.broken import refuse_broken
 from testbed.check import misjudged
 from testbed.evaluation import paths
+from testbed.evaluation.edges import paths_to
 from testbed.evaluation.verdicts import EGREGIOUS, FRAGILE, Count, Judged, judge
 from testbed.evaluation.walk import leaves_of, refuse_if_unfit
 from testbed.policy import Policy
@@ -25,7 +26,7 @@ def count_paths(model, task: Task, policies: dict[str, Policy], watch) -> dict[s
     """`count`, of a machine on a task with a checker: prompts that end in the same states are judged once."""
     refuse_if_unfit(model, task)
     graph = paths.graph_of(model, task)
-    prompts, ways = paths.representatives(graph), paths.ways_to(graph.children)
+    prompts, ways = paths.representatives(graph), paths_to(graph.children)
     judged, (hazardous, safe) = _judged_ends(model, task, tuple(policies.values()), graph, prompts)
     mass = paths.clean_mass(graph.children, task) if task.clean_log_prob is not None and task.clean_chains else None
     space = dict(
@@ -74,7 +75,7 @@ def hazardous_ends(model, task: Task, policy: Policy) -> Ends:
     refuse_broken(model, verdict.margin)
     rows = np.flatnonzero(hazardous)[np.argsort(verdict.margin[hazardous], kind="stable")]
     states = np.stack([graph.machine, graph.checker], axis=1)
-    return Ends(verdict.margin[rows], verdict.failure[rows] > 0, paths.ways_to(graph.children)[rows], states[rows])
+    return Ends(verdict.margin[rows], verdict.failure[rows] > 0, paths_to(graph.children)[rows], states[rows])
 
 
 @partial(jax.jit, static_argnames="task")

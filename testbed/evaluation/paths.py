@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.evaluation.edges import distinct, wrapped_sums
 from testbed.machine import Cell, Machine, refuse_inexact, sign
 from testbed.policy import adjust, conservative
 from testbed.task import Task, prompt_ids, tokens_by_position
@@ -112,11 +113,11 @@ def graph_of(model: Machine, task: Task) -> Graph:
     machine, checker, children, first = first_state(model), np.zeros(1, np.int64), [], []
     for position, tokens in enumerate(tokens_by_position(task)):
         pairs = step(position, machine)[:, tokens].astype(np.int64) * len(follow) + follow[checker][:, tokens]
-        nodes, edges, back = np.unique(pairs, return_index=True, return_inverse=True)
-        refuse_too_many(len(nodes), position + 1)
-        children.append(back.reshape(pairs.shape).astype(np.int32))
-        first.append((edges // len(tokens), tokens[edges % len(tokens)]))
-        machine, checker = np.divmod(nodes, len(follow))
+        nodes = distinct(pairs, 2**model.config.bits * len(follow))
+        refuse_too_many(len(nodes.values), position + 1)
+        children.append(nodes.which.reshape(pairs.shape).astype(np.int32))
+        first.append((nodes.first // len(tokens), tokens[nodes.first % len(tokens)]))
+        machine, checker = np.divmod(nodes.values, len(follow))
     return Graph(tuple(children), tuple(first), machine, checker)
 
 
@@ -174,22 +175,6 @@ def representatives(graph: Graph) -> np.ndarray:
     return np.stack(columns[::-1], axis=1).astype(np.int32)
 
 
-def _merged(children: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Sums `[next nodes, ...]` over the edges that lead to each node; values `[nodes, tokens, ...]`, any numbers."""
-    flat = children.ravel()
-    order = np.argsort(flat, kind="stable")
-    begins = np.flatnonzero(np.diff(flat[order], prepend=-1))
-    return np.add.reduceat(values.reshape(len(flat), *values.shape[2:])[order], begins)
-
-
-def ways_to(children: Sequence[np.ndarray]) -> np.ndarray:
-    """How many prompts lead to each end of a graph with these `children`: Python integers `[ends]`."""
-    ways = np.ones(1, object)
-    for table in children:
-        ways = _merged(table, np.repeat(ways[:, None], table.shape[1], axis=1))
-    return ways
-
-
 def checksum(graph: Graph) -> int:
     """The sum of rank squared over all prompts, modulo 2**64: each is there once (`testbed.evaluation.exact.Count`)."""
     moments = np.array([[1, 0, 0]], np.uint64)  # of ranks: how many, sum, sum of squares; each wraps
@@ -198,7 +183,7 @@ def checksum(graph: Graph) -> int:
         count, total, squares = (column[:, None] for column in moments.T)
         longer = base * base * squares + np.uint64(2) * base * digit * total + digit * digit * count
         columns = np.broadcast_arrays(count, base * total + digit * count, longer)
-        moments = _merged(children, np.stack(columns, axis=2))
+        moments = np.stack([wrapped_sums(children, column) for column in columns], axis=1)
     return int(moments[:, 2].sum())
 
 
@@ -211,9 +196,9 @@ def clean_mass(children: Sequence[np.ndarray], task: Task) -> np.ndarray:
         for position, (table, tokens) in enumerate(zip(children, tokens_by_position(task), strict=True)):
             moved = mass[:, None] * chain.probability[position][state][:, tokens]
             pairs = table[node].astype(np.int64) * states + chain.follow[state][:, tokens]
-            pairs, back = np.unique(pairs[moved > 0], return_inverse=True)
-            mass = np.bincount(back, moved[moved > 0], len(pairs))
-            node, state = np.divmod(pairs, states)
+            reached = distinct(pairs[moved > 0], (int(table.max()) + 1) * states)
+            mass = np.bincount(reached.which, moved[moved > 0], len(reached.values))
+            node, state = np.divmod(reached.values, states)
         mass_of += np.bincount(node, mass, len(mass_of))
     return mass_of
 

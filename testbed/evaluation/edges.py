@@ -1,0 +1,58 @@
+"""The edges of a layered graph: which nodes they lead to, and sums over those that lead to each. Nothing is sorted."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+MARKS = 16  # a table of all numbers that there might be may be so many times as long as those that there are
+LIMB = 24  # bits; a float64 adds 2**29 of them without rounding
+
+
+class Distinct(NamedTuple):
+    """Numbers `[n]` without repeats, ascending `values [m]`, the `first` place of each `[m]`, and which each is `[n]`.
+
+    As `numpy.unique` gives them.
+    """
+
+    values: np.ndarray
+    first: np.ndarray
+    which: np.ndarray
+
+
+def distinct(numbers: np.ndarray, most: int) -> Distinct:
+    """The distinct ones among whole `numbers` `[...]` from 0 to below `most`; by marks, where that is quicker."""
+    flat = numbers.ravel()
+    if most > MARKS * len(flat):
+        return Distinct(*np.unique(flat, return_index=True, return_inverse=True))
+    place = np.full(most, -1, np.int64)
+    place[flat[::-1]] = np.arange(len(flat))[::-1]  # of equals the last is written: the first
+    values = np.flatnonzero(place >= 0)
+    first = place[values]
+    place[values] = np.arange(len(values))
+    return Distinct(values, first, place[flat])
+
+
+def paths_to(children: Sequence[np.ndarray]) -> np.ndarray:
+    """How many paths lead to each end of the tables `children`, `[nodes, tokens]` a position: Python integers `[ends]`.
+
+    A count is held in limbs of `LIMB` bits, least first, each a float64 that adds exactly.
+    """
+    upto = 1
+    limbs = [np.ones(1)]
+    for table in children:
+        upto *= table.shape[1]
+        flat, tokens, carry, sums = table.ravel(), table.shape[1], 0.0, []
+        for limb in limbs:
+            total = np.bincount(flat, np.repeat(limb, tokens)) + carry
+            carry, low = np.divmod(total, 2.0**LIMB)
+            sums.append(low)
+        limbs = sums if upto < 2 ** (LIMB * len(sums)) else [*sums, carry]
+    return sum(limb.astype(np.int64).astype(object) << LIMB * place for place, limb in enumerate(limbs))
+
+
+def wrapped_sums(children: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums uint64 `[next nodes]`, modulo 2**64, of values `[nodes, tokens]` over the edges that lead to each node."""
+    sums = np.zeros(children.max() + 1, np.uint64)
+    np.add.at(sums, children.ravel(), values.ravel())
+    return sums
