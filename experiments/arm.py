@@ -19,6 +19,7 @@ from testbed.training.latent import USUAL_ASCENT, Ascent, Layers
 from testbed.training.oracle import finder_named
 from testbed.training.schedule import Schedule
 from testbed.training.selection import ORDERS, REPLAYS
+from testbed.training.soft_losses import USUAL_SUPPLY, Supply
 from testbed.training.source import Source
 
 EVALUATION = ("uniform", "coordinate", "gcg", "auto")
@@ -62,7 +63,8 @@ class Recipe:
     `overseer` judges soft prompts. It has `draws` prompts checked each time, or has learnt from `overseer_labels`.
     A checker that it asks may err on `overseer_errors` of all prompts, and overlook `overseer_unseen` of all hazards.
     What has learnt took `overseer_steps`, at a learning rate that falls from `overseer_rate` to zero.
-    For each `soft_every` prompts of a batch there is one soft prompt.
+    For each `soft_every` prompts of a batch there is one soft prompt. With `soft_kept`, so many are kept from step to
+    step and climbed on; of those that a step takes, a share `soft_renewed` begins anew.
     `twins` replaces every other replayed find by a safe twin, a new one each time. `kept_twins` makes each find one
     safe twin, which takes the place behind it in the pool.
     `fresh` is `none`, or which of `DRAWS` chooses labelled prompts without a search: `fresh_share` of each batch,
@@ -91,7 +93,9 @@ class Recipe:
     overseer_unseen: float = added(0.0)
     overseer_steps: int = added(Relaxation().steps)
     overseer_rate: float = added(Relaxation().rate)
-    soft_every: int = added(Relaxation().every)
+    soft_every: int = added(USUAL_SUPPLY.every)
+    soft_kept: int = added(USUAL_SUPPLY.kept)
+    soft_renewed: float = added(USUAL_SUPPLY.renewed)
 
     @property
     def relaxation(self) -> Relaxation:
@@ -99,7 +103,8 @@ class Recipe:
         ascent = Ascent(self.ascent_steps, self.ascent_stride)
         own = (self.overseer_errors, self.overseer_unseen, self.overseer_steps, self.overseer_rate)
         judge = (self.overseer, self.draws, self.overseer_labels, *own)
-        return Relaxation(self.layer, self.eps, ascent, *judge, self.soft_every)
+        supply = Supply(self.soft_every, self.soft_kept, self.soft_renewed)
+        return Relaxation(self.layer, self.eps, ascent, *judge, supply)
 
 
 FRESH: dict[str, Draw | None] = {"none": None, **DRAWS}

@@ -25,7 +25,8 @@ from testbed.planted import plant
 from testbed.policy import conservative, greedy, respond, unrefused
 from testbed.task import prompt_ids, transcript_of
 from testbed.training.losses import cross_entropy
-from testbed.training.soft_prompts import drawn, soft
+from testbed.training.soft_losses import soft
+from testbed.training.soft_prompts import drawn
 
 SIZES = {"injury": "length=3", "modular": "length=3", "password": "length=5:vocab=3", "brackets": "length=4"}
 KINDS = [kind for kind in SCRATCH if kind != "none"]

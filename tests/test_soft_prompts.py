@@ -22,6 +22,7 @@ from testbed.training.latent import Ascent
 from testbed.training.losses import cross_entropy
 from testbed.training.rounds import program_digest, train
 from testbed.training.schedule import Schedule
+from testbed.training.soft_losses import Supply, guided, soft
 from testbed.training.soft_prompts import (
     LOOKS,
     Overseer,
@@ -29,13 +30,11 @@ from testbed.training.soft_prompts import (
     draw,
     drawn,
     exact,
-    guided,
     learned,
     log_drawn,
     log_hazard,
     misjudged,
     noise,
-    soft,
 )
 from testbed.training.units import begin, studied
 
@@ -162,8 +161,8 @@ def test_the_climb_needs_both_factors():
         (soft(drawn(5)), 1 + 6 + 1, 7 * 5, 0),
         (guided(drawn(5)), 1 + 6 + 1, 6 * 5, 1),
         (soft(drawn(5), Ascent(2)), 1 + 2 + 1, 3 * 5, 0),
-        (soft(drawn(5), every=4), 1 + Fraction(6 + 1, 4), Fraction(7 * 5, 4), 0),
-        (guided(drawn(5), every=8), 1 + Fraction(6 + 1, 8), Fraction(6 * 5, 8), Fraction(1, 8)),
+        (soft(drawn(5), supply=Supply(4)), 1 + Fraction(6 + 1, 4), Fraction(7 * 5, 4), 0),
+        (guided(drawn(5), supply=Supply(8, 16)), 1 + Fraction(6 + 1, 8), Fraction(6 * 5, 8), Fraction(1, 8)),
     ],
 )
 def test_what_a_step_costs_a_classifier(loss, gradients, checks, labels):
@@ -179,23 +178,77 @@ def test_fewer_soft_prompts_weigh_as_much(lively):
     """The soft half is a mean: one soft prompt for each eight prompts is a batch of eight's, with one."""
     model = lively(TASK, layers=2)
     prompts = jax.vmap(TASK.sample)(jax.random.split(KEY, 8))
-    every = [soft(exact(), Ascent(1), each).value(KEY, model, TASK, prompts) for each in (1, 2, 8)]
+    every = [soft(exact(), Ascent(1), Supply(each)).value(KEY, model, TASK, prompts) for each in (1, 2, 8)]
     alone = soft(exact(), Ascent(1)).value(KEY, model, TASK, prompts[:1])
     clean = cross_entropy(model, TASK, prompts), cross_entropy(model, TASK, prompts[:1])
     assert 2 * every[2] - clean[0] == pytest.approx(float(2 * alone - clean[1]), rel=1e-5)
     assert len({round(float(loss), 6) for loss in every}) == 3
 
 
-@pytest.mark.parametrize("every", [0, -4, 2.0])
-def test_a_number_of_soft_prompts_that_makes_no_sense_is_refused(every):
-    with pytest.raises(ValueError, match=f"soft_every must be a whole number of at least 1, not {every}"):
-        defence_of(Recipe(loss="soft", soft_every=every))
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        (dict(soft_every=0), "soft_every must be a whole number of at least 1, not 0"),
+        (dict(soft_every=2.0), "soft_every must be a whole number of at least 1, not 2.0"),
+        (dict(soft_kept=-1), "soft_kept must be a whole number of at least 0, not -1"),
+        (dict(soft_kept=8, soft_renewed=1.5), "soft_renewed must be a share between 0 and 1, not 1.5"),
+        (dict(soft_renewed=0.5), "soft_renewed=0.5 is of soft prompts that are kept; give soft_kept, too"),
+        (dict(soft_every=3), "a batch of 256 has no soft prompt for each 3 prompts; choose a soft_every"),
+        (dict(soft_kept=63, soft_every=4), "a step takes 64 soft prompts, and soft_kept=63 are fewer; keep more"),
+    ],
+)
+def test_a_supply_of_soft_prompts_that_makes_no_sense_is_refused(recipe, why):
+    with pytest.raises(ValueError, match=why):
+        refuse_unfit(Schedule(batch=256), defence_of(Recipe(loss="soft", **recipe)))
 
 
-def test_a_batch_that_cannot_be_divided_into_soft_prompts_is_refused():
-    defence = defence_of(Recipe(loss="guided", soft_every=3))
-    with pytest.raises(ValueError, match="a batch of 256 has no soft prompt for each 3 prompts"):
-        refuse_unfit(Schedule(batch=256), defence)
+def test_kept_soft_prompts_are_climbed_on_and_some_begin_anew(lively):
+    """A step takes four of eight. What it took has climbed; with everything renewed it is a climb from noise."""
+    model, prompts = lively(TASK, layers=2), jax.vmap(TASK.sample)(jax.random.split(KEY, 8))
+
+    def step(renewed, pool=None):
+        loss = soft(exact(), Ascent(3), Supply(2, 8, renewed))
+        _, pool = (None, pool) if pool is not None else loss.study.learn(KEY, TASK)
+        value, (judge, after) = loss.value(KEY, model, TASK, prompts, (None, pool))
+        moved = np.flatnonzero((np.asarray(after) != np.asarray(pool)).any(axis=(1, 2)))
+        assert len(moved) == 4 and judge is None and np.isfinite(value)
+        return pool, after, moved
+
+    def risk(z):
+        return jnp.exp(jax.vmap(lambda z: exact().height(KEY, model, TASK, z, None))(z)).mean()
+
+    pool, after, moved = step(0.0)
+    assert risk(after[moved]) > risk(pool[moved])
+    again = step(0.0, after)[1]
+    assert risk(again[moved]) > risk(after[moved])  # the same key takes the same four
+    anew, fresh = step(1.0)[1], soft(exact(), Ascent(3), Supply(2)).value(KEY, model, TASK, prompts)
+    assert float(fresh) == float(
+        soft(exact(), Ascent(3), Supply(2, 8, 1.0)).value(KEY, model, TASK, prompts, (None, pool))[0]
+    )
+    assert (np.asarray(anew[moved]) != np.asarray(after[moved])).any()
+
+
+def test_a_run_that_keeps_soft_prompts_goes_on_from_them(lively, tmp_path):
+    """In one piece, and stopped half way: the pool is a part of the state, and so of its checkpoint."""
+    defence = Defence(lesson=Lesson(loss=soft(exact(), Ascent(1), Supply(2, 16))))
+    model = lively(TASK, layers=2)
+    whole, _ = train(KEY, model, TASK, SCHEDULE, defence=defence)
+
+    class Stop(Exception):
+        pass
+
+    def stop(done, total):
+        if done == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(KEY, model, TASK, SCHEDULE, defence=defence, watch=stop, checkpoint=tmp_path / "half.npz")
+    later, _ = train(KEY, model, TASK, SCHEDULE, defence=defence, checkpoint=tmp_path / "half.npz")
+    assert all((a == b).all() for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(later), strict=True))
+    other, _ = train(
+        KEY, model, TASK, SCHEDULE, defence=Defence(lesson=Lesson(loss=soft(exact(), Ascent(1), Supply(2))))
+    )
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(other), strict=True))
 
 
 def test_what_a_generator_costs_is_a_pass_for_each_answer_that_is_scored():

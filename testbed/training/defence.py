@@ -13,7 +13,8 @@ from testbed.training.losses import PLAIN, Loss
 from testbed.training.pseudo_inputs import pseudo
 from testbed.training.schedule import Schedule
 from testbed.training.selection import TRIES, Order, Replay, anyone, evenly
-from testbed.training.soft_prompts import OVERSEERS, RATE, STEPS, Overseer, guided, soft
+from testbed.training.soft_losses import USUAL_SUPPLY, Supply, guided, soft
+from testbed.training.soft_prompts import OVERSEERS, RATE, STEPS, Overseer
 from testbed.training.source import UPPER_LIMIT, Source
 
 OWN = {"drawn": ("errors", "unseen"), "learned": ("steps", "rate")}  # what one overseer alone can be told
@@ -31,7 +32,7 @@ class Relaxation(NamedTuple):
       labels: prompts whose labels the overseer `learned` learns from.
       errors, unseen: of the overseer `drawn`, the share of prompts and of hazards that its checker misjudges.
       steps, rate: of the overseer `learned`, its training steps and the first of their learning rates.
-      every: for so many prompts of a batch there is one soft prompt.
+      supply: where soft prompts come from.
     """
 
     layer: Layers = 0
@@ -44,7 +45,7 @@ class Relaxation(NamedTuple):
     unseen: float = 0.0
     steps: int = STEPS
     rate: float = RATE
-    every: int = 1
+    supply: Supply = USUAL_SUPPLY
 
     @property
     def judge(self) -> Overseer:
@@ -70,8 +71,8 @@ LOSSES: dict[str, Callable[[Relaxation], Loss]] = {
     "one_sided": lambda how: one_sided(how.layer, how.eps, how.ascent),
     "noise": lambda how: noise(how.layer, how.eps, how.ascent),
     "pseudo": lambda how: pseudo(how.layer, how.eps, how.ascent),
-    "soft": lambda how: soft(how.judge, how.ascent, how.every),
-    "guided": lambda how: guided(how.judge, how.ascent, how.every),
+    "soft": lambda how: soft(how.judge, how.ascent, how.supply),
+    "guided": lambda how: guided(how.judge, how.ascent, how.supply),
 }
 """`Relaxation -> Loss`.
 
@@ -143,11 +144,13 @@ def refuse_unfit(schedule: Schedule, defence: Defence) -> None:
         have no place; or the loss cannot divide the batch.
     """
     lesson, room = defence.lesson, schedule.finds // schedule.units
-    if schedule.batch % lesson.loss.multiple:
+    if schedule.batch % lesson.loss.every:
         raise ValueError(
-            f"a batch of {schedule.batch} has no soft prompt for each {lesson.loss.multiple} prompts; "
+            f"a batch of {schedule.batch} has no soft prompt for each {lesson.loss.every} prompts; "
             "choose a soft_every that divides it"
         )
+    if 0 < lesson.loss.kept < (taken := schedule.batch // lesson.loss.every):
+        raise ValueError(f"a step takes {taken} soft prompts, and soft_kept={lesson.loss.kept} are fewer; keep more")
     if schedule.rounds and defence.selection.twins:
         if lesson.twins:
             raise ValueError("twins replaces what kept_twins has in the pool; choose one of them")

@@ -30,12 +30,14 @@ class Loss(NamedTuple):
     """What a step descends, and its price for each prompt of the batch: a fraction, where not all cost it.
 
     Attributes:
-      value: `(key, model, task, prompts [B, T]) -> loss`, in nats a token; with a `study` also what was learnt.
+      value: `(key, model, task, prompts [B, T]) -> loss`, in nats a token; with a `study` also what was learnt. If
+        soft prompts are `kept`, it returns beside the loss what is learnt from then on.
       gradients: gradients that a step takes, that of the loss included; or `task -> number` where they hang on it.
       forwards: further forward passes.
       checks: verdicts of the checker that an overseer asks for.
       labels: prompts beside those of the batch whose labels are learnt.
-      multiple: what a batch must be a multiple of.
+      every: for so many prompts of a batch there is one soft prompt.
+      kept: soft prompts that are kept from step to step, as a part of what is learnt.
       study: what is learnt before the run, if anything.
       overseen: whether an overseer's verdicts are asked for in each step, beyond labels.
     """
@@ -45,7 +47,8 @@ class Loss(NamedTuple):
     forwards: int = 0
     checks: int | Fraction = 0
     labels: int | Fraction = 0
-    multiple: int = 1
+    every: int = 1
+    kept: int = 0
     study: Study | None = None
     overseen: bool = False
 

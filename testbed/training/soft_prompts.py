@@ -11,7 +11,6 @@ Reference: Christiano 2019, Worst-case guarantees; Hubinger 2019, Relaxed advers
 import dataclasses
 import functools
 from collections.abc import Callable
-from fractions import Fraction
 from typing import NamedTuple
 
 import jax
@@ -24,7 +23,7 @@ from testbed.objective import Objective, forced_logits
 from testbed.policy import greedy
 from testbed.task import Task
 from testbed.training.latent import USUAL_ASCENT, Ascent, unit
-from testbed.training.losses import Loss, Study, cross_entropy, prompt_loss
+from testbed.training.losses import Study
 
 SCALES = (0.3, 4.0)  # of the noise that soft prompts start from: from nearly uniform to nearly one prompt
 FORBIDDEN = -1e9  # the logit of a token that may not stand at a position
@@ -291,58 +290,3 @@ def climb(
         return z + ascent.stride * task.vocab**0.5 * unit(slope), None
 
     return jax.lax.scan(one_step, z, jax.random.split(key, ascent.steps))[0]
-
-
-def _loss(overseer: Overseer, ascent: Ascent, taught: Overseer, *, every: int, labels: int = 0) -> Loss:
-    """Half clean; half what `taught` loses where the adversary ends, from a soft prompt for `every` so many prompts.
-
-    Raises:
-      ValueError: `every` is no whole number from 1 on.
-    """
-    if not isinstance(every, int) or every < 1:
-        raise ValueError(f"soft_every must be a whole number of at least 1, not {every!r}")
-
-    def value(key, model, task, prompts, learnt=None):
-        if task.transcript_length != task.answer_length:
-            raise ValueError(f"task {task.name}: soft prompts are for tasks without notes; use scratch=none")
-        frozen = jax.lax.stop_gradient(model)
-
-        def one(key):
-            start, climbing, key = jax.random.split(key, 3)
-            z = climb(climbing, frozen, task, noise(start, task), overseer=overseer, ascent=ascent, learnt=learnt)
-            return taught.loss(key, model, task, jax.lax.stop_gradient(z), learnt)
-
-        soft = jax.vmap(one)(jax.random.split(key, len(prompts) // every)).mean()
-        return (cross_entropy(model, task, prompts) + soft) / 2
-
-    return Loss(
-        value,
-        gradients=lambda task: 1 + Fraction(ascent.steps * overseer.answers(task) + taught.answers(task), every),
-        checks=Fraction(ascent.steps * overseer.checks + taught.checks, every),
-        labels=Fraction(labels, every),
-        multiple=every,
-        study=overseer.study,
-        overseen=overseer.study is None,
-    )
-
-
-@functools.cache
-def soft(overseer: Overseer, ascent: Ascent = USUAL_ASCENT, every: int = 1) -> Loss:
-    """Half clean, half the loss at the soft prompts themselves, by the overseer: no prompt's label is learnt.
-
-    There is a soft prompt for `every` so many prompts of the batch.
-    """
-    return _loss(overseer, ascent, overseer, every=every)
-
-
-def _real(key, model, task, z, learnt):
-    return prompt_loss(model, task, draw(key, z, 1)[0])
-
-
-@functools.cache
-def guided(overseer: Overseer, ascent: Ascent = USUAL_ASCENT, every: int = 1) -> Loss:
-    """Half clean, half on a prompt that each soft prompt draws, with its label: a search that climbs distributions.
-
-    `every`: as in `soft`.
-    """
-    return _loss(overseer, ascent, Overseer(overseer.height, _real), every=every, labels=1)

@@ -34,7 +34,7 @@ class State(NamedTuple):
       model, optimizer: what is trained, and the optimiser's state.
       pool: `[finds, T]`; usable: bool `[finds]`, the places whose finds may be trained on; filled: places taken.
       step: gradient steps taken.
-      learnt: what the loss learnt before the run; None if nothing.
+      learnt: what the loss learnt before the run, and what it keeps from step to step; None if nothing.
     """
 
     model: Any
@@ -127,10 +127,12 @@ def train_unit(
         prompts = batch_of(key, state, task, descent, lesson=lesson, first=first, run_key=run_key)
         loss_key = jax.random.fold_in(key, 2)
         learnt = () if state.learnt is None else (state.learnt,)
-        loss, gradients = jax.value_and_grad(lesson.loss.value, 1)(loss_key, state.model, task, prompts, *learnt)
+        slope = jax.value_and_grad(lesson.loss.value, 1, has_aux=lesson.loss.kept > 0)
+        told, gradients = slope(loss_key, state.model, task, prompts, *learnt)
+        loss, after = told if lesson.loss.kept else (told, state.learnt)
         updates, optimizer_state = update(gradients, state.optimizer, state.model)
         model = optax.apply_updates(state.model, updates)
-        return state._replace(model=model, optimizer=optimizer_state, step=state.step + 1), loss
+        return state._replace(model=model, optimizer=optimizer_state, step=state.step + 1, learnt=after), loss
 
     return jax.lax.scan(one_step, state, jax.random.split(key, descent.steps // descent.units))
 
