@@ -35,6 +35,7 @@ from experiments.questions.labels import LABELS
 from experiments.questions.people import PEOPLE
 from experiments.questions.proof import PROOF
 from experiments.questions.random_failures import RANDOM_FAILURES
+from experiments.questions.relaxed_limits import RELAXED_LIMITS
 from experiments.questions.relaxed_prompts import RELAXED_PROMPTS
 from experiments.questions.relaxed_training import RELAXED_TRAINING
 from experiments.questions.reliability import RELIABILITY
@@ -53,6 +54,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "relaxed_training": RELAXED_TRAINING,
     "labels": LABELS,
     "relaxed_prompts": RELAXED_PROMPTS,
+    "relaxed_limits": RELAXED_LIMITS,
     "worst_failures": WORST_FAILURES,
     "diversity": DIVERSITY,
     "building_blocks": BUILDING_BLOCKS,

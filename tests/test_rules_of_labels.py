@@ -11,7 +11,7 @@ from experiments.arm import attack_of, defence_of, schedule_of
 from experiments.effects import only
 from experiments.grids import EQUAL_LABELS, LARGE, LARGE_TWO
 from experiments.questions.labels import DEFENCES, NUMBERS, named
-from experiments.questions.relaxed_prompts import BALLS, SEARCH, SOFT
+from experiments.questions.relaxed_prompts import BALLS, PRICE, SEARCH, SLOW, SOFT
 from experiments.verdict import judge
 from testbed.training.defence import access_of, labels_used
 
@@ -70,9 +70,12 @@ def test_relaxed_arms_and_their_baselines_take_the_same_steps_and_in_full_the_sa
     usual = {name for name in arms if "equal price" not in name} - {"plain"}
     assert len({arms[name].steps for name in usual}) == 1 and {*BALLS, *SOFT, SEARCH} <= usual
     cost = {name: spent(arms[name])["training_gradients"] for name in arms}
-    assert cost["soft, drawn"] == cost["control, equal price"] == 8 * cost["control"]
-    learnt = cost["soft, learned"] - cost["soft, drawn"]
-    assert 0 < learnt < 0.5 * cost["soft, drawn"]
+    assert cost["soft, drawn"] == cost["control, equal price"] == PRICE * cost["control"]
+    study = defence_of(arms["soft, learned"].recipe).lesson.loss.study
+    assert cost["soft, learned"] - cost["soft, drawn"] == study.gradients > 0
+    registered = EXPERIMENTS["relaxed_prompts"].arms("registered", task)
+    assert {f"{name}, equal price" for name in ("control", "uniform", "hazards", SEARCH)} <= registered.keys()
+    assert (SLOW in registered) == (task == "injury") and registered.items() <= arms.items()
     assert arms["uniform"].recipe.fresh_labels == arms[SEARCH].finds == EQUAL_LABELS
 
 

