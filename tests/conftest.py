@@ -147,7 +147,7 @@ def compilations():
 
 
 HEAVY = (
-    "test_sweep.py",
+    "test_sweep_stops.py",
     "test_experiments.py",
     "test_run.py",
     "test_launchers.py",

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_sweep import expected, perform, quiet, worklist
+from sweeping import expected, perform, quiet, worklist
 
 from testbed.runs import results
 from testbed.runs.launchers import threads

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: at once where nothing can be lost, and never in a child. What a sweep does is in `test_sweep`."""
+"""Ctrl-C and SIGTERM: at once where nothing can be lost, and never in a child. Sweeps are in `test_sweep_stops`."""
 
 import json
 import signal
