@@ -6,7 +6,7 @@ import io
 import pytest
 from absl.testing import flagsaver
 
-from experiments import run
+from experiments import EXPERIMENTS, run
 
 
 def command(*flags) -> tuple[int, str, str]:
@@ -17,3 +17,13 @@ def command(*flags) -> tuple[int, str, str]:
         rest = run.parse(["experiments.run", *map(str, flags)])
         run.main(rest)
     return stop.value.code, out.getvalue(), err.getvalue()
+
+
+def failing(config, bench):
+    raise RuntimeError("broken [/because] of [bold]shapes")
+
+
+def fail(monkeypatch):
+    """Every run of the main job fails."""
+    broken = EXPERIMENTS["update_frequency"]._replace(measure=failing)
+    monkeypatch.setitem(EXPERIMENTS, "update_frequency", broken)

@@ -149,6 +149,7 @@ def compilations():
 HEAVY = (
     "test_sweep_stops.py",
     "test_experiments.py",
+    "test_job.py",
     "test_run.py",
     "test_launchers.py",
     "test_training.py",

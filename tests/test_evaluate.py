@@ -5,8 +5,8 @@ import functools
 import jax
 import numpy as np
 import pytest
+from command_line import command
 from machines import by_hand, random_machine
-from test_run import command
 
 from experiments.evaluate import Evaluation, sections, what_changed
 from tasks import TASKS, task_named

@@ -1,6 +1,6 @@
 """Every question in miniature, from its grid to its verdict; equal compute. Its rule is under test in `test_rules`.
 
-Models are nudged here instead of trained, and their accounts made up, which compiles nothing: `test_run` does both.
+Models are nudged here instead of trained, and their accounts made up, which compiles nothing: `test_job` does both.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""A space that is too large to count: questions take it, sample instead, and say so (the main job: `test_run`)."""
+"""A space that is too large to count: questions take it, sample instead, and say so (the main job: `test_job`)."""
 
 import dataclasses
 
