@@ -23,6 +23,8 @@ from testbed.training.latent import USUAL_ASCENT
 # At 2^21 sixteen times as many left half a decade fewer, at six times the price.
 EVERY = 16
 LEAST = 1.0  # decades
+# Soft prompts that are kept, and prompts of a batch for each that is climbed on: one step, which costs about as much.
+KEPT, KEPT_EVERY = 1024, 4
 PRICE = 1 + Fraction(USUAL_ASCENT.steps + 1, EVERY)  # of a step on soft prompts, in plain ones of a classifier
 SPARSE = Recipe(soft_every=EVERY)
 LAYER = {"transformer": 1, "machine": 0}  # between the blocks; under the signs
@@ -33,6 +35,7 @@ SOFT = {
         "soft, drawn": dict(loss="soft"),
         "soft, exact": dict(loss="soft", overseer="exact"),
         "soft, learned": dict(loss="soft", overseer="learned", overseer_labels=EQUAL_LABELS),
+        "soft, kept": dict(loss="soft", soft_every=KEPT_EVERY, soft_kept=KEPT, ascent_steps=1),
         "drawn prompts": dict(loss="guided"),
     }.items()
 }
@@ -132,9 +135,10 @@ RELAXED_PROMPTS = Experiment(
     An adversary climbs the probability of a catastrophe under such a soft prompt. An overseer says
     how likely what it draws is hazardous: `exact` by a sum over all prompts, `drawn` by 32 prompts
     that are checked, `learned` as a model that has {EQUAL_LABELS:,} labels. `drawn prompts` trains on a
-    prompt that each soft prompt draws. For {EVERY} prompts of a batch there is one soft prompt. Beside
-    them stand residual balls, noise and a linear overseer, as in `relaxed_training`; the last, which is
-    slow, in small spaces alone.
+    prompt that each soft prompt draws. For {EVERY} prompts of a batch there is one soft prompt, which
+    climbs {USUAL_ASCENT.steps} steps from noise. With `kept` there is one for {KEPT_EVERY}, of {KEPT:,} that are
+    kept from step to step and climb one more each time. Beside them stand residual balls, noise and a
+    linear overseer, as in `relaxed_training`; the last, which is slow, in small spaces alone.
 
     Every defence must beat the same steps on clean data, on {EQUAL_LABELS:,} labelled prompts, uniform or
     hazardous, and on {EQUAL_LABELS:,} finds of gcg in 16 rounds. The presets `{REGISTERED}` and full give these
