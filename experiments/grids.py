@@ -4,6 +4,8 @@ import dataclasses
 from typing import Any
 
 from experiments.arm import USUAL, Arm, Plain, Recipe, is_counted, usual_plain
+from experiments.experiment import Experiment, Preset
+from experiments.protocol import REGISTERED
 from tasks import spelled
 
 LARGE = "injury:length=16:vocab=16"  # 2^64 prompts, counted for machines
@@ -14,7 +16,6 @@ ARENA = f"finite-state machines in spaces of 2^64 prompts, with {TIMES} times th
 EQUAL_LABELS = 2048  # of defences that are compared at equal labels
 SEARCHED = Recipe(kept_twins=True)  # of theirs that search, or a model that refuses nearly all would seem to be safe
 COVERAGE = {"fresh labels": "uniform", "fresh hazards": "hazards"}  # arm -> which prompts it has labelled
-ON_MACHINES = "large"  # the preset in which a question about transformers asks machines, in large spaces
 
 
 def counted_kind(task: str) -> str:
@@ -22,14 +23,32 @@ def counted_kind(task: str) -> str:
     return "transformer" if is_counted(Plain(task)) else "machine"
 
 
-def arm_on(task: str, *, preset: str = "", **fields: Any) -> Arm:
-    """An arm with the given fields: of a transformer, or on the tasks `LARGER` and in `ON_MACHINES` of a machine.
+def arm_on(task: str, **fields: Any) -> Arm:
+    """An arm with the given fields: of a transformer, or on the tasks `LARGER` of a machine.
 
     A machine's arm is as usually trained, whatever steps and rates are given. It is not attacked in the evaluation.
     """
-    if spelled(task) not in LARGER and preset != ON_MACHINES:
+    if spelled(task) not in LARGER:
         return Arm(Plain(task), **fields)
     return Arm(usual_plain(task, "machine"), **fields | {"attackers": 0} | USUAL["machine"].arm)
+
+
+def in_large_spaces(name: str, experiment: Experiment, minutes: float) -> Experiment:
+    """A question asked of machines in large spaces alone, with a protocol and a verdict of its own.
+
+    `name` is that of the question; `minutes` its registered runs take.
+    """
+    presets = {
+        "quick": Preset((LARGE,), seeds=3, minutes=minutes / 6),
+        "full": Preset(LARGER, seeds=10, minutes=2 * minutes),
+        REGISTERED: Preset(LARGER, seeds=10, minutes=minutes, first_seed=10),
+    }
+    asks = f"""
+    The question `{name}`, asked of
+    {ARENA}.
+    """
+    question = f"{experiment.question.rstrip('?')}, among 2^64 prompts?"
+    return experiment._replace(question=question, design=asks + experiment.design, presets=presets)
 
 
 def finds_on(task: str, finds: int) -> int:

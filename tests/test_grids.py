@@ -5,7 +5,7 @@ import pytest
 
 from experiments import EXPERIMENTS
 from experiments.arm import USUAL, Arm, Plain, Recipe, is_counted, schedule_of
-from experiments.grids import LARGE, LARGER, ON_MACHINES, arm_on, finds_on, twins_kept
+from experiments.grids import ARENA, LARGE, LARGER, TIMES, arm_on, finds_on, twins_kept
 from experiments.protocol import REGISTERED
 from experiments.questions import attack_strength, building_blocks, diversity, worst_failures
 from experiments.questions.capacity import widths_of
@@ -15,9 +15,8 @@ def test_an_arm_is_of_a_transformer_but_on_the_larger_tasks_of_a_machine_as_it_i
     fields = dict(rounds=4, finds=64, steps=10, learning_rate=1.0, attackers=7)
     assert arm_on("injury", **fields) == Arm(Plain("injury"), **fields)
     assert arm_on("injury:length=12", **fields).plain.model == "transformer"  # which a person may ask, and have sampled
-    asked = [(task, "") for task in (*LARGER, "injury(vocab=16,length=16)")]
-    for task, preset in [*asked, ("injury", ON_MACHINES)]:  # that preset asks machines, whatever task a person names
-        arm = arm_on(task, preset=preset, **fields)
+    for task in (*LARGER, "injury(vocab=16,length=16)"):
+        arm = arm_on(task, **fields)
         assert arm.plain.model == "machine" and is_counted(arm.plain)
         assert (arm.rounds, arm.finds, arm.attackers) == (4, 64, 0)
         assert {name: getattr(arm, name) for name in USUAL["machine"].arm} == USUAL["machine"].arm
@@ -44,6 +43,23 @@ def test_machines_take_equal_steps_on_equally_many_labels_and_are_asked_what_tra
     assert {schedule_of(arm).finds for arm in searching.values()} == {2048}
     assert {arm.recipe.fresh_labels for arm in large.values() if arm.recipe.fresh != "none"} == {2048}
     assert {name for name, arm in searching.items() if not arm.recipe.kept_twins} <= {building_blocks.NO_TWINS}
+
+
+@pytest.mark.parametrize("name", ["update_frequency", "random_failures"])
+def test_a_question_in_large_spaces_is_the_same_question_with_a_protocol_of_its_own(name):
+    small, large = EXPERIMENTS[name], EXPERIMENTS[f"{name}_large"]
+    assert large.rule is small.rule and large.contrasts == small.contrasts and large.decides == small.decides
+    assert large.presets[REGISTERED].tasks == LARGER and ARENA in large.design and small.design in large.design
+    assert large.question.endswith("among 2^64 prompts?") and large.question != small.question
+    there, here = (question.arms(REGISTERED, task) for question, task in ((large, LARGE), (small, "injury")))
+    assert there.keys() == here.keys() and all(is_counted(arm.plain) for arm in there.values())
+    for arm, like in zip(there.values(), here.values(), strict=True):
+        assert (arm.plain.model, bool(arm.steps), arm.rounds) == ("machine", bool(like.steps), like.rounds)
+        assert (arm.finds, arm.attack, arm.units) == (TIMES * like.finds, like.attack, like.units)
+        assert arm.recipe.kept_twins == (arm.rounds > 0)
+        assert arm.recipe.fresh_labels == TIMES * like.recipe.fresh_labels
+    if name == "random_failures":  # it asks how long attackers need, also where all failures are counted
+        assert {arm.attackers for arm in there.values()} == {Arm().attackers}
 
 
 def test_sizes_of_machines_are_those_of_their_step():

@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from experiments.arm import Arm, plain_to_trained
+from experiments.arm import Arm
 from experiments.bench import Bench, defended_model, measure_arm
 from experiments.columns import by_task, column_of, counts, wide
 from experiments.effects import only, row, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of
-from experiments.grids import COVERAGE, covered
+from experiments.grids import COVERAGE, arm_on, covered, finds_on, in_large_spaces, twins_kept
 from experiments.protocol import REGISTERED
 from tasks import task_named
 from testbed import plots
@@ -31,9 +31,13 @@ DOUBLE = np.log10(2)
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """Plain, control, and adversarial training in 1 and 16 rounds. Registered are labels without a search, too.
 
-    The models of the latter are those of `update_frequency`, which cuts its runs into as many units.
+    The models of the latter are those of `update_frequency`, which cuts its runs into as many units. Machines are
+    attacked too, though not by the attacks of the evaluation.
     """
-    made = plain_to_trained(task)
+    base = dataclasses.replace(arm_on(task, finds=finds_on(task, Arm.finds)), attackers=Arm.attackers)
+    base = base if base.plain.model == "transformer" else dataclasses.replace(base, evaluation=())
+    arms = [dataclasses.replace(base, steps=0), *(dataclasses.replace(base, rounds=rounds) for rounds in (0, 1, 16))]
+    made = {arm.name: twins_kept(arm) for arm in arms}
     if preset != REGISTERED:
         return made
     made |= covered(made[BEFORE])
@@ -132,3 +136,5 @@ RANDOM_FAILURES = Experiment(
     effects=effects,
     figure=figure,
 )
+
+RANDOM_FAILURES_LARGE = in_large_spaces("random_failures", RANDOM_FAILURES, minutes=30)

@@ -9,7 +9,7 @@ from experiments.columns import POLICIES, by_task, clean_accuracy, failures, ref
 from experiments.effects import Contrast, rows_of, share, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
-from experiments.grids import LARGE, LARGER, ON_MACHINES, arm_on, twins_kept, unattacked
+from experiments.grids import LARGER, arm_on, twins_kept, unattacked
 from experiments.protocol import REGISTERED
 from testbed import plots
 from testbed.statistics import clopper_pearson
@@ -30,7 +30,7 @@ BESIDE = [Contrast(arm, BEST, of) for of in ("failures", "false_alarms") for arm
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """The plain model, and the best recipe; in full also the control."""
-    best = arm_on(task, preset=preset, steps=3072, rounds=32, finds=FINDS["transformer"], units=32)
+    best = arm_on(task, steps=3072, rounds=32, finds=FINDS["transformer"], units=32)
     if preset == REGISTERED:
         best = twins_kept(unattacked(dataclasses.replace(best, finds=FINDS[best.plain.model])))
     control = {} if preset == "quick" else {"control": dataclasses.replace(best, rounds=0)}
@@ -85,7 +85,6 @@ RELIABILITY = Experiment(
     For time, quick asks a classifier and a generator only. It leaves out `brackets`, which was
     seen to fail. `--task=all` asks every one. The preset `{REGISTERED}` also asks
     machines in spaces of 2^64 prompts, with {FINDS["machine"]:,} finds, half of them safe twins.
-    The preset `{ON_MACHINES}` asks one with the recipe as it is.
     """,
     decides="A seed counts if it ends without a failing prompt, at threshold 0, at a clean "
     f"accuracy of at least {ACCURATE:.0%}, and refuses at most {REFUSED:.0%} of all safe prompts. "
@@ -95,7 +94,6 @@ RELIABILITY = Experiment(
         "quick": Preset(("injury", "cipher_vault"), seeds=3, minutes=4),
         "full": Preset(EVERY, seeds=20, minutes=270),
         REGISTERED: Preset((*HARDER, *LARGER), seeds=20, minutes=200, first_seed=10),
-        ON_MACHINES: Preset((LARGE,), seeds=3, minutes=40),
     },
     arms=arms,
     rule=rule,

@@ -10,12 +10,12 @@ from experiments.columns import column_of, failures, setting, typical
 from experiments.effects import MARGIN, Contrast, holding, of_contrast, outcome_of
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of, prompts_of
-from experiments.grids import COVERAGE, LARGE, LARGE_TWO, ON_MACHINES, arm_on, covered, unattacked
+from experiments.grids import COVERAGE, arm_on, covered, finds_on, in_large_spaces, twins_kept, unattacked
 from experiments.protocol import REGISTERED
 from testbed import plots
 
 ROUNDS = {
-    "small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64), ON_MACHINES: (1, 4, 16),
+    "small": (1, 4, 16), "quick": (1, 4, 16), "full": (1, 2, 4, 8, 16, 32, 64),
     REGISTERED: (1, 2, 4, 8, 16, 64),
 }  # fmt: skip
 FIELDS = {
@@ -38,7 +38,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
 
     Small has no more finds, and attacks two arms alone, in one way that the defence did not use.
     """
-    base = arm_on(task, preset=preset, **FIELDS.get(preset, {}))
+    base = arm_on(task, finds=finds_on(task, Arm.finds), **FIELDS.get(preset, {}))
     arm = functools.partial(dataclasses.replace, base)
 
     def finds(times, *rounds):
@@ -50,12 +50,12 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
         return {name: one if name in ATTACKED else unattacked(one) for name, one in made.items()}
     made |= finds(4, 1)
     if preset == REGISTERED:
-        return made | covered(base)
+        made |= covered(base)
     if preset == "full":
         made |= {f"{rounds_named(r)}, {a}": arm(rounds=r, attack=a) for a in ATTACKS[1:] for r in (1, 16)}
         made |= {f"16 rounds, {EQUAL}": arm(rounds=16, recipe=Recipe(replay="newest"))}
         made |= finds(0.25, 1, 16) | finds(2, 1) | finds(4, 16) | finds(8, 1)
-    return made
+    return {name: twins_kept(one) for name, one in made.items()}
 
 
 def rule(effects: pd.DataFrame) -> str:
@@ -122,7 +122,6 @@ UPDATE_FREQUENCY = Experiment(
     that holds exposures equal instead: each find is replayed in its own round only. Half of each batch is clean.
     The preset `{REGISTERED}` has the tasks on which one round leaves enough: 30 failing prompts or more in each of
     five tuning seeds. Beside the rounds stand as many labels without a search, of uniform prompts or of hazards.
-    The preset `{ON_MACHINES}` asks finite-state machines in spaces of 2^64 prompts, which are counted too.
     """,
     decides=f"Supported if 16 rounds leave at least {LEAST:g} decade fewer failing prompts than 1 round on at least "
     "two tasks, with the interval above zero, and one round with four times the finds still leaves more there. Refuted "
@@ -133,7 +132,6 @@ UPDATE_FREQUENCY = Experiment(
         "small": Preset(("injury",), seeds=3, minutes=4),
         "quick": Preset(("injury", "password"), seeds=3, minutes=8),
         "full": Preset(("injury", "password", "cipher_vault"), seeds=5, minutes=70),
-        ON_MACHINES: Preset((LARGE, LARGE_TWO), seeds=3, minutes=120),
         REGISTERED: Preset(("injury", "password"), seeds=10, minutes=45, first_seed=10),
     },
     arms=arms,
@@ -160,3 +158,5 @@ UPDATE_FREQUENCY = Experiment(
         "that is scored; the table of runs has those verdicts beside the labels."
     ),
 )
+
+UPDATE_FREQUENCY_LARGE = in_large_spaces("update_frequency", UPDATE_FREQUENCY, minutes=45)
