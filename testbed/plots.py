@@ -74,8 +74,8 @@ def say_points(line: Line2D, texts: Iterable[str]) -> None:
 
 
 def number(value: float) -> str:
-    """A number as it is said of a point."""
-    return f"{value:,.6g}"
+    """A number as it is said of a point: the same on machines whose logarithms differ in a last bit."""
+    return f"{float(f'{value:.12g}'):,.6g}"
 
 
 def seeds_along(

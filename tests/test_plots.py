@@ -95,3 +95,8 @@ def test_what_no_run_has_any_of_has_no_panel_but_is_said():
 def test_a_long_caption_is_broken_to_the_width_of_its_figure():
     figure, _ = plots.panels(["one", "two"], "word " * 60)
     assert max(map(len, figure.get_supxlabel().split("\n"))) <= 14 * figure.get_figwidth()
+
+
+def test_a_number_that_a_point_says_hangs_on_no_last_bit():
+    assert {plots.number(np.nextafter(2.734375, towards)) for towards in (0, 2.734375, 9)} == {"2.73438"}
+    assert [plots.number(value) for value in (0, 1234.5, 1.6e18)] == ["0", "1,234.5", "1.6e+18"]
