@@ -8,6 +8,7 @@ front name one of these. Fields that have several values are the axes of the gri
 """
 
 import dataclasses
+import functools
 import itertools
 import re
 import warnings
@@ -26,6 +27,7 @@ from experiments.effects import Contrast
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of, prompts_of
 from experiments.grids import unattacked
+from experiments.idle import refuse_idle
 from experiments.play.finds import MARGINS, written
 from experiments.play.finds import NAME as PEOPLE
 from experiments.tables import by_row
@@ -62,8 +64,9 @@ def arms(axes: Sequence[Axis], task: str) -> dict[str, Arm]:
     """The plain model of each size that is asked for, and every point of the grid.
 
     Raises:
-      ValueError: fields do not fit each other.
+      ValueError: fields do not fit each other, or nothing reads one of them.
     """
+    refuse_idle(axes, functools.partial(arm_with, task=task))
     grid = {name: arm_with(point, task) for name, point in points(axes).items()}
     for arm in grid.values():  # each refuses what does not fit, before hours are spent
         attack_of(arm), sizes_of(arm.plain)

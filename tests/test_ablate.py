@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,7 @@ def test_every_field_of_arm_recipe_plain_and_attack_can_be_named():
         hidden = {"plain", "recipe", "options", "label", "task", "evaluation", "largest_space"}
         assert {part + f.name for f in dataclasses.fields(kind) if f.name not in hidden} <= known.keys()
     assert {"attack.candidates", "attack.patience"} & known.keys()
-    others = dict(learning_rate=5e-4, batch=64, weight_decay=0.1, width=16, layers=1, heads=2, order="worst")
+    others = dict(learning_rate=5e-4, batch=64, weight_decay=0.1, width=16, layers=1, heads=2, replay="newest")
     for name, value in others.items():
         [axis] = axes_of([f"{name}={value}"])
         [arm] = [arm for point, arm in arms([axis], "injury").items() if point != "plain"]
@@ -114,6 +115,36 @@ LEFT = {
     "rounds=16, budget=19": [99, 9, 9],  # 2, 1, 1
     "rounds=16, budget=190": [0, 0, 0],
 }
+
+
+@pytest.mark.parametrize(
+    ("words", "idle"),
+    [
+        ("soft_every=1,4", "recipe.soft_every=1,4"),
+        ("layer=1", "recipe.layer=1"),
+        ("loss=soft draws=8,32", ""),
+        ("loss=soft overseer=exact draws=8", "recipe.draws=8"),
+        ("rounds=0 budget=10,20", "budget=10,20"),
+        ("rounds=0,4 budget=10,20", ""),
+        ("rounds=0 attack=uniform", "attack=uniform"),
+        ("rounds=0 replay=newest", "recipe.replay=newest"),
+        ("order=diverse", "recipe.order=diverse"),
+        ("order=anyone,diverse candidates=4", ""),
+        ("fresh_labels=64", "recipe.fresh_labels=64"),
+        ("fresh=uniform fresh_labels=64", ""),
+        ("attack=oracle failures=1", ""),
+        ("attack=oracle budget=10,20", "budget=10,20"),
+        ("attack=gcg,oracle budget=10,20", ""),
+        ("rounds=16 finds=512", ""),
+    ],
+)
+def test_a_field_that_nothing_reads_is_refused(words, idle):
+    axes = axes_of(words.split())
+    if not idle:
+        arms(axes, "injury")
+        return
+    with pytest.raises(ValueError, match=re.escape(f"{idle} changes nothing: nothing reads it with the other fields")):
+        arms(axes, "injury")
 
 
 def test_a_contrast_takes_the_mean_over_everything_else_by_hand():

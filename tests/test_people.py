@@ -118,7 +118,7 @@ def test_an_ablation_has_one_arm_more_that_survives_json(played, target):
 
 
 def test_an_arm_without_rounds_is_not_put_beside_people():
-    grid = beside_people(ablation(axes_of(["rounds=0", "budget=10,20"])), lambda task: np.zeros((1, 4), int))
+    grid = beside_people(ablation(axes_of(["rounds=0", "learning_rate=5e-4,2e-3"])), lambda task: np.zeros((1, 4), int))
     with pytest.raises(ValueError, match="--finds needs an arm with rounds beside it"):
         grid.arms("grid", TASK)
 

@@ -47,6 +47,7 @@ def _code() -> str:
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
+@functools.cache
 def oracle(failures: float = 0.5) -> Source:
     """Draws from all failures and all false alarms: an upper limit that no real attacker has.
 

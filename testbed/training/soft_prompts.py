@@ -114,6 +114,7 @@ def _of_classifiers(log_chance: Callable[..., jax.Array], **more) -> Overseer:
     return Overseer(height, loss, **more)
 
 
+@functools.cache
 def exact() -> Overseer:
     """The checker's verdict on every prompt that q can draw, weighed by its probability."""
     return _of_classifiers(lambda task, z, learnt: log_hazard(task, z))
