@@ -14,6 +14,7 @@ from experiments.columns import column_of
 from experiments.effects import only
 from experiments.questions.relaxed_limits import (
     BLIND,
+    EXAMPLE,
     HASH,
     JUDGED,
     LOOKS,
@@ -23,7 +24,6 @@ from experiments.questions.relaxed_limits import (
     TRIGGER,
     VERDICT,
     WHY,
-    WORST,
     misjudged,
     passing_between,
     why,
@@ -40,7 +40,7 @@ from testbed.task import prompts_of_ids
 
 LIMITS = EXPERIMENTS["relaxed_limits"]
 TASK = injury(length=3)
-TOLD = dict.fromkeys((*WHY, LOOKS), 3) | {VERDICT: "robust", WORST: "H K P"}
+TOLD = dict.fromkeys((*WHY, LOOKS), 3) | {VERDICT: "robust", EXAMPLE: "H K P"}
 SPENT = {f"compute.{what}": 64 for what in ("gradient_steps", "labels", "checker_calls")}
 
 
@@ -108,7 +108,7 @@ def test_why_tells_what_fails_in_the_words_of_the_task(lively):
     assert 0 <= found["latent"] <= PROBES and 0 <= found["between"] <= PROBES
     failing = exact.count(lively(TASK, layers=2), TASK, {"greedy": greedy(TASK)})["greedy"].ids
     assert found["tactics"] == len(cover(prompts_of_ids(TASK, failing))) > 0
-    assert found["worst"] == TASK.render(prompts_of_ids(TASK, failing[:1])[0])
+    assert found["example"] == TASK.render(prompts_of_ids(TASK, failing[:1])[0])
 
 
 def test_its_figure_shows_what_was_planted_and_what_is_near_hazards():

@@ -36,7 +36,7 @@ DEPTHS = (1, USUAL_DEPTH, 4)
 *_, BLIND = WRONG  # of its mistakes the worst
 LAYER, EPS = 1, 0.3  # of the latent push, as in `relaxed_training`
 PROBES = 1024  # hazards that are pushed, and pairs of them that are mixed
-LATENT, BETWEEN, TACTICS, WORST = "why.latent", "why.between", "why.tactics", "why.worst"
+LATENT, BETWEEN, TACTICS, EXAMPLE = "why.latent", "why.between", "why.tactics", "why.example"
 VERDICT, LOOKS = "telltale.verdict", "telltale.by_looks.value"
 WHY = {
     LATENT: f"hazards that fail in the latent space, of {PROBES:,}",
@@ -66,7 +66,7 @@ OF_PLANT = tuple(Contrast(*pair, of="planted") for pair in (("control", JUDGED),
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
-    """Control, search and soft prompts; on a task without a trigger also a checker that errs.
+    """Plain, control, search and soft prompts; on a task without a trigger also a checker that errs.
 
     In full also other depths; registered are these on one task.
 
@@ -123,7 +123,7 @@ def why(bench: Bench, model, task: Task) -> dict[str, Any]:
         "latent": int(pushed.sum()),
         "between": int(passing_between(model, task, hazards, hazards[::-1])),
         "tactics": len(centres),
-        "worst": task.render(prompts_of_ids(task, counted.ids[:1])[0]) if len(counted.ids) else "",
+        "example": task.render(prompts_of_ids(task, counted.ids[:1])[0]) if len(counted.ids) else "",
     }
 
 
@@ -166,7 +166,7 @@ def of_models(runs: pd.DataFrame) -> pd.DataFrame:
     arms = runs.sort_values("seed").groupby("arm", sort=False)
     means = arms[list(WHY)].median().map("{:,.0f}".format)
     means = means.rename(columns={column: column.partition(".")[2] for column in WHY})
-    first = arms[[VERDICT, WORST]].first().set_axis(["telltale", "one that fails"], axis=1)
+    first = arms[[VERDICT, EXAMPLE]].first().set_axis(["telltale", "one that fails"], axis=1)
     return by_row(runs).drop(columns=["egregious", "steps"]).join(means).join(first)
 
 
