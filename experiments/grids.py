@@ -46,6 +46,7 @@ def in_large_spaces(name: str, experiment: Experiment, minutes: float) -> Experi
     asks = f"""
     The question `{name}`, asked of
     {ARENA}.
+    What is said below of presets, and of what their tasks leave, is that question's.
     """
     question = f"{experiment.question.rstrip('?')}, among 2^64 prompts?"
     return experiment._replace(question=question, design=asks + experiment.design, presets=presets)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.arm import Arm, attack_of, defence_of, schedule_of
-from experiments.axes import Axis, fields, points, shown
+from experiments.axes import BASE, Axis, fields, points, shown
 from testbed.training.defence import USUAL
 from testbed.training.source import Source
 
@@ -39,7 +39,7 @@ def refuse_idle(axes: Sequence[Axis], arm_of: Callable[[Mapping[str, Any]], Arm]
     Raises:
       ValueError: nothing reads a field; says which, and its values.
     """
-    attacks = next((axis.values for axis in axes if axis.name == "attack"), ())
+    attacks = next((axis.values for axis in axes if axis.name == "attack"), (BASE.attack,))
     for axis in axes:
         default = (fields(attacks)[axis.name],) if len(axis.values) == 1 else ()
         values = dict.fromkeys((*axis.values, *default))

@@ -135,6 +135,8 @@ LEFT = {
         ("attack=oracle failures=1", ""),
         ("attack=oracle budget=10,20", "budget=10,20"),
         ("attack=gcg,oracle budget=10,20", ""),
+        ("patience=7", ""),
+        ("patience=7 rounds=0", "attack.patience=7"),
         ("rounds=16 finds=512", ""),
     ],
 )

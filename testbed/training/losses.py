@@ -30,14 +30,13 @@ class Loss(NamedTuple):
     """What a step descends, and its price for each prompt of the batch: a fraction, where not all cost it.
 
     Attributes:
-      value: `(key, model, task, prompts [B, T]) -> loss`, in nats a token; with a `study` also what was learnt. If
-        soft prompts are `kept`, it returns beside the loss what is learnt from then on.
+      value: `(key, model, task, prompts [B, T]) -> loss`, in nats a token; with a `study` also what was learnt.
       gradients: gradients that a step takes, that of the loss included; or `task -> number` where they hang on it.
       forwards: further forward passes.
       checks: verdicts of the checker that an overseer asks for.
       labels: prompts beside those of the batch whose labels are learnt.
       every: for so many prompts of a batch there is one soft prompt.
-      kept: soft prompts that are kept from step to step, as a part of what is learnt.
+      kept: soft prompts that are a part of what is learnt; `value` then returns `(loss, learnt)`.
       study: what is learnt before the run, if anything.
       overseen: whether an overseer's verdicts are asked for in each step, beyond labels.
     """
