@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from pathlib import Path
@@ -36,7 +36,7 @@ CHECKPOINT_FILE = r"\.?(?P<name>.+)\.npz(\.[0-9a-f]{16})?"
 BY_SWEEP = {"experiment", "config", "omitted", "seed", "sources", "seconds", "provenance"}
 MAPS = Path("/proc/self/maps")
 MAPS_ALLOWED = Path("/proc/sys/vm/max_map_count")
-POLL = 1.0  # seconds between two looks at runs that another sweep is at
+POLL = 1.0  # seconds between two looks: at runs that another sweep is at, and at signals
 
 
 class Run(NamedTuple):
@@ -167,6 +167,18 @@ def _failed(path: Path, error: Exception) -> Ended:
     return Ended(failure=failure)
 
 
+def _all_of(futures: Sequence[Future[Ended]]) -> list[Ended]:
+    """How runs ended, in their order; what one raises is raised at once.
+
+    A wait without end could miss a signal: one that comes just before it is noted only after it.
+    """
+    while True:
+        done, others = wait(futures, POLL, FIRST_EXCEPTION)
+        raised = [future for future in done if future.exception() is not None]
+        if raised or not others:
+            return [future.result() for future in raised or futures]
+
+
 def sweep(
     runs: Sequence[Run],
     perform: Perform,
@@ -234,7 +246,7 @@ def sweep(
         try:
             waiting = missing
             while waiting:
-                ended = list(pool.map(one, waiting))
+                ended = _all_of([pool.submit(one, run) for run in waiting])
                 waiting = elsewhere[:] = [run for run, how in zip(waiting, ended, strict=True) if how == Ended()]
                 time.sleep(POLL if waiting else 0)
         except BaseException as error:
