@@ -5,6 +5,7 @@ A child process forks those that are killed inside a write: one that has not sta
 
 import dataclasses
 import errno
+import functools
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from children import in_child
+from children import forked, in_child
 
 from testbed.runs import results
 
@@ -223,18 +224,6 @@ def test_a_replacement_that_fails_leaves_the_old_file(tmp_path, monkeypatch, poi
     assert path.read_bytes() == b"new"
 
 
-def forked(work) -> int:
-    """Run `work` in a fork of this process; returns its exit status, or minus the signal that ended it."""
-    child = os.fork()
-    if not child:
-        status = 99
-        try:
-            status = int(work() or 0)
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -263,7 +252,7 @@ def killed_writes(folder: Path) -> dict:
             dying_at(point, when)
             return results.write(place, RUN, RECORD)
 
-        status = forked(write)
+        [status] = forked(write)
         records, problems = results.read(place)
         again = results.write(place, RUN, RECORD)
         seen[f"{point} {when}"] = {
@@ -287,7 +276,7 @@ def killed_replacements(folder: Path) -> dict:
             dying_at(point, when)
             results.write_atomically(path, b"new" * 999)
 
-        status = forked(write)
+        [status] = forked(write)
         held = path.read_bytes() if path.exists() else None
         held = {None: "nothing", b"old" * 999: "old", b"new" * 999: "new"}.get(held, "damaged")
         seen[f"{point} {when}"] = {"status": status, "holds": held}
@@ -298,19 +287,8 @@ def races(folder: Path, rounds: int = 25, writers: int = 4) -> list[list]:
     """Let processes write the same record at once; report who says that it won, and whose record is there."""
     seen = []
     for number in range(rounds):
-        gate, opener = os.pipe()
-        children = []
-        for writer in range(writers):
-            child = os.fork()
-            if not child:
-                os.close(opener)
-                os.read(gate, 1)  # returns when the parent closes its end
-                won = results.write(folder, *recorded(number, writer=writer))
-                os._exit(10 + won)
-            children.append(child)
-        os.close(gate)
-        os.close(opener)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        records = [recorded(number, writer=writer) for writer in range(writers)]
+        codes = forked(*(functools.partial(results.write, folder, *record) for record in records))
         seen.append([codes, json.loads((folder / f"{recorded(number)[0]}.json").read_text())["writer"]])
     return seen
 
@@ -361,8 +339,8 @@ def test_a_replacement_killed_anywhere_leaves_the_old_file_or_the_new_one(afterm
 def test_of_processes_that_write_a_record_at_once_exactly_one_wins(aftermath):
     assert len(aftermath["races"]) == 25
     for codes, writer in aftermath["races"]:
-        assert sorted(codes) == [10, 10, 10, 11]
-        assert codes.index(11) == writer
+        assert sorted(codes) == [0, 0, 0, 1]
+        assert codes.index(1) == writer
 
 
 def test_the_umask_of_the_process_holds(aftermath):

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from children import in_child
+from children import forked, in_child
 from conftest import slow
 from sweeping import Counting, contents, expected, facts, perform, quiet, worklist
 
@@ -105,19 +105,6 @@ def test_in_another_thread_and_for_a_signal_that_is_ignored_no_handler_is_set(tm
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def forked(work) -> int:
-    """Run `work` in a fork of this process; returns its exit status, or minus the signal that ended it."""
-    child = os.fork()
-    if not child:
-        status = 99
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def killed_sweep(folder: Path, runs: list[Run], fatal_line: int, workers: int) -> None:
     """Sweep, and die by SIGKILL when the given number of lines of this project have been executed."""
     executed = 0
@@ -143,7 +130,7 @@ def kill_everywhere(base: Path, runs: list[Run], workers: int, stride: int) -> d
     truth, wrong, recorded, line = expected(runs), [], [], 1
     while True:
         folder = base / f"{workers}-{line}"
-        status = forked(lambda folder=folder, line=line: killed_sweep(folder, runs, line, workers))
+        [status] = forked(lambda folder=folder, line=line: killed_sweep(folder, runs, line, workers))
         there, problems = results.read(folder)
         whole = {run: {k: v for k, v in there[run].items() if k in truth[run]} == truth[run] for run in there}
         if status not in (0, -signal.SIGKILL) or problems or not all(whole.values()):
@@ -161,19 +148,12 @@ def kill_everywhere(base: Path, runs: list[Run], workers: int, stride: int) -> d
 
 def together(folder: Path, runs: list[Run], sweeps: int = 3) -> list[int]:
     """Sweep the same runs in the same folder from several processes at once; returns their exit statuses."""
-    gate, opener = os.pipe()
-    children = []
-    for _ in range(sweeps):
-        child = os.fork()
-        if not child:
-            os.close(opener)
-            os.read(gate, 1)  # returns when the parent closes its end
-            outcome = sweep(runs, Counting(lambda *_: time.sleep(0.002)), folder, quiet(), place=threads(2))
-            os._exit(0 if not outcome.failed and outcome.done + outcome.skipped == len(runs) else 1)
-        children.append(child)
-    os.close(gate)
-    os.close(opener)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+    def work() -> bool:
+        outcome = sweep(runs, Counting(lambda *_: time.sleep(0.002)), folder, quiet(), place=threads(2))
+        return bool(outcome.failed) or outcome.done + outcome.skipped != len(runs)
+
+    return forked(*[work] * sweeps)
 
 
 def interrupted(folder: Path, runs: list[Run]) -> dict:
@@ -236,7 +216,7 @@ def lost(folder: Path, runs: list[Run], name: str) -> dict:
                 os._exit(42 if kept else 43)
 
     said = folder.with_suffix(".said")
-    return {"status": forked(work), "records": list(facts(folder)), "said": said.read_text()}
+    return {"status": forked(work)[0], "records": list(facts(folder)), "said": said.read_text()}
 
 
 def deaf(folder: Path, runs: list[Run]) -> int:
@@ -252,7 +232,8 @@ def deaf(folder: Path, runs: list[Run]) -> int:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(600.0)
 
-    return forked(work)
+    [status] = forked(work)
+    return status
 
 
 def stand_alone() -> None:
