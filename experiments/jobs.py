@@ -25,7 +25,7 @@ from testbed import plots
 from testbed.attacks.search import short_of_steps
 from testbed.objective import Objective
 from testbed.policy import greedy
-from testbed.runs import results
+from testbed.runs import provenance, results
 from testbed.runs.packing import pack
 from testbed.runs.sweep import crowded, status, sweep
 from testbed.text import plural
@@ -136,8 +136,7 @@ def announce(console: Console, job: Job, missing: int) -> None:
         f"{missing} to do, about {minutes} on two cores; records go to {job.folder}",
         markup=False, highlight=False,
     )  # fmt: skip
-    if missing and (others := of_other_populations(job)):
-        told = f"{plural(others, 'run')} there had models of other populations (--population): their last bits differ"
+    for told in made_otherwise(job):
         console.print(told, style="yellow", markup=False, highlight=False)
     short = {run._replace(seed=0, together=()): said for run in job.runs if (said := _short_search(run))}
     for said, number in Counter(short.values()).items():
@@ -163,11 +162,18 @@ def missing_of(job: Job) -> int:
     return sum(run.id not in records for run in job.runs)
 
 
-def of_other_populations(job: Job) -> int:
-    """Runs of a job whose record was made with other companions than the job gives them: in a population, or alone."""
+def made_otherwise(job: Job) -> list[str]:
+    """Lines about records of a job, if some were made by other code, or in other populations than the job gives."""
     records, _ = results.read(job.folder)
-    there = [run for run in job.runs if run.id in records]
-    return sum(tuple(records[run.id].get("population", ())) != run.together for run in there)
+    there = [(run, records[run.id]) for run in job.runs if run.id in records]
+    code = provenance.source()
+    coded = sum(record["provenance"].get("source") != code for _, record in there)
+    peopled = sum(tuple(record.get("population", ())) != run.together for run, record in there)
+    told = {
+        "of other code: {} there; if a task has changed since, another --out makes all anew": coded,
+        "of models of other populations (--population): {} there, whose last bits differ": peopled,
+    }
+    return [line.format(plural(number, "run")) for line, number in told.items() if number]
 
 
 class Done(NamedTuple):

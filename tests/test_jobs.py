@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 
 from experiments import EXPERIMENTS, asked, jobs, reading, run, worklist
 from experiments.arm import Arm, Plain
-from testbed.runs import results
+from testbed.runs import provenance, results
 
 ROOT = Path(__file__).parents[1]
 
@@ -97,7 +97,13 @@ def test_a_limit_of_what_is_counted_changes_the_runs_that_it_decides_and_no_othe
     assert ids(job) == ids(job._replace(population=8)), "how models are made is no part of an id"
 
 
-def test_records_of_other_populations_are_told(shipped):
+def test_records_of_other_code_and_other_populations_are_told(shipped, monkeypatch):
     job = reading.recorded("attack_strength", shipped)
-    assert jobs.of_other_populations(job) == 0
-    assert jobs.of_other_populations(job._replace(population=5)) == len(job.runs)
+    monkeypatch.setattr(provenance, "source", lambda: None)  # these records are so old that they tell none
+    runs = f"{len(job.runs)} runs there"
+    assert jobs.made_otherwise(job) == []
+    [told] = jobs.made_otherwise(job._replace(population=5))
+    assert told == f"of models of other populations (--population): {runs}, whose last bits differ"
+    monkeypatch.undo()
+    [told] = jobs.made_otherwise(job)
+    assert told == f"of other code: {runs}; if a task has changed since, another --out makes all anew"

@@ -86,8 +86,8 @@ def test_the_package_in_another_repository_does_not_name_its_commit(tmp_path):
 
 def test_the_source_is_that_of_the_files_on_disk(tmp_path):
     def source():
-        provenance._source.cache_clear()
-        return provenance._source(tmp_path)
+        provenance.source.cache_clear()
+        return provenance.source(tmp_path)
 
     for name in ("testbed/a.py", "testbed/runs/b.py", "tasks/c.py", "experiments/questions/d.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

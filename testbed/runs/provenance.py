@@ -36,7 +36,7 @@ def means() -> dict[str, Any]:
         version = "unknown"
     return {
         "version": version,
-        "source": _source(ROOT),
+        "source": source(),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in LIBRARIES},
         "device": jax.devices()[0].device_kind,
@@ -47,7 +47,7 @@ def means() -> dict[str, Any]:
 
 
 @functools.cache
-def _source(root: Path) -> str:
+def source(root: Path = ROOT) -> str:
     """A digest of the packages' Python files; cached, since a process keeps the code it began with."""
     digest = hashlib.sha256()
     files = [path for package in PACKAGES for path in (root / package).rglob("*.py")]
