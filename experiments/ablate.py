@@ -21,13 +21,13 @@ import pandas as pd
 from rich.console import Console
 
 from experiments.arm import USUAL, Arm, Plain, Recipe, attack_of, defence_of, schedule_of, sizes_of, usual_plain
-from experiments.axes import BASE, Axis, axes_of, called, full_name, points, shown, value_of
+from experiments.axes import BASE, Axis, axes_of, called, full_name, shown, value_of
 from experiments.columns import column_of, counts
 from experiments.effects import Contrast
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of, prompts_of
 from experiments.grids import unattacked
-from experiments.idle import refuse_idle
+from experiments.idle import merged, refuse_idle
 from experiments.play.finds import MARGINS, written
 from experiments.play.finds import NAME as PEOPLE
 from experiments.tables import by_row
@@ -60,6 +60,13 @@ def arm_with(values: Mapping[str, Any], task: str) -> Arm:
     return arm if "attackers" in values else unattacked(arm)
 
 
+@functools.cache
+def grid_of(axes: tuple[Axis, ...]) -> dict[str, list[dict[str, Any]]]:
+    """The arms of a grid by name, each with all points that it stands for. Without steps they are the plain models."""
+    grid = merged(axes, functools.partial(arm_with, task=Plain.task))
+    return {_plain_name(at[0], axes) if at[0].get("steps") == 0 else name: at for name, at in grid.items()}
+
+
 def arms(axes: Sequence[Axis], task: str) -> dict[str, Arm]:
     """The plain model of each size that is asked for, and every point of the grid.
 
@@ -67,20 +74,23 @@ def arms(axes: Sequence[Axis], task: str) -> dict[str, Arm]:
       ValueError: fields do not fit each other, or nothing reads one of them.
     """
     refuse_idle(axes, functools.partial(arm_with, task=task))
-    grid = {name: arm_with(point, task) for name, point in points(axes).items()}
+    grid = {name: arm_with(point, task) for name, [point, *_] in grid_of(tuple(axes)).items()}
     for arm in grid.values():  # each refuses what does not fit, before hours are spent
         attack_of(arm), sizes_of(arm.plain)
-        refuse_unfit(schedule_of(arm), defence_of(arm.recipe))
-    plains = list(dict.fromkeys(arm.plain for arm in grid.values()))
-    names = ["plain"] if len(plains) == 1 else [_plain_name(plain, axes) for plain in plains]
+        if arm.steps:  # without any it is the plain model
+            refuse_unfit(schedule_of(arm), defence_of(arm.recipe))
     attackers = next(iter(grid.values())).attackers
-    before = {name: Arm(plain, steps=0, attackers=attackers) for name, plain in zip(names, plains, strict=True)}
+    before = {
+        _plain_name(at, axes): Arm(grid[name].plain, steps=0, attackers=attackers)
+        for name, [at, *_] in grid_of(tuple(axes)).items()
+    }
     return before | {name: arm for name, arm in grid.items() if arm.steps}
 
 
-def _plain_name(plain: Plain, axes: Sequence[Axis]) -> str:
-    varied = [axis.name.partition(".")[2] for axis in axes if axis.name.startswith("plain.") and len(axis.values) > 1]
-    return "plain, " + called({f"plain.{name}": getattr(plain, name) for name in varied})
+def _plain_name(at: Mapping[str, Any], axes: Sequence[Axis]) -> str:
+    """What the plain model of a point is called."""
+    varied = [axis.name for axis in axes if axis.name.startswith("plain.") and len(axis.values) > 1]
+    return ", ".join(["plain", *([called({name: at[name] for name in varied})] if varied else [])])
 
 
 def side_of(text: str, axes: Sequence[Axis]) -> dict[str, Any]:
@@ -123,15 +133,26 @@ def _pair(before: str, after: str, axes: Sequence[Axis]) -> Contrast:
     sides = [side_of(text, axes) for text in (before, after)]
     if set(sides[0]) != set(sides[1]):
         raise ValueError(f"contrast {before}:{after}: both sides must name the same axes; {SIDES}")
-    groups = [tuple(name for name, point in points(axes).items() if side.items() <= point.items()) for side in sides]
+    if not all(groups := _groups(sides, axes)):
+        raise ValueError(f"contrast {before}:{after}: both sides are the same arms, since nothing reads these fields")
     return Contrast(*groups, before_name=called(sides[0]), after_name=called(sides[1]))
 
 
+def _groups(sides: Sequence[Mapping[str, Any]], axes: Sequence[Axis]) -> list[tuple[str, ...]]:
+    """The arms that have each side's values, but for those that have both: they read no such field."""
+    grid = grid_of(tuple(axes)).items()
+    on = [{name: None for name, stands in grid if any(side.items() <= at.items() for at in stands)} for side in sides]
+    return [tuple(name for name in one if name not in other) for one, other in (on, on[::-1])]
+
+
 def ends_of(axes: Sequence[Axis]) -> tuple[Contrast, ...]:
-    """For each axis its first value against its last, over all else."""
-    varied = (axis for axis in axes if len(axis.values) > 1)
-    pairs = ((called({axis.name: axis.values[0]}), called({axis.name: axis.values[-1]})) for axis in varied)
-    return tuple(_pair(*pair, axes) for pair in pairs)
+    """For each axis its first value against its last, over all else; none where no arm reads either."""
+    made = []
+    for axis in axes:
+        sides = [{axis.name: value} for value in (axis.values[0], axis.values[-1])]
+        if len(axis.values) > 1 and all(groups := _groups(sides, axes)):
+            made.append(Contrast(*groups, before_name=called(sides[0]), after_name=called(sides[1])))
+    return tuple(made)
 
 
 def ablation(
@@ -155,7 +176,7 @@ def ablation(
         hypothesis="",
         design=f"Grid: {grid}. Other fields: {BASE.name} of {BASE.attack}, as `experiments.arm.Arm` has them.",
         decides="",
-        presets={"grid": Preset(("injury",), seeds=3, minutes=3 * MINUTES * len(points(axes)))},
+        presets={"grid": Preset(("injury",), seeds=3, minutes=3 * MINUTES * len(grid_of(tuple(axes))))},
         arms=lambda preset, task: arms(axes, task),
         rule=lambda effects: "not tested",
         contrasts=declared,
@@ -212,10 +233,8 @@ def layout_of(axes: Sequence[Axis], x: str = "", hue: str = "", panel: str = "")
 def draw(runs: pd.DataFrame, axes: Sequence[Axis], layout: Layout) -> plots.Figure:
     """Failing prompts, and below them safe prompts refused, over the grid, from the runs of one task."""
     by_name = {axis.name: axis for axis in axes}
-    of_arm = points(axes)
-    rows = runs[runs["arm"].isin(of_arm)]
-    for name in by_name:
-        rows = rows.assign(**{name: [of_arm[arm][name] for arm in rows["arm"]]})
+    stands = pd.DataFrame([{"arm": arm} | point for arm, group in grid_of(tuple(axes)).items() for point in group])
+    rows = runs.drop(columns=[*by_name], errors="ignore").merge(stands, on="arm")
     values = {part: by_name[name].values if name else (None,) for part, name in layout._asdict().items()}
     price = "Safe prompts refused"
     measures = {"Failing prompts": "failures", price: "false_alarms"}

@@ -1,11 +1,14 @@
-"""Fields that nothing reads: an axis of them would give arms that differ in name alone, so it is refused."""
+"""Fields that nothing reads: points of a grid that differ in these alone are one arm.
+
+Otherwise arms would differ in name alone, and a mean over them would hold zeros. A field that no arm reads is refused.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.arm import Arm, attack_of, defence_of, schedule_of
-from experiments.axes import BASE, Axis, fields, points, shown
+from experiments.axes import BASE, Axis, called, fields, points, shown
 from testbed.training.defence import USUAL
 from testbed.training.source import Source
 
@@ -58,3 +61,25 @@ def _alike(given: list[Mapping[str, Any]], arm_of: Callable[[Mapping[str, Any]],
     except (ValueError, TypeError):  # the latter where an attack has no such parameter
         return False
     return all(other == first for other in others)
+
+
+def merged(axes: Sequence[Axis], arm_of: Callable[[Mapping[str, Any]], Arm]) -> dict[str, list[dict[str, Any]]]:
+    """The arms of a grid by name, each with all the points that it stands for; `arm_of` as in `refuse_idle`.
+
+    With `rounds=0,4 budget=10,20` they are `rounds=0`, which has no budget, and two of four rounds.
+    """
+    groups: dict[Any, dict[str, dict[str, Any]]] = {}
+    for name, point in points(axes).items():
+        try:
+            same = does(arm_of(point))
+        except (ValueError, TypeError):  # it does not fit, and is refused where it is made
+            same = name
+        groups.setdefault(same, {})[name] = point
+    made: dict[str, list[dict[str, Any]]] = {}
+    for group in groups.values():
+        first, *others = group.values()
+        common = {name: value for name, value in first.items() if all(other[name] == value for other in others)}
+        varied = {axis.name: common[axis.name] for axis in axes if len(axis.values) > 1 and axis.name in common}
+        name = called(varied) or next(iter(group))
+        made[name if name not in made else next(iter(group))] = list(group.values())
+    return made

@@ -149,6 +149,35 @@ def test_a_field_that_nothing_reads_is_refused(words, idle):
         arms(axes, "injury")
 
 
+PARTLY = axes_of(["rounds=0,4", "budget=10,39"])
+
+
+def test_points_that_differ_in_what_nothing_reads_there_are_one_arm():
+    assert list(arms(PARTLY, "injury")) == ["plain", "rounds=0", "rounds=4, budget=10", "rounds=4, budget=39"]
+    assert list(arms(axes_of(["attack=gcg,oracle", "budget=10,39"]), "injury"))[1:] == [
+        "attack=gcg, budget=10", "attack=gcg, budget=39", "attack=oracle",
+    ]  # fmt: skip
+    assert list(arms(axes_of(["steps=0,64", "rounds=1,2"]), "injury")) == [
+        "plain", "steps=64, rounds=1", "steps=64, rounds=2",
+    ]  # fmt: skip
+
+
+def test_an_arm_that_does_not_read_a_field_is_no_zero_in_its_effect():
+    """A budget that takes two decades off where there are rounds takes off two, not one."""
+    left = {"rounds=0": [9999], "rounds=4, budget=10": [999], "rounds=4, budget=39": [9]}
+    rounds, budget = ablation(PARTLY).exploratory
+    assert differences(table(left), budget) == pytest.approx([2.0])
+    assert differences(table(left), rounds) == pytest.approx([4 - (3 + 1) / 2])
+    named = contrast_of("rounds=0 budget=10:rounds=4 budget=10", PARTLY)
+    assert differences(table(left), named) == pytest.approx([1.0])
+    steps, _ = ablation(axes_of(["steps=0,64", "rounds=1,2"])).exploratory
+    assert steps.before == ("plain",)
+    figure = ablation(PARTLY).figure(table(left))
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    np.testing.assert_allclose([lines["budget=10"][0], lines["budget=39"][0]], 9999)
+    plt.close(figure)
+
+
 def test_a_contrast_takes_the_mean_over_everything_else_by_hand():
     effects = of_contrasts(table(LEFT), [contrast_of("rounds=1:rounds=16", GRID)])
     [row] = effects.itertuples()
@@ -199,6 +228,11 @@ def test_a_value_of_a_contrast_may_hold_a_colon():
 def test_a_contrast_that_names_what_the_grid_has_not_is_refused(text, complaint):
     with pytest.raises(ValueError, match=complaint):
         contrast_of(text, GRID)
+
+
+def test_a_contrast_of_one_arm_with_itself_is_refused():
+    with pytest.raises(ValueError, match="both sides are the same arms, since nothing reads these fields"):
+        contrast_of("rounds=0 budget=10:rounds=0 budget=39", PARTLY)
 
 
 def test_the_ends_of_each_axis_are_exploratory_and_named_contrasts_declared():
