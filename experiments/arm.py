@@ -240,10 +240,10 @@ def attack_of(arm: Arm) -> Attack | Source:
     return attack
 
 
-def is_counted(plain: Plain) -> bool:
+def is_counted(plain: Plain, largest: int | None = None) -> bool:
     """Whether failures of a model are counted: in a small space, or of a machine on a task with an automaton."""
     task, sizes = task_named(plain.task), sizes_of(plain)
-    return countable(task) or (isinstance(sizes, MachineConfig) and task.checker is not None)
+    return countable(task, largest=largest) or (isinstance(sizes, MachineConfig) and task.checker is not None)
 
 
 def decided_by(largest: int | None, task: str) -> int | None:

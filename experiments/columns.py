@@ -150,6 +150,12 @@ def wide(runs: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
     return runs.assign(value=values).pivot(index="seed", columns="arm", values="value")
 
 
+def is_sampled(runs: pd.DataFrame) -> pd.Series:
+    """Whether a run's failures were sampled, since its space was too large to count."""
+    sizes = [c for c in runs if c.endswith("sampled.hazardous")]
+    return runs[sizes].notna().any(axis=1)
+
+
 def sampled_note(runs: pd.DataFrame) -> str:
     """What must be said of a task whose space is too large to count; else nothing."""
     sizes = [c for c in runs if c.endswith("sampled.hazardous") and runs[c].notna().any()]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from experiments.columns import COUNTED, PAIRING, by_task, counts, decades, wide, worst_margin
+from experiments.columns import COUNTED, PAIRING, by_task, counts, decades, is_sampled, wide, worst_margin
 from testbed.statistics import Effect, Interval, holm, paired_effect
 
 COLUMNS = {
@@ -82,14 +82,19 @@ def amounts(runs: pd.DataFrame, of: str, policy: str = "greedy") -> pd.Series:
 
 
 def differences(runs: pd.DataFrame, contrast: Contrast, policy: str = "greedy") -> np.ndarray:
-    """By how much `after` leaves less than `before`, in the contrast's unit, one for each seed that has all arms."""
+    """By how much `after` leaves less than `before`, in the contrast's unit, one for each seed that has all arms.
+
+    There is none where some of these arms are counted and others sampled: these numbers are of different prompts.
+    """
     return _by_seed(runs, contrast, policy).dropna().to_numpy()
 
 
 def _by_seed(runs: pd.DataFrame, contrast: Contrast, policy: str) -> pd.Series:
     left = wide(runs, amounts(runs, contrast.of, policy))
     before, after = ([arms] if isinstance(arms, str) else list(arms) for arms in contrast[:2])
-    both = left.reindex(columns=list(dict.fromkeys([*before, *after]))).dropna()
+    names = list(dict.fromkeys([*before, *after]))
+    alike = wide(runs, is_sampled(runs)).reindex(columns=names).nunique(axis=1) == 1
+    both = left.reindex(columns=names)[alike].dropna()
     dropped = both[before].mean(axis=1) - both[after].mean(axis=1)
     return dropped if contrast.minus is None else dropped - _by_seed(runs, contrast.minus, policy)
 

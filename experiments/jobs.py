@@ -14,7 +14,7 @@ from rich.table import Table
 
 import experiments
 from experiments import columns, export, protocol, tables
-from experiments.arm import attack_of
+from experiments.arm import attack_of, is_counted
 from experiments.page import is_ours, results_page
 from experiments.reading import beside, figures_of, frame_of
 from experiments.report import index, report
@@ -136,7 +136,7 @@ def announce(console: Console, job: Job, missing: int) -> None:
         f"{missing} to do, about {minutes} on two cores; records go to {job.folder}",
         markup=False, highlight=False,
     )  # fmt: skip
-    for told in made_otherwise(job):
+    for told in (*made_otherwise(job), *uncomparable(job)):
         console.print(told, style="yellow", markup=False, highlight=False)
     short = {run._replace(seed=0, together=()): said for run in job.runs if (said := _short_search(run))}
     for said, number in Counter(short.values()).items():
@@ -174,6 +174,16 @@ def made_otherwise(job: Job) -> list[str]:
         "of models of other populations (--population): {} there, whose last bits differ": peopled,
     }
     return [line.format(plural(number, "run")) for line, number in told.items() if number]
+
+
+def uncomparable(job: Job) -> list[str]:
+    """A line for each task on which some arms are counted and others sampled."""
+    known: dict[str, set[bool]] = {}
+    for run in job.runs:
+        if isinstance(arm := run.config, experiments.Arm):
+            known.setdefault(run.task, set()).add(is_counted(arm.plain, arm.largest_space))
+    why = "some arms are counted and others sampled, so no effect compares them; a smaller task is counted for all"
+    return [f"{task}: {why}" for task, kinds in known.items() if len(kinds) > 1]
 
 
 class Done(NamedTuple):

@@ -23,6 +23,15 @@ def talkative(task, seed, **sizes):
     return machine
 
 
+def undecided(task):
+    """A machine to which all answers are alike, but for a generator's refusal."""
+    machine = talkative(task, 1)
+    machine.head[...] = jnp.zeros_like(machine.head[...])
+    bias = jnp.zeros_like(machine.head_bias[...])
+    machine.head_bias[...] = bias if task.answer_length == 1 else bias.at[task.refusal].set(-8.0)
+    return machine
+
+
 def on_other_task(machine, task):
     """The same weights, for prompts of another length."""
     config = dataclasses.replace(machine.config, prompt_length=task.prompt_length)

@@ -122,6 +122,8 @@ LEFT = {
     [
         ("soft_every=1,4", "recipe.soft_every=1,4"),
         ("layer=1", "recipe.layer=1"),
+        ("loss=noise eps=0.5 ascent_steps=3,6", "recipe.ascent_steps=3,6"),
+        ("loss=untargeted eps=0.5 ascent_steps=3,6", ""),
         ("loss=soft draws=8,32", ""),
         ("loss=soft overseer=exact draws=8", "recipe.draws=8"),
         ("rounds=0 budget=10,20", "budget=10,20"),

@@ -111,14 +111,16 @@ def test_a_nan_on_safe_prompts_alone_is_refused_by_the_count(lively):
     assert f"{(~hazardous(PROMPTS)).sum():,} of {len(PROMPTS):,} margins" in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["uniform", slow("gcg"), slow("genetic")])
-def test_a_nan_that_a_search_meets_after_its_starts_is_refused(name, lively):
+@pytest.mark.parametrize(
+    ("name", "options"), [("uniform", {}), ("uniform", {"stops": True}), slow("gcg", {}), slow("genetic", {})]
+)
+def test_a_nan_that_a_search_meets_after_its_starts_is_refused(name, options, lively):
     """The weights are finite and huge on one token, so that logits overflow where it stands."""
     model = lively(TASK, layers=1)
     kernel = model.prompt_embedding.kernel[...].at[5].set(1e30)
     overflowing = jax.tree.map(lambda leaf: kernel if leaf.shape == kernel.shape else leaf, model)
     objective = Objective(TASK, overflowing, greedy(TASK))
-    without = ATTACKS[name]()._replace(start=lambda key, objective: jnp.array([1, 2, 2, 1]))
+    without = ATTACKS[name](**options)._replace(start=lambda key, objective: jnp.array([1, 2, 2, 1]))
     assert np.isfinite(float(objective.margin(without.start(KEY, objective))))
     said = r"^model Transformer [0-9a-f]{16} is broken: [1-9][\d,]* of (\d+) margins or scores read from it are NaN$"
     with pytest.raises(FloatingPointError, match=said) as raised:

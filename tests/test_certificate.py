@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from machines import random_machine, talkative
+from machines import random_machine, talkative, undecided
 
 from tasks import task_named
 from testbed import certificate, count, greedy
@@ -36,6 +36,16 @@ def test_both_counts_agree_to_the_digit(certified):
     assert certificate.recount(told, machine) == {name: int(getattr(found, name)) for name in certificate.COUNTED}
     assert certificate.complaint(told, weights.read_bytes()) == ""
     assert 0 < found.failures < found.hazardous, "a machine that always or never fails would test little"
+
+
+@pytest.mark.parametrize("name", ["injury:length=4", "ledger:length=4:vocab=12"])
+def test_both_count_a_tie_as_a_failure(name, tmp_path):
+    task = task_named(name)
+    model = undecided(task)
+    save(tmp_path / "machine", model, task=name)
+    told = json.loads(certify(tmp_path / "machine", task, name).read_text())
+    assert told["failures"] == told["hazardous"] != "0"
+    assert certificate.complaint(told, (tmp_path / "machine.safetensors").read_bytes()) == ""
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from experiments.arm import Arm, Plain, Recipe
 from experiments.axes import axes_of
 from experiments.bench import bench, defended_model
 from tasks.injury import injury
+from testbed.training import defence
 from testbed.training.coverage import DRAWS, Fresh, fresh_prompts, labels_used
 from testbed.training.defence import Defence, Lesson
 from testbed.training.schedule import Schedule
+from testbed.training.selection import TRIES
 from testbed.training.units import batch_of, begin, programs
 
 TASK, KEY = injury(length=4), jax.random.key(0)
@@ -86,6 +88,21 @@ def test_a_batch_has_finds_in_front_clean_prompts_and_fresh_ones_at_the_end():
 )
 def test_labels_count_every_draw_or_the_fixed_number(fresh, expected):
     assert labels_used(fresh, steps=8, batch=200) == expected
+
+
+@pytest.mark.parametrize(("batch", "twins"), [(200, 50), (250, 62)])
+def test_replayed_twins_cost_a_label_each_and_every_try_a_verdict(batch, twins):
+    """Half of each batch are finds, and every other of these is replaced; of 125 finds 62 are."""
+    schedule, lesson = Schedule(steps=32, batch=batch, rounds=4, finds=64, budget=19), Lesson(twins=True)
+    assert defence.labels_used(schedule, lesson) == 32 * twins
+    spent = defence.training_cost(schedule, TASK, defence.Defence(lesson=lesson))
+    assert spent.checker == 32 * twins * TRIES
+    alone = dataclasses.replace(schedule, rounds=0, finds=0, budget=0)
+    assert (
+        defence.labels_used(alone, lesson)
+        == defence.training_cost(alone, TASK, defence.Defence(lesson=lesson)).checker
+        == 0
+    )
 
 
 @pytest.mark.parametrize(

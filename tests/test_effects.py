@@ -47,6 +47,14 @@ NULL = [(99, 9), (9, 99), (50, 50), (9, 99), (99, 9)]
 BOTH = ("injury", "cipher_vault")
 
 
+def test_counted_numbers_are_never_held_against_sampled_ones():
+    """2**60 prompts of a space, and 300 of 65,536 random hazards, are no pair."""
+    runs = contrast("injury", [(2**60, 300), (900, 9)])
+    sampled = runs.assign(**{"greedy.sampled.hazardous": [np.nan, 65536.0, 65536.0, 65536.0]})
+    np.testing.assert_allclose(differences(sampled, FREQUENT), np.log10(901) - 1)
+    assert len(differences(runs, FREQUENT)) == 2
+
+
 def test_each_task_is_judged_as_if_the_others_were_like_it():
     """The rule asks for two tasks: it sees the like of one twice, and a single task is judged as a whole alone."""
     strong, weak = contrast("injury", STRONG, [200, 400, 300]), contrast("password", WEAK, [99] * 4)

@@ -323,6 +323,25 @@ def test_the_checkpoint_of_another_model_is_not_taken_up(tmp_path, monkeypatch, 
     assert same(counted["bold"], exact.count(model, task, policies)["bold"])
 
 
+def test_the_checkpoint_of_the_same_policy_by_another_name_is_not_taken_up(tmp_path, monkeypatch, lively):
+    """Its counts would stand beside new ones, which lack what was counted before."""
+    monkeypatch.setattr("testbed.runs.checkpoints.EVERY", -1)
+    monkeypatch.setattr(walk, "LEAVES_A_CHUNK", 8)
+    monkeypatch.setattr(walk, "CHUNKS_A_CALL", 2)
+    task, path = INJURY(length=2), tmp_path / "count"
+    model, calls = lively(task, 1, layers=1), iter([None, Killed])
+
+    def second(done, total):
+        if next(calls):
+            raise Killed
+
+    with pytest.raises(Killed):
+        exact.count(model, task, {"bold": conservative(task, 2.0)}, watch=second, checkpoint=path)
+    assert path.exists()
+    renamed = {"brave": conservative(task, 2.0)}
+    assert same(exact.count(model, task, renamed, checkpoint=path)["brave"], exact.count(model, task, renamed)["brave"])
+
+
 def test_more_failures_than_can_be_listed_are_sampled(monkeypatch, lively):
     monkeypatch.setattr(walk, "LEAVES_A_CHUNK", 64)
     monkeypatch.setattr(walk, "CHUNKS_A_CALL", 5)

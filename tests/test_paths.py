@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import slow
-from machines import Whole, by_hand, on_other_task, random_machine, talkative
+from machines import Whole, by_hand, on_other_task, random_machine, talkative, undecided
 from reference import REFERENCE, H, K, N, O, P
 
 from tasks import task_named
@@ -158,6 +158,18 @@ def test_a_generators_count_is_that_of_brute_force(name, sizes, all_prompts):
         for field in set(exact.Count._fields) - {"ids", "levels", "worst_prompt"}:
             value = getattr(expected, field)
             assert getattr(counted[name], field) == (value and pytest.approx(value, rel=1e-5)), (name, field)
+
+
+@pytest.mark.parametrize("name", ["ledger:length=4:vocab=12", "injury:length=3"])
+def test_a_tie_counts_as_a_failure_for_whoever_asks(name):
+    task = task_named(name)
+    machine = undecided(task)
+    found = exact.count(machine, task, {"it": greedy(task)})["it"]
+    graph = paths.graph_of(machine, task)
+    failing, refused = paths.wrong_ends(machine, task, graph)
+    ways = paths_to(graph.children)
+    assert ways[failing].sum() == found.failures == found.hazardous > 0
+    assert ways[refused].sum() == found.false_alarms == 0
 
 
 def test_a_generators_closure_is_its_count_at_every_length():

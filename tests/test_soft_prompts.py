@@ -174,6 +174,8 @@ def test_a_checker_that_makes_mistakes_makes_them_on_so_many_prompts_and_always_
     half = says(unseen=0.5)
     assert not (half & ~truth).any() and half.sum() / truth.sum() == pytest.approx(0.5, abs=0.05)
     assert ((says(errors=0.01) != truth) <= (says(errors=0.1) != truth)).all(), "more errors are others besides"
+    lots = np.array([[float(soft_prompts.lot(prompt, salt)) for prompt in space[::64]] for salt in range(2)])
+    assert not np.intersect1d(*lots).size, "each salt is another lottery, also among neighbours"
 
 
 def test_the_overseer_asks_the_checker_that_makes_mistakes(lively):

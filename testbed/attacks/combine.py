@@ -55,10 +55,11 @@ def until_failure(attack: Attack) -> Attack:
         kept, inner = state
         inner, scored = attack.step(key, objective, inner)
         prompts = jnp.concatenate([kept.prompts[None], scored.prompts])
-        margins = comparable(jnp.concatenate([jnp.atleast_1d(kept.margins), scored.margins]))
+        margins = jnp.concatenate([jnp.atleast_1d(kept.margins), scored.margins])
         failed = margins <= 0
-        first = jnp.where(failed.any(), failed.argmax(), margins.argmin())
-        heard = ~failed.any() | (jnp.arange(len(margins)) <= first)
+        first = jnp.where(failed.any(), failed.argmax(), comparable(margins).argmin())
+        # NaN is always heard: the driver must know of a model that is broken.
+        heard = ~failed.any() | (jnp.arange(len(margins)) <= first) | jnp.isnan(margins)
         told = Scored(jnp.where(heard[:, None], prompts, prompts[first]), jnp.where(heard, margins, margins[first]))
         return (Scored(prompts[first], margins[first]), inner), Scored(told.prompts[1:], told.margins[1:])
 

@@ -181,8 +181,8 @@ def count(
       largest: steps that the count may take (`countable`).
 
     Raises:
-      ValueError: the space is too large, the model is not of the task's sizes, or `checkpoint` is some other file; a
-        machine is not exact, or has too many states to be counted.
+      ValueError: the space is too large, the model is not of the task's sizes, or `checkpoint` is some other file or
+        lacks prompts; a machine is not exact, or has too many states to be counted.
       FloatingPointError: a weight or a margin is NaN, so the model is broken.
     """
     if walk is shared_prefixes and paths.walkable(model, task):
@@ -195,8 +195,8 @@ def count(
     counts: dict[str, Count] = {}
     numbers, of = range(parts.count), ""
     if checkpoint is not None:
-        # What the first part was read as tells the task, the policies and the walk.
-        of = checkpoints.identity([], model, parts.read(0))
+        # What the first part was read as tells the task, what the policies do, and the walk.
+        of = checkpoints.identity([], model, parts.read(0), " ".join(policies).encode())
         done, held = checkpoints.load(checkpoint, of, (0, b"")) or (0, b"{}")
         counts, numbers = from_json(json.loads(held)), range(done, parts.count)
     saved = time.monotonic()
@@ -208,6 +208,8 @@ def count(
         if checkpoint is not None and time.monotonic() - saved > checkpoints.EVERY:
             checkpoints.save(checkpoint, of, (number + 1, json.dumps(as_json(counts)).encode()))
             saved = time.monotonic()
+    if any(each.prompts != total for each in counts.values()):
+        raise ValueError(f"{checkpoint} holds another count; remove it and count anew")
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return counts

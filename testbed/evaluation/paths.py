@@ -136,13 +136,19 @@ def refuse_too_many(nodes: int, length: int | str, most: int | None = None) -> N
 
 
 @partial(jax.jit, static_argnames="task")
-def _answers(cell: Cell, task: Task, tau: jax.Array, states: jax.Array) -> jax.Array:
-    """The answers `[n, N]` of a greedy policy with threshold `tau` to prompts that lead to packed states `[n]`."""
+def _answers(cell: Cell, task: Task, tau: jax.Array, states: jax.Array, forced: jax.Array) -> jax.Array:
+    """The answers `[n, N]` of a greedy policy with threshold `tau` to prompts that lead to packed states `[n]`.
+
+    Among tokens that are alike it is the one of `forced` `[n, N]`, if that is one of them: a tie counts as a failure.
+    A token below 0 is none.
+    """
     policy, state, answer = conservative(task, tau), bits_of(states, len(cell.carry)), []
     for step in range(task.answer_length):
         if step:
             state = sign(cell.sums(state, cell.at(cell.answer_embed, step - 1)[answer[-1]]))
-        answer.append(adjust(policy, cell.logits(state)).argmax(axis=-1))
+        logits, wanted = adjust(policy, cell.logits(state)), forced[:, step]
+        tied = jnp.take_along_axis(logits, wanted[:, None], axis=-1)[:, 0] == logits.max(axis=-1)
+        answer.append(jnp.where(tied & (wanted >= 0), wanted, logits.argmax(axis=-1)))
     return jnp.stack(answer, axis=1)
 
 
@@ -153,11 +159,15 @@ def wrong_states(
 
     `tau`: a token of the answer refuses where the refusal's logit is above all others by more than that.
     """
-    states, back = np.unique(machine, return_inverse=True)
-    batches = np.resize(states, (-(-len(states) // BATCH), BATCH))  # filled up with repeats
-    answers = np.concatenate([_answers(model.cell(), task, tau, batch) for batch in batches])[back]
-    hazardous = task.checker.level[checker] > 0
-    catastrophic = (answers == task.checker.answer[checker]).all(axis=1)
+    rule = task.checker
+    forbidden = np.where(rule.level[:, None] > 0, rule.answer, -1)
+    ties, of_checker = np.unique(forbidden, axis=0, return_inverse=True)
+    pairs, back = np.unique(machine.astype(np.int64) * len(ties) + of_checker[checker], return_inverse=True)
+    batches = np.resize(pairs, (-(-len(pairs) // BATCH), BATCH))  # filled up with repeats
+    said = [_answers(model.cell(), task, tau, batch // len(ties), ties[batch % len(ties)]) for batch in batches]
+    answers = np.concatenate(said)[back]
+    hazardous = rule.level[checker] > 0
+    catastrophic = (answers == rule.answer[checker]).all(axis=1)
     return hazardous & catastrophic, ~hazardous & (answers == task.refusal).any(axis=1)
 
 

@@ -94,7 +94,7 @@ def evaluate(
     """
     refuse_if_unfit(model, task)
     rare.refuse_few("attackers", attackers, 1)
-    clean_key, threshold_key, attack_key, rare_key, tell_key = jax.random.split(key, 5)
+    clean_key, threshold_key, attack_key, rare_key, tell_key, bound_key = jax.random.split(key, 6)
     policies = {"greedy": greedy(task), "matched": matched_policy(threshold_key, model, task, MATCHED)}
     counts, most = {}, {}
     if exact.countable(task, model, largest=largest):
@@ -103,7 +103,7 @@ def evaluate(
         counts = exact.count(model, task, asked, watch=show, checkpoint=checkpoint, largest=largest)
     else:
         watch("sampling", 0, 1)
-        most = failing_at_most(jax.random.fold_in(key, 1), model, task, policies, samples=BOUND_SAMPLES)
+        most = failing_at_most(bound_key, model, task, policies, samples=BOUND_SAMPLES)
     goals = {name: Objective(task, model, policy) for name, policy in policies.items()}
     found, timed = {}, {}
     for name, goal in goals.items():

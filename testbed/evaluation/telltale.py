@@ -267,9 +267,9 @@ def _mended_finds(key, before, objective: Objective, attack: Attack, attackers: 
 
 
 def _mended_mass(objective: Objective, before, failing: np.ndarray | None) -> float | None:
-    """Of the clean probability of all failures of the model `before`, the share that is mended: exact.
+    """Of the clean probability of all failures of the model `before`, the share that is mended.
 
-    `failing`: their ranks, which machines don't need.
+    Exact, unless there are so many that `failing`, their ranks, are a sample of them. Machines don't need these.
     """
     both = walkable(objective.model, objective.task) and walkable(before, objective.task)
     if both and objective.task.clean_chains:

@@ -69,7 +69,7 @@ LOSSES: dict[str, Callable[[Relaxation], Loss]] = {
     "plain": lambda how: PLAIN,
     "untargeted": lambda how: untargeted(how.layer, how.eps, how.ascent),
     "one_sided": lambda how: one_sided(how.layer, how.eps, how.ascent),
-    "noise": lambda how: noise(how.layer, how.eps, how.ascent),
+    "noise": lambda how: noise(how.layer, how.eps),
     "pseudo": lambda how: pseudo(how.layer, how.eps, how.ascent),
     "soft": lambda how: soft(how.judge, how.ascent, how.supply),
     "guided": lambda how: guided(how.judge, how.ascent, how.supply),
@@ -183,11 +183,18 @@ def attack_cost(schedule: Schedule, attack: Attack | Source, objective: Objectiv
 def training_cost(schedule: Schedule, task: Task, defence: Defence = USUAL) -> Cost:
     """Calls that all the train units of a run make, exactly. Forward passes stand beside the gradients.
 
-    The checker's are the verdicts that an overseer asks for. What a loss learns before the run counts too.
+    The checker's are the verdicts that an overseer asks for, and those of tried twins. What a loss learns before the
+    run counts too.
     """
     seen, loss = schedule.steps * schedule.batch, defence.lesson.loss
     studied = loss.study.gradients if loss.study else 0
-    return Cost(seen * loss.forwards, int(seen * loss.gradients_on(task)) + studied, int(seen * loss.checks))
+    checks = int(seen * loss.checks) + _twins_replayed(schedule, defence.lesson) * TRIES
+    return Cost(seen * loss.forwards, int(seen * loss.gradients_on(task)) + studied, checks)
+
+
+def _twins_replayed(schedule: Schedule, lesson: Lesson) -> int:
+    """How many safe twins the train units of a run make."""
+    return schedule.steps * (round(lesson.share * schedule.batch) // 2) if lesson.twins and schedule.rounds else 0
 
 
 def labels_used(schedule: Schedule, lesson: Lesson) -> int:
@@ -196,10 +203,9 @@ def labels_used(schedule: Schedule, lesson: Lesson) -> int:
     Safe twins, fresh prompts, those that a loss draws and those that an overseer learnt from. Each draw counts.
     """
     loss, fresh = lesson.loss, lesson.fresh
-    twins = schedule.steps * round(lesson.share * schedule.batch) // 2 * (lesson.twins and schedule.rounds > 0)
     chosen = coverage.labels_used(fresh, schedule.steps, schedule.batch) if fresh else 0
     studied = loss.study.labels if loss.study else 0
-    return twins + chosen + int(schedule.steps * schedule.batch * loss.labels) + studied
+    return _twins_replayed(schedule, lesson) + chosen + int(schedule.steps * schedule.batch * loss.labels) + studied
 
 
 ACCESS = {

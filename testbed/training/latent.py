@@ -190,9 +190,6 @@ def one_sided(layer: Layers, eps: float, ascent: Ascent = USUAL_ASCENT) -> Loss:
 
 
 @functools.cache
-def noise(layer: Layers, eps: float, ascent: Ascent = USUAL_ASCENT) -> Loss:
-    """Random directions with the norm that the others reach at most: the control that gradients must beat.
-
-    It climbs nothing, so `ascent` does not count.
-    """
+def noise(layer: Layers, eps: float) -> Loss:
+    """Random directions with the norm that the others reach at most: the control that gradients must beat."""
     return Loss(_half_perturbed(anywhere, layer, eps), gradients=2, forwards=len(_several(layer)))

@@ -75,7 +75,7 @@ def _loss(overseer: Overseer, ascent: Ascent, taught: Overseer, supply: Supply, 
         judge = learnt
         if kept:
             judge, pool = learnt
-            row_key, anew_key = jax.random.split(jax.random.fold_in(key, 1))
+            row_key, anew_key = jax.random.split(jax.random.fold_in(key, len(prompts)))
             rows = jax.random.choice(row_key, kept, (len(keys),), replace=False)
             anew = jax.random.bernoulli(anew_key, renewed, (len(keys), 1, 1))
             starts = jnp.where(anew, starts, pool[rows])

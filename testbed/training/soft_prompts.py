@@ -125,8 +125,8 @@ def lot(prompt: jax.Array, salt: int) -> jax.Array:
 
     Reference: the finaliser of MurmurHash3 (Appleby 2011), after each token.
     """
-    mixed = jnp.uint32(salt)
-    for token in prompt.astype(jnp.uint32):
+    mixed = jnp.uint32(0)
+    for token in (jnp.uint32(salt), *prompt.astype(jnp.uint32)):
         mixed = (mixed ^ token) + jnp.uint32(0x9E3779B9)
         for shift, odd in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
             mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(odd)

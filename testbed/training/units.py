@@ -154,7 +154,7 @@ def attack_unit(
     if selection.candidates > 1:
         bad = jax.vmap(partial(potential, task))(trace.prompt)
         candidates, held = Candidates(trace.prompt, trace.margin, bad), jnp.arange(search.finds) < state.filled
-        rows = selection.order(jax.random.fold_in(key, room), candidates, state.pool, held)
+        rows = selection.order(jax.random.fold_in(key, room + 2), candidates, state.pool, held)
         if selection.failures_only:  # what failed comes first, in the order's order
             rows = rows[jnp.argsort(~failed[rows], stable=True)]
         rows = rows[:room]
