@@ -36,7 +36,7 @@ class Plain:
 
     `model` is a kind of `testbed.kinds.KINDS`. A transformer has a width, layers and heads, a machine
     has bits, a hidden width, and tables by position if it is `positional`. `b2` is AdamW's.
-    `best` keeps the model of the least loss, as in `Schedule`.
+    `best` keeps the model of the least loss, and `clip` and `warm_up` are as in `Schedule`.
     """
 
     task: str = "injury"
@@ -53,6 +53,8 @@ class Plain:
     positional: bool = added(False)
     b2: float = added(0.999)
     best: bool = added(False)
+    clip: float = added(1.0)
+    warm_up: int = added(50)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +119,12 @@ def fresh_of(recipe: Recipe) -> Fresh | None:
 
 
 def defence_of(recipe: Recipe) -> Defence:
-    """The functions that a recipe names."""
+    """The functions that a recipe names.
+
+    Raises:
+      ValueError: a number of a relaxed loss is out of its range, or belongs to another overseer.
+    """
+    recipe.relaxation.refuse_senseless()
     loss = LOSSES[recipe.loss](recipe.relaxation)
     return Defence(
         Selection(ORDERS[recipe.order], recipe.candidates, recipe.failures_only, recipe.kept_twins),
@@ -139,8 +146,8 @@ class Arm:
       evaluation: the attacks of the evaluation, by name.
       recipe: what training makes of the finds, and what its loss sees.
       label: what the arm is called, if its rounds don't say it all.
-      learning_rate, batch, weight_decay, b2, adam_eps: of the defence's steps. The rate is half the plain peak:
-        fine-tuning, not training anew.
+      learning_rate, batch, weight_decay, b2, adam_eps, clip, warm_up: of the defence's steps. The rate is half the
+        plain peak: fine-tuning, not training anew.
       options: parameters of the attack, as pairs of name and value, sorted.
       largest_space: how many prompts may be counted, where that is not as usual (`decided_by`); the failures of a
         larger space are sampled.
@@ -166,6 +173,8 @@ class Arm:
     b2: float = added(0.999)
     evaluation: tuple[str, ...] = added(EVALUATION)
     adam_eps: float = added(1e-8)
+    clip: float = added(1.0)
+    warm_up: int = added(50)
     largest_space: int | None = added(None)
 
     def __post_init__(self):

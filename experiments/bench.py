@@ -137,7 +137,7 @@ def plain_parts(plain: Plain):
     """Task, sizes and schedule of a plain model."""
     task = task_named(plain.task)
     sizes = sizes_of(plain)
-    recipe = ("steps", "batch", "learning_rate", "weight_decay", "b2", "best")
+    recipe = ("steps", "batch", "learning_rate", "weight_decay", "b2", "clip", "warm_up", "best")
     return task, sizes, Schedule(**{name: getattr(plain, name) for name in recipe})
 
 

@@ -241,6 +241,8 @@ def changed_in_other_numbers():
         dict(units=2),
         dict(adam_eps=1e-4),
         dict(b2=0.99),
+        dict(clip=0.5),
+        dict(warm_up=1),
     ):
         yield named(**changes)
     yield from (named(lesson=Lesson(share=0.25)), named(selection=Selection(failures_only=True)))
@@ -279,7 +281,8 @@ def test_a_run_is_named_by_its_programs_key_weights_and_order():
 
 def test_other_rates_make_other_models():
     made = {}
-    for field, value in (("learning_rate", 1e-3), ("learning_rate", 0.1), ("weight_decay", 0.9), ("adam_eps", 0.1)):
+    rates = [("learning_rate", 1e-3), ("learning_rate", 0.1), ("weight_decay", 0.9), ("adam_eps", 0.1)]
+    for field, value in [*rates, ("clip", 1e-9), ("warm_up", 0)]:
         schedule = dataclasses.replace(TINY, rounds=0, **{field: value})
         made[field, value], _ = train(jax.random.key(0), linear(), TASK, schedule)
     weights = {str(jax.tree.leaves(model)) for model in made.values()}
@@ -307,6 +310,14 @@ def test_a_slope_far_below_eps_hardly_moves_a_weight():
         _, state = update(slope, adam.init(jnp.zeros(())), jnp.zeros(()))
         moved, _ = update(slope, state, jnp.zeros(()))
         assert moved == pytest.approx(-share * 2e-3 / 4, rel=1e-3), "a quarter of the peak rate after one step of four"
+
+
+def test_a_long_gradient_is_shortened_and_a_rise_may_be_left_out():
+    """Clipped to the size of eps, a slope moves a weight by half the rate; without a rise that is the peak at once."""
+    schedule = Schedule(steps=8, units=8, weight_decay=0.0, clip=1e-4, warm_up=0)
+    adam = optimizer(schedule.descent, schedule.rates._replace(adam_eps=1e-4))
+    moved, _ = adam.update(jnp.float32(1e3), adam.init(jnp.zeros(())), jnp.zeros(()))
+    assert moved == pytest.approx(-2e-3 / 2, rel=1e-3)
 
 
 def test_one_call_equals_a_run_in_parts():

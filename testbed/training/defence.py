@@ -47,6 +47,20 @@ class Relaxation(NamedTuple):
     rate: float = RATE
     supply: Supply = USUAL_SUPPLY
 
+    def refuse_senseless(self) -> None:
+        """Make sure that its numbers are in their ranges; those of other parts are looked at where they are used.
+
+        Raises:
+          ValueError: one is not; names the field of a recipe.
+        """
+        if not 0 <= self.eps < float("inf"):
+            raise ValueError(f"eps must be at least 0 and finite, not {self.eps}")
+        if not 0 < self.ascent.stride < float("inf"):
+            raise ValueError(f"ascent_stride must be above 0 and finite, not {self.ascent.stride}")
+        for name, value, least in (("ascent_steps", self.ascent.steps, 0), ("draws", self.draws, 1)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
+
     @property
     def judge(self) -> Overseer:
         """The overseer of that name.
@@ -144,6 +158,10 @@ def refuse_unfit(schedule: Schedule, defence: Defence) -> None:
         have no place; or the loss cannot divide the batch.
     """
     lesson, room = defence.lesson, schedule.finds // schedule.units
+    if not 0 <= lesson.share <= 1:
+        raise ValueError(f"share must lie between 0 and 1, not {lesson.share:g}: it is how much of a batch are finds")
+    if defence.selection.candidates < 1:
+        raise ValueError(f"candidates must be at least 1 for each find, not {defence.selection.candidates}")
     if schedule.batch % lesson.loss.every:
         raise ValueError(
             f"a batch of {schedule.batch} has no soft prompt for each {lesson.loss.every} prompts; "

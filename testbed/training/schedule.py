@@ -26,6 +26,8 @@ class Descent(NamedTuple):
     batch: int
     units: int
     b2: float
+    clip: float
+    warm_up: int
 
 
 class Rates(NamedTuple):
@@ -52,6 +54,8 @@ class Schedule:
       weight_decay: of AdamW, times the learning rate.
       b2: of AdamW, how long it remembers squared gradients.
       adam_eps: of AdamW, added to the root of their mean: gradients far below it hardly move a weight.
+      clip: the largest norm of a gradient, over all weights; a longer one is shortened.
+      warm_up: steps of a linear rise to the peak of the learning rate; at most half of all steps.
       best: whether the model is kept that stood after the unit of least mean loss, and not the last one. Only without
         rounds: what finds add to a loss makes units unlike.
 
@@ -69,16 +73,19 @@ class Schedule:
     weight_decay: float = 1e-2
     b2: float = 0.999
     adam_eps: float = 1e-8
+    clip: float = 1.0
+    warm_up: int = 50
     best: bool = False
 
     def __post_init__(self):
         for name in ("steps", "batch", "units"):
             if getattr(self, name) < 1:
                 raise ValueError(f"schedule {name} must be at least 1, not {getattr(self, name)}")
-        for name in ("rounds", "finds", "budget"):
+        for name in ("rounds", "finds", "budget", "warm_up"):
             if getattr(self, name) < 0:
                 raise ValueError(f"schedule {name} must not be negative, not {getattr(self, name)}")
-        for name, least in (("learning_rate", "above 0"), ("adam_eps", "above 0"), ("weight_decay", "at least 0")):
+        above = dict.fromkeys(("learning_rate", "adam_eps", "clip"), "above 0")
+        for name, least in (above | {"weight_decay": "at least 0"}).items():
             value = getattr(self, name)
             if not (0 <= value < float("inf")) or (least == "above 0" and not value):
                 raise ValueError(f"schedule {name} must be {least} and finite, not {value}")

@@ -46,18 +46,13 @@ class State(NamedTuple):
     learnt: Any = None
 
 
-def optimizer(descent: Descent, rates: Rates, *, clip: float = 1.0, warm_up: int = 50) -> optax.GradientTransformation:
-    """AdamW with clipped gradients, a short warm-up and one cosine to zero. The `rates` may be traced.
-
-    Args:
-      clip: the largest norm of a gradient, over all weights; a longer one is shortened.
-      warm_up: steps of a linear rise to the peak of the learning rate; at most half of all steps.
-    """
-    rise, peak = min(warm_up, descent.steps // 2), rates.learning_rate
+def optimizer(descent: Descent, rates: Rates) -> optax.GradientTransformation:
+    """AdamW with clipped gradients, a short warm-up and one cosine to zero. The `rates` may be traced."""
+    rise, peak = min(descent.warm_up, descent.steps // 2), rates.learning_rate
     parts = optax.linear_schedule(0.0, peak, rise), optax.cosine_decay_schedule(peak, descent.steps - rise)
     rate = optax.join_schedules(parts, [rise])
     adam = optax.adamw(rate, b2=descent.b2, eps=rates.adam_eps, weight_decay=rates.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(clip), adam)
+    return optax.chain(optax.clip_by_global_norm(descent.clip), adam)
 
 
 def studied(key: jax.Array, task: Task, loss: Loss) -> Any:
