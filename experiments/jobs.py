@@ -16,7 +16,7 @@ import experiments
 from experiments import columns, export, protocol, tables
 from experiments.arm import attack_of, is_counted
 from experiments.page import is_ours, results_page
-from experiments.reading import beside, figures_of, frame_of
+from experiments.reading import beside, figures_of, frame_of, same_models
 from experiments.report import index, report
 from experiments.verdict import EXPLORATORY, Verdict, judge
 from experiments.worklist import Job, perform
@@ -98,6 +98,8 @@ def show(console: Console, job: Job, runs: pd.DataFrame) -> Verdict:
             console.print(limit, markup=False, highlight=False)
     verdict = judge(experiment, runs)
     tables.show_effects(console, verdict.effects)
+    for line in same_models(job):
+        console.print(line, style="yellow", markup=False, highlight=False)
     if experiment.decides:
         console.print(_conclusion(job, verdict), highlight=False)
     if columns.sampled_note(runs):

@@ -180,6 +180,21 @@ def frame_of(job: Job) -> pd.DataFrame:
     return columns.tidy(results.tabulate([records[run] for run in ids]))
 
 
+def same_models(job: Job) -> list[str]:
+    """A line for the arms of a task whose models are alike in every seed, though their configs differ."""
+    records, _ = results.read(job.folder)
+    last: dict[tuple[str, str], dict[int, tuple[str, str]]] = {}  # (task, arm) -> seed -> its last model
+    for run in job.runs:
+        if models := records.get(run.id, {}).get("models"):
+            last.setdefault((run.task, run.arm), {})[run.seed] = list(models.items())[-1]
+    alike: dict[tuple, dict[str, tuple[str, ...]]] = {}  # (task, digests by seed) -> arm -> names
+    for (task, arm), of_seed in last.items():
+        names, digests = zip(*(of_seed[seed] for seed in sorted(of_seed)), strict=True)
+        alike.setdefault((task, tuple(sorted(of_seed)), digests), {})[arm] = names
+    why = "ended as the same models in every seed: what differs between them changed nothing"
+    return [f"{task}: {' and '.join(arms)} {why}" for (task, *_), arms in alike.items() if len(set(arms.values())) > 1]
+
+
 def drawn_of(experiment: Experiment, rows: pd.DataFrame) -> plots.Figure:
     """The figure of one task's runs, which says so where numbers are sampled, or an arm is given all failures."""
     figure, note, limit = experiment.figure(rows), columns.sampled_note(rows), columns.limit_note(rows)

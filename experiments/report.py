@@ -19,6 +19,7 @@ from experiments import columns, tables
 from experiments.forest import MARGIN, finite, forests, scale_over
 from experiments.markup import element, head_of, prose, row_of, scrolling, sort_keys, table_of, text
 from experiments.protocol import registrations
+from experiments.reading import same_models
 from experiments.verdict import Verdict
 from experiments.worklist import ABLATION, Job
 from tasks import task_named
@@ -106,7 +107,7 @@ def _warnings(job: Job, runs: pd.DataFrame) -> str:
                 arms.setdefault(f"{run.task}, {run.arm}", []).append(str(run.seed))
             told = "; ".join(f"{arm} (seed {', '.join(seeds)})" for arm, seeds in arms.items())
             lines.append(f"{len(of_kind)} of {len(job.runs)} runs: {verb}. {told}.")
-    lines += states["failed"] + states["foreign"]
+    lines += states["failed"] + states["foreign"] + same_models(job)
     if note := columns.sampled_note(runs):
         lines.append(f"{note}; these numbers of failing prompts are no counts of the space.")
     if not lines:

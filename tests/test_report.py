@@ -220,6 +220,25 @@ def test_missing_and_failed_runs_and_damaged_files_are_said_aloud(tmp_path):
     assert "notes.json: not a record" in text and "All 6 runs" not in text
 
 
+def test_arms_that_ended_as_the_same_models_are_said_aloud(tmp_path):
+    """Not of arms that measure one model, nor of such as are alike in some seeds alone."""
+    experiment, runs = question(LEFT), runs_of(LEFT)
+    job = jobs.Job("mine", experiment, "quick", ("injury",), range(3), tmp_path)
+
+    def told(folder, model_of):
+        for run in job.runs:
+            made = {"plain": "0", **model_of(run)}
+            parts = {"measurements": {"arm": run.arm}, "seconds": 1, "provenance": {}, "models": made}
+            results.write(folder, run.id, results.described(run.experiment, run.config, run.seed) | parts)
+        return Page(report.report(job._replace(folder=folder), runs, judge(experiment, runs), {})).text
+
+    same = "before and after ended as the same models in every seed"
+    assert same in told(tmp_path / "a", lambda run: {f"{run.arm}-{run.seed}": str(run.seed)})
+    assert same not in told(tmp_path / "b", lambda run: {f"one-{run.seed}": str(run.seed)})
+    differ = lambda run: {f"{run.arm}-{run.seed}": "1" if run.seed else run.arm}
+    assert same not in told(tmp_path / "c", differ)
+
+
 def test_sampled_numbers_are_said_to_be_no_counts(tmp_path):
     runs = runs_of(LEFT, **{"greedy.sampled.hazardous": 65536})
     job = jobs.Job("mine", question(LEFT), "quick", ("injury",), range(3), tmp_path)
