@@ -32,9 +32,11 @@ from experiments.play.finds import MARGINS, written
 from experiments.play.finds import NAME as PEOPLE
 from experiments.tables import by_row
 from experiments.verdict import judge
-from tasks import spelled
+from tasks import spelled, task_named
 from testbed import plots
-from testbed.training.defence import refuse_unfit
+from testbed.objective import Objective
+from testbed.policy import greedy
+from testbed.training.defence import attack_cost, refuse_unfit
 
 SIDES = "one side of a contrast names values of axes, as in rounds=1:rounds=16"
 FOUND = "people's finds"
@@ -78,7 +80,9 @@ def arms(axes: Sequence[Axis], task: str) -> dict[str, Arm]:
     for arm in grid.values():  # each refuses what does not fit, before hours are spent
         attack_of(arm), sizes_of(arm.plain)
         if arm.steps:  # without any it is the plain model
-            refuse_unfit(schedule_of(arm), defence_of(arm.recipe))
+            schedule, defence = schedule_of(arm), defence_of(arm.recipe)
+            refuse_unfit(schedule, defence)
+            attack_cost(schedule, attack_of(arm), Objective(task_named(task), None, greedy(task_named(task))), defence)
     attackers = next(iter(grid.values())).attackers
     before = {
         _plain_name(at, axes): Arm(grid[name].plain, steps=0, attackers=attackers)
@@ -134,7 +138,7 @@ def _pair(before: str, after: str, axes: Sequence[Axis]) -> Contrast:
     if set(sides[0]) != set(sides[1]):
         raise ValueError(f"contrast {before}:{after}: both sides must name the same axes; {SIDES}")
     if not all(groups := _groups(sides, axes)):
-        raise ValueError(f"contrast {before}:{after}: both sides are the same arms, since nothing reads these fields")
+        raise ValueError(f"contrast {before}:{after}: both sides are the same arms; name values that change something")
     return Contrast(*groups, before_name=called(sides[0]), after_name=called(sides[1]))
 
 
@@ -223,7 +227,11 @@ def layout_of(axes: Sequence[Axis], x: str = "", hue: str = "", panel: str = "")
       ValueError: one names no axis of the grid.
     """
     varied = {axis.name: axis for axis in axes if len(axis.values) > 1}
-    named = [full_name(name, varied) if name else "" for name in (x, hue, panel)]
+    try:
+        named = [full_name(name, varied) if name else "" for name in (x, hue, panel)]
+    except ValueError as error:
+        several = ", ".join(varied) or "none"
+        raise ValueError(f"{error}; axes of the figure are fields of several values: {several}") from error
     # Numbers before words, then the longest: a line along x is read best with many steps.
     order = sorted(varied, key=lambda name: (isinstance(varied[name].values[0], str), -len(varied[name].values)))
     free = iter([name for name in order if name not in named])
@@ -256,6 +264,8 @@ def draw(runs: pd.DataFrame, axes: Sequence[Axis], layout: Layout) -> plots.Figu
         for color, hue in zip(colors, values["hue"], strict=True):
             line = part[part[layout.hue] == hue] if layout.hue else part
             label = f"{layout.hue}={shown(hue)}" if layout.hue else "the grid"
+            if not len(line):  # all its runs have failed
+                continue
             plots.seeds_by_value(ax, line, layout.x, values["x"], value=column_of(what), label=label, color=color)
         ax.set_xlabel(layout.x)
         ax.set_ylabel(prompts_of(rows, what))
@@ -279,7 +289,7 @@ def ablate(
     *,
     seeds: int = 3,
     first_seed: int = 0,
-    contrasts: Sequence[str] = (),
+    contrasts: str | Sequence[str] = (),
     out: str | Path = "results",
     quiet: bool = False,
     place: Any = None,
@@ -298,7 +308,7 @@ def ablate(
       more: a field and its value or values: `rounds=(1, 4), budget=190`.
 
     Raises:
-      ValueError: a field, a value, a task or a contrast is not there.
+      ValueError: a field, a value, a task or a contrast is not there, or there are no seeds.
       RuntimeError: a run failed; the others are recorded.
     """
     from experiments.jobs import run_missing, write_beside
@@ -306,6 +316,9 @@ def ablate(
     from experiments.worklist import ABLATION, Job
 
     tasks = tuple(map(spelled, (task,) if isinstance(task, str) else task))
+    if seeds < 1 or first_seed < 0:
+        raise ValueError(f"seeds must be at least 1 and first_seed at least 0, not {seeds} and {first_seed}")
+    contrasts = (contrasts,) if isinstance(contrasts, str) else tuple(contrasts)
     axes = axes_of({**(fields or {}), **more})
     experiment = ablation(axes, contrasts)
     words = [f"--contrast={contrast}" for contrast in contrasts]

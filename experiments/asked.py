@@ -65,8 +65,20 @@ def tasks_named(text: str | None) -> list[str]:
 
 
 def task() -> str | None:
-    """The one task of a saved model, the first that is named; None if the model's notes say it."""
-    return next(iter(tasks_named(FLAGS.task)), None)
+    """The one task of a saved model; None if the model's notes say it.
+
+    Raises:
+      ValueError: several are named.
+    """
+    named = tasks_named(FLAGS.task)
+    if len(named) > 1:
+        raise ValueError(f"--task={FLAGS.task} names {len(named)} tasks, and a saved model is asked about one")
+    return named[0] if named else None
+
+
+def saved(path: str) -> str:
+    """The path of a saved model without suffix, given as that, or as one of its files."""
+    return path.removesuffix(".safetensors").removesuffix(".json")
 
 
 def refuse_outside(name: str, most: int) -> None:
@@ -113,14 +125,20 @@ def wanted(words: list[str]) -> tuple[list[Job], list[str]]:
     first = FLAGS.first_seed or 0
     if first < 0 or first + (FLAGS.seeds or 1) > LARGEST_SEED:
         raise ValueError(f"--first_seed and all after it must lie from 0 to {LARGEST_SEED - 1}, not {first}")
+    for word in tasks_named(FLAGS.task):
+        if word != "all":
+            task_named(word)
     if FLAGS.ablate:
         return [ablation_job(words)], []
+    looks = FLAGS.plot_only or FLAGS.status
+    if FLAGS.experiment == ABLATION or (FLAGS.experiment is None and looks and only_ablation(Path(FLAGS.out))):
+        raise ValueError("an ablation is asked for again with --ablate and the fields that its report's command names")
     asked = MAIN_JOB if FLAGS.experiment is None else FLAGS.experiment
     if asked != "all":
         experiment_named(asked)
     names, out = list(experiments.EXPERIMENTS) if asked == "all" else [asked], Path(FLAGS.out)
     existing = [name for name in names if folder_of(name).is_dir()]
-    if (FLAGS.plot_only or FLAGS.status) and not existing:
+    if looks and not existing:
         what = f"{out} holds no records" if asked == "all" else f"{folder_of(asked)} does not exist"
         mend = "give the --out of a sweep, or leave out --plot_only and --status"
         if out.name in (*names, *experiments.EXPERIMENTS):
@@ -136,6 +154,11 @@ def wanted(words: list[str]) -> tuple[list[Job], list[str]]:
         nothing = f"{out} holds no record of these runs; leave out --plot_only to make them"
         raise ValueError("; ".join(left_out) or nothing)
     return jobs, left_out
+
+
+def only_ablation(out: Path) -> bool:
+    """Whether a folder holds an ablation's records and none of the main job."""
+    return (out / ABLATION).is_dir() and not (out / MAIN_JOB).is_dir()
 
 
 def seeds_of(usual: Preset) -> range:

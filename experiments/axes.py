@@ -1,10 +1,12 @@
 """The axes of a user's grid: words as `rounds=1,4,16`, read as fields of an arm and their values."""
 
+import contextlib
 import dataclasses
 import inspect
 import itertools
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.arm import FRESH, Arm, Plain, Recipe
@@ -54,7 +56,7 @@ def full_name(name: str, known: Mapping[str, Any]) -> str:
             return part + name
     short = {full.rpartition(".")[2] for full in known}
     close = nearest(name, [*known, *short])
-    raise ValueError(f"unknown field {name!r}{close or '; choose from ' + ', '.join(known)}")
+    raise ValueError(f"unknown field {name!r}{close or '; choose from ' * bool(known) + ', '.join(known)}")
 
 
 def value_of(name: str, text: str, default: Any) -> Any:
@@ -63,17 +65,16 @@ def value_of(name: str, text: str, default: Any) -> Any:
     Raises:
       ValueError: it is none of that type.
     """
-    kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+    kinds = {bool: "true or false", int: "a whole number", float: "a finite number"}
     kind = type(default)
     if kind is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if kind is int and re.fullmatch(r"-?[0-9]+", text):
         return int(text)
     if kind is float:
-        try:
-            return float(text)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):
+            if math.isfinite(number := float(text)):
+                return number
     if kind is str:
         choices = CHOICES.get(name.rpartition(".")[2])
         if choices and text not in choices:
@@ -121,7 +122,9 @@ def _split(word: str) -> tuple[str, str]:
 def _texts(name: str, values: Any) -> tuple[str, ...]:
     if isinstance(values, str):
         values = values.split(",")
-    several = values if isinstance(values, Sequence) else (values,)
+    several = values if isinstance(values, Iterable) else (values,)
+    if isinstance(several, set | frozenset):
+        raise ValueError(f"{name} is a set, which has no order; give a list of its values")
     texts = tuple(str(value) for value in several)
     if not texts or not all(texts):
         raise ValueError(f"{name} has an empty value; write name=value,value")
@@ -141,8 +144,11 @@ def called(values: Mapping[str, Any]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it is written."""
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    """A value as it is written: a float in as many digits as tell it from all others, so that it can be read back."""
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def points(axes: Sequence[Axis]) -> dict[str, dict[str, Any]]:

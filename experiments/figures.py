@@ -79,4 +79,6 @@ def draw_against(
 
 def caption_of(runs: pd.DataFrame, more: str = "") -> str:
     """What every figure of one task says below its panels."""
+    if not len(runs):  # those of all its arms have failed
+        return f"no run to draw; {more}"
     return f"{runs['task'].iloc[0]}: one small point a seed ({runs['seed'].nunique()} paired seeds); {more}"

@@ -94,12 +94,18 @@ PURPOSES = {
     "Fix a question": ("register", "why"),
     "Attack by hand": ("play", "play_condition", "play_port", "play_browser"),
 }
+OF_PLAY = ("play_condition", "play_port", "play_browser")
+RUN = tuple(name for purpose in list(PURPOSES)[:3] for name in PURPOSES[purpose])  # what asks for runs, and where
+READ = {  # beside --out, by a mode that asks for no runs; the others read all of these
+    "list": (), "version": (), "check": (), "certify": ("task",), "rerun": (), "register": (), "play": ("task",),
+    "pack": ("experiment", "ablate"), "evaluate": ("task", "largest_space"),
+    "count": ("task", "largest_space", "launcher", "workers", "cores", "slurm"),
+}  # fmt: skip
 NEVER_EMPTY = (
     "experiment", "task", "preset", "out", "launcher", "rerun", "register", "why", "certify", "check", "play_condition",
     "largest_space",
 )  # fmt: skip
 LISTS = ("evaluate", "count", "play", "finds")
-OF_PLAY = ("play_condition", "play_port", "play_browser")
 
 
 def refuse_contradictions(words: list[str]) -> None:
@@ -117,6 +123,9 @@ def refuse_contradictions(words: list[str]) -> None:
     modes = [name for name in MODES if FLAGS[name].value]
     if len(modes) > 1:
         raise ValueError(f"--{modes[0]} and --{modes[1]} ask for different things; give one of them")
+    for name in RUN if modes and modes[0] in READ else ():
+        if FLAGS[name].present and name not in ("out", *READ[modes[0]]):
+            raise ValueError(f"--{modes[0]} does not read --{name}; leave one of them out")
     if words and not FLAGS.ablate:
         hint = "; fields are varied with --ablate" if "=" in words[0] else "; flags begin with two dashes (see --help)"
         raise ValueError(f"unknown argument {words[0]!r}{hint}")

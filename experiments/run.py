@@ -35,7 +35,7 @@ from absl import app, flags
 from rich.console import Console
 
 from experiments import asked, export
-from experiments.asked import largest_space, one_of, place_of, writable
+from experiments.asked import largest_space, one_of, place_of, saved, writable
 from experiments.counting import COUNT, count_saved
 from experiments.evaluate import certify_saved, evaluate_saved
 from experiments.jobs import do, missing_of, pack_folders, page, show_status
@@ -70,19 +70,21 @@ def run_jobs(console: Console, words: list[str]) -> int:
         return pack_folders(console, asked.folders_to_pack())
     if FLAGS.evaluate:
         folder = Path(FLAGS.out) / "evaluate"
-        return evaluate_saved(FLAGS.evaluate, asked.task(), folder, console, writable, largest=largest_space())
+        return evaluate_saved(
+            list(map(saved, FLAGS.evaluate)), asked.task(), folder, console, writable, largest=largest_space()
+        )
     if FLAGS.count:
         folder = Path(FLAGS.out) / COUNT
         return count_saved(
-            FLAGS.count, asked.task(), folder, console, writable, largest=largest_space(),
+            list(map(saved, FLAGS.count)), asked.task(), folder, console, writable, largest=largest_space(),
             place=lambda: place_of(folder),
         )  # fmt: skip
     if FLAGS.certify:
-        return certify_saved(FLAGS.certify, asked.task(), console)
+        return certify_saved(saved(FLAGS.certify), asked.task(), console)
     if FLAGS.play:
         folder = Path(FLAGS.out) / "play"
         return play(
-            FLAGS.play, asked.task(), FLAGS.play_condition, folder=folder, port=FLAGS.play_port,
+            list(map(saved, FLAGS.play)), asked.task(), FLAGS.play_condition, folder=folder, port=FLAGS.play_port,
             browser=FLAGS.play_browser, console=console, prepare=writable,
         )  # fmt: skip
     for form in FLAGS.format or [""]:
@@ -110,7 +112,9 @@ def run_jobs(console: Console, words: list[str]) -> int:
 def main(argv: list[str]) -> None:
     """Run the job; a user's mistake becomes one line and exit status 2."""
     console = Console(width=None if sys.stdout.isatty() else 120)
-    logging.getLogger("jax").setLevel(logging.WARNING)  # JAX tells of every accelerator that is not there
+    # JAX tells of every accelerator that is not there, and optax, by absl's, of every schedule without a rise.
+    for library in ("jax", "absl"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worst-case-testbed"
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache))

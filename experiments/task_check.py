@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
+from scipy import stats
 
 from tasks import task_named
 from testbed.attacks.moves import anywhere
@@ -11,9 +12,12 @@ from testbed.check import check_task
 from testbed.evaluation.exact import countable
 from testbed.objective import Objective
 from testbed.policy import greedy
-from testbed.task import Task, is_safe, space_size
+from testbed.task import Task, is_safe, prompt_ids, prompts_of_ids, space_size
 
 SAMPLES = 4096
+ADDED_UP = 2**22  # prompts of a space whose probabilities are added up
+PARTS = 16
+BY_CHANCE = 1e-9  # how rarely a right task is refused
 
 
 def facts_of(key: jax.Array, task: Task) -> dict[str, str]:
@@ -36,9 +40,48 @@ def facts_of(key: jax.Array, task: Task) -> dict[str, str]:
         "clean prompts": shares(clean),
         "uniform prompts": shares(uniform),
         "different clean prompts": f"{len(np.unique(np.asarray(clean), axis=0)):,} of {SAMPLES:,} drawn",
-        "exact clean failure rate": "yes" if task.clean_log_prob else "no: the task gives no clean_log_prob",
+        "exact clean failure rate": _of_clean(task),
         "a margin costs": f"{Objective(task, None, greedy(task)).forwards} forward passes",
     }
+
+
+def _of_clean(task: Task) -> str:
+    if task.clean_log_prob is None:
+        return "no: the task gives no clean_log_prob"
+    return "yes" if space_size(task) <= ADDED_UP else "yes; the space is too large to add clean_log_prob up"
+
+
+def refuse_wrong_log_prob(key: jax.Array, task: Task) -> None:
+    """Make sure that `clean_log_prob` adds up to 1 over the space, and that `sample` draws by it.
+
+    All prompts are put into parts of about the same probability, from the rarest to the likeliest prompts. Draws must
+    fall into them accordingly (Pearson's chi-square). In a space of more than `ADDED_UP` prompts nothing is looked at.
+
+    Raises:
+      ValueError: the probabilities do not add up, or draws fall otherwise.
+    """
+    if task.clean_log_prob is None or (space := space_size(task)) > ADDED_UP:
+        return
+    of = jax.jit(jax.vmap(task.clean_log_prob))
+    batches = np.array_split(np.arange(space), -(-space // 2**16))
+    chance = np.exp(np.concatenate([np.asarray(of(prompts_of_ids(task, ids)), np.float64) for ids in batches]))
+    if abs(chance.sum() - 1) > 1e-3:
+        raise ValueError(
+            f"task {task.name}: clean_log_prob adds up to {chance.sum():.4g} over all prompts, not to 1; "
+            "mend it, or every clean failure rate is wrong"
+        )
+    order = np.argsort(chance, kind="stable")
+    part = np.empty(space, int)
+    part[order] = np.minimum(PARTS * np.cumsum(chance[order]), PARTS - 1)
+    drawn = prompt_ids(task, np.asarray(jax.vmap(task.sample)(jax.random.split(key, SAMPLES))))
+    seen, due = np.bincount(part[drawn], minlength=PARTS), SAMPLES * np.bincount(part, chance, minlength=PARTS)
+    off = np.where(due > 0, (seen - due) ** 2 / np.where(due > 0, due, 1), np.where(seen > 0, np.inf, 0)).sum()
+    if stats.chi2.sf(off, PARTS - 1) < BY_CHANCE:
+        worst = int(np.abs(seen - due).argmax())
+        raise ValueError(
+            f"task {task.name}: sample does not draw by clean_log_prob: of {SAMPLES:,} prompts {seen[worst]:,} fell "
+            f"where {due[worst]:,.0f} were due; mend one of the two, or every clean failure rate is wrong"
+        )
 
 
 def _of_large_space(task: Task) -> str:
@@ -68,6 +111,7 @@ def check_named(name: str, console: Console) -> int:
     """
     task = task_named(name)
     check_task(jax.random.key(0), task)
+    refuse_wrong_log_prob(jax.random.key(3), task)
     for fact, text in facts_of(jax.random.key(1), task).items():
         console.print(f"{fact:>26}: {text}", markup=False, highlight=False)
     lines = warnings_of(jax.random.key(2), task)

@@ -1,9 +1,11 @@
 """Names: an entry of a table, an installed entry point, or `module:name` in the user's own folder."""
 
+import ast
 import difflib
 import functools
 import hashlib
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -12,6 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+OURS = ("testbed", "tasks", "experiments")
+INSTALLED = {"site-packages", "dist-packages"}  # folders of packages that are nobody's own
 
 
 def extra_package(package: str, extra: str) -> ModuleType:
@@ -85,8 +90,8 @@ def _module(name: str) -> Any:
 def sources(data: Any) -> dict[str, str]:
     """The modules from outside that plain data names, each with a digest of its file.
 
-    A record holds them and its id is made from them, so that an edited task is another task. Only
-    the file itself counts, not what it imports.
+    With them go the modules of the same folder or package that they import. A record holds all of them and its id is
+    made from them, so that an edited task is another task. Other packages don't count.
 
     Args:
       data: a config as JSON would hold it. Any text in it may be `module:name(...)` or the name
@@ -94,7 +99,10 @@ def sources(data: Any) -> dict[str, str]:
     """
     texts = set(_texts(data))
     modules = {_module_of(text) for text in texts} - {None}
-    return {module: digest for module in sorted(modules) if (digest := _file_digest(module))}
+    found: dict[str, str] = {}
+    for module in modules:
+        found |= _digests(module)
+    return dict(sorted(found.items()))
 
 
 def _texts(data: Any) -> Iterator[str]:
@@ -118,12 +126,55 @@ def _installed() -> dict[str, str]:
 
 
 @functools.cache
-def _file_digest(module: str) -> str:
-    """A digest of a module's file, or nothing where it has none; cached: a process keeps the code it began with."""
+def _digests(module: str) -> dict[str, str]:
+    """A digest of a module's file, and of each that it imports from its own folder; cached, as code is in a process.
+
+    There is none of what is no module: then the text is no name, and whoever needs it will say so.
+    """
     try:
-        return hashlib.sha256(Path(_module(module).__file__).read_bytes()).hexdigest()[:16]
-    except Exception:  # no such module: the text is no name, and whoever needs it will say so
-        return ""
+        top = Path(_module(module.partition(".")[0]).__file__).parent
+        _module(module)
+    except Exception:
+        return {}
+    found: dict[str, str] = {}
+    names = [module]
+    while names:
+        name = names.pop()
+        path = _file_of(name)
+        if name in found or path is None or (name != module and not _is_beside(name, path, top)):
+            continue
+        content = path.read_bytes()
+        found[name] = hashlib.sha256(content).hexdigest()[:16]
+        names += _imports(name, ast.parse(content), package=path.name == "__init__.py")
+    return found
+
+
+def _is_beside(module: str, path: Path, top: Path) -> bool:
+    """Whether a module is a user's own, as that which imports it: of the same folder `top`, not installed there."""
+    if module.partition(".")[0] in OURS or top not in path.parents:
+        return False
+    return not INSTALLED & {top.name, *path.relative_to(top).parts}
+
+
+def _file_of(module: str) -> Path | None:
+    """A module's file; None where there is none, as of an attribute or of what is built in."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.has_location else None
+
+
+def _imports(module: str, tree: ast.Module, package: bool) -> Iterator[str]:
+    """The modules that a module's code may import, wherever it does: names after `from` may be attributes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: len(module.split(".")) - node.level + package] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{name.name}" for name in node.names)
 
 
 def called(kind: str, name: str, table: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:

@@ -89,11 +89,14 @@ def unrefused(model, task: Task, prompt: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def matched_policy(key: jax.Array, model, task: Task, blocked: float, *, samples: int = 8192) -> Policy:
-    """The policy whose threshold refuses a share `blocked` of the safe clean prompts.
+    """The policy whose threshold refuses about a share `blocked` of the safe clean prompts.
 
     The threshold is that quantile of the refusal score over the safe ones among `samples` clean prompts. Nothing about
     failures enters, so models can be compared at matched clean false alarms, however much each likes to refuse.
-    A model that rules out every other answer refuses at any threshold: more than the share, then.
+
+    The share is that of these draws: of all clean prompts it is off by a standard error of theirs. Where scores tie, as
+    those of a machine's few states, fewer may be refused. A model that rules out every other answer refuses at any
+    threshold: more, then.
 
     Raises:
       FloatingPointError: the model's weights or answers are NaN.

@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 
 from experiments.ablate import ablate, ablation, arms, contrast_of, layout_of
 from experiments.arm import Arm, Plain, Recipe
-from experiments.axes import BASE, axes_of, fields, points
+from experiments.axes import BASE, axes_of, fields, points, shown
 from experiments.columns import column_of, decades
 from experiments.effects import differences, of_contrasts, refuse_duplicates
 
@@ -77,7 +77,7 @@ def test_plain_models_of_each_size_stand_beside_the_grid():
         (["learning_rat=1e-3"], "unknown field 'learning_rat'; did you mean 'learning_rate'?"),
         (["rounds=one"], "rounds must be a whole number, not 'one'"),
         (["rounds=1.5"], "rounds must be a whole number"),
-        (["learning_rate=fast"], "learning_rate must be a number, not 'fast'"),
+        (["learning_rate=fast"], "learning_rate must be a finite number, not 'fast'"),
         (["twins=maybe"], "recipe.twins must be true or false, not 'maybe'"),
         (["order=worts"], "recipe.order must be one of anyone, worst, .*; did you mean 'worst'"),
         (["attack=gcgg"], "unknown attack 'gcgg'; choose from .*; did you mean 'gcg'?"),
@@ -95,6 +95,20 @@ def test_a_grid_that_makes_no_sense_is_refused_in_one_line(words, complaint):
     with pytest.raises(ValueError, match=complaint) as refusal:
         arms(axes_of(words), "injury")
     assert "\n" not in str(refusal.value)
+
+
+def test_a_value_is_named_in_as_many_digits_as_tell_it_from_others():
+    """So a command that is printed makes the same runs, and two values never share a name."""
+    assert axes_of({"rounds": np.array([1, 4])}) == axes_of(["rounds=1,4"])
+    with pytest.raises(ValueError, match="rounds is a set, which has no order"):
+        axes_of({"rounds": {1, 4}})
+    values = (0.00031622776601683794, 0.000316228, 1e-3, 0.00100000001, 1e-05)
+    axes = axes_of({"learning_rate": values})
+    assert axes == axes_of([f"learning_rate={','.join(map(shown, values))}"])
+    assert len(arms(axes, "injury")) == 1 + len(values)
+    [ends] = ablation(axes).exploratory
+    assert ends.names == ("learning_rate=0.00031622776601683794", "learning_rate=1e-05")
+    assert [shown(value) for value in values[2:]] == ["0.001", "0.00100000001", "1e-05"]
 
 
 def table(left: dict[str, list[float]]) -> pd.DataFrame:
@@ -233,7 +247,7 @@ def test_a_contrast_that_names_what_the_grid_has_not_is_refused(text, complaint)
 
 
 def test_a_contrast_of_one_arm_with_itself_is_refused():
-    with pytest.raises(ValueError, match="both sides are the same arms, since nothing reads these fields"):
+    with pytest.raises(ValueError, match="both sides are the same arms; name values that change something"):
         contrast_of("rounds=0 budget=10:rounds=0 budget=39", PARTLY)
 
 
@@ -269,13 +283,23 @@ def test_the_figure_has_the_longest_axis_along_x_and_the_next_by_colour():
     plt.close(figure)
 
 
+def test_a_figure_of_which_every_run_failed_is_empty():
+    figure = ablation(GRID).figure(table({"plain": [9, 9, 9]}))
+    assert any("no run to draw" in text.get_text() for text in figure.texts)
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(("seeds", "first"), [(0, 0), (-1, 0), (1, -1)])
+def test_no_seeds_are_refused(seeds, first, tmp_path):
+    with pytest.raises(ValueError, match=f"seeds must be at least 1 .* not {seeds} and {first}"):
+        ablate("injury", rounds=1, seeds=seeds, first_seed=first, out=tmp_path)
+
+
 @pytest.mark.slow
 def test_it_runs_from_python_and_a_second_call_does_nothing_anew(tmp_path):
     grid = dict(rounds=(1, 4))
     small = {"plain.steps": 64, "plain.width": 8, "steps": 32, "finds": 32, "attackers": 0}
-    result = ablate(
-        "injury(length=4)", small, **grid, seeds=2, out=tmp_path, quiet=True, contrasts=["rounds=1:rounds=4"]
-    )
+    result = ablate("injury(length=4)", small, **grid, seeds=2, out=tmp_path, quiet=True, contrasts="rounds=1:rounds=4")
     assert len(result.runs) == 3 * 2 and result.effects["declared"].sum() == 1
     assert list(result.figures) == ["injury:length=4"], "one spelling, as the command has it"
     before = {path: path.stat().st_mtime_ns for path in result.folder.rglob("*.json")}

@@ -130,6 +130,17 @@ class Sick:
         return jnp.where(soft_prompt[3, N] > 0, jnp.nan, self.inner(soft_prompt, answer))
 
 
+def test_an_attack_that_scores_more_than_it_is_paid_for_is_refused():
+    objective = small_objective("injury", length=3)
+    prompts = jnp.zeros((4, 3), jnp.int32)
+    cheap = ATTACKS["gcg"]()
+    assert cheap.candidates(objective) > 1
+    with pytest.raises(ValueError, match=r"a step of attack gcg scores \d+ prompts, not 1; mend its candidates"):
+        search(jax.random.key(0), cheap._replace(candidates=lambda objective: 1), objective, prompts, budget=40)
+    with pytest.raises(ValueError, match=r"a step of attack gcg scores 0 prompts; at least 1"):
+        steps_within(cheap._replace(candidates=lambda objective: 0), objective, 40)
+
+
 def test_a_margin_that_is_nan_hides_no_success():
     sick, far, hit = (K, P, F0, N), (K, H, P, P), planted.NEEDLE
     objective = Objective(planted.TASK, Sick(PLANTED["needle"]), greedy(planted.TASK))

@@ -159,6 +159,10 @@ LINES = """
 --list --rerun=x.json              | --list and --rerun ask for different things
 --list --version                   | --list and --version ask for different things
 --check=injury --plot_only         | --plot_only and --check ask for different things
+--check=injury --seeds=3           | --check does not read --seeds; leave one of them out
+--list --ablate rounds=2            | --list does not read --ablate
+--evaluate=FILES/model --format=gif | --evaluate does not read --format
+--evaluate=FILES/model --task=injury,password | names 2 tasks, and a saved model is asked about one
 --check=                           | --check= {EMPTY}
 --check=no_such                    | unknown task 'no_such'
 --check=injury:length=1            | injury length must be at least 2
@@ -205,7 +209,18 @@ rounds=1,4                         | unknown argument 'rounds=1,4'; fields are v
 --ablate batch=0                   | schedule batch must be at least 1, not 0
 --ablate budget=0                  | 16 rounds need finds and a budget, not 512 and 0
 --ablate attackers=-1              | attackers must not be negative, not -1
---ablate learning_rate=nan         | schedule learning_rate must be above 0 and finite, not nan
+--ablate learning_rate=nan         | learning_rate must be a finite number, not 'nan'
+--ablate eps=nan,1 loss=noise       | recipe.eps must be a finite number, not 'nan'
+--ablate eps=-1 loss=noise          | eps must be at least 0 and finite, not -1.0
+--ablate loss=soft draws=0          | draws must be at least 1, not 0
+--ablate loss=soft ascent_stride=0  | ascent_stride must be above 0 and finite, not 0.0
+--ablate share=1.5                  | share must lie between 0 and 1, not 1.5
+--ablate recipe.candidates=0        | candidates must be at least 1 for each find, not 0
+--ablate attack.candidates=-3       | a step of attack gcg scores -3 prompts; at least 1
+--ablate rounds=1,4 --contrast=rounds=4:rounds=4 | both sides are the same arms
+--ablate rounds=1,4 --x=budget      | axes of the figure are fields of several values: rounds
+--plot_only --experiment=ablation  | an ablation is asked for again with --ablate
+--status --task=injry               | unknown task 'injry'; choose from
 --ablate learning_rate=-1          | schedule learning_rate must be above 0 and finite, not -1.0
 --ablate weight_decay=-1           | schedule weight_decay must be at least 0 and finite, not -1.0
 --ablate adam_eps=0                | schedule adam_eps must be above 0 and finite, not 0.0
@@ -249,7 +264,7 @@ rounds=1,4                         | unknown argument 'rounds=1,4'; fields are v
 --evaluate=/dev/zero               | /dev/zero is not a saved model
 --evaluate=FILES/model,no_such     | no_such is not a saved model
 --evaluate=FILES/model --task=no_such | unknown task 'no_such'
---evaluate=FILES/model --task=injury  | does not fit task injury; build it from model_config(task)
+--evaluate=FILES/model --task=injury  | does not fit task injury (prompts of 7 tokens of 8, answers of 1)
 --evaluate=FILES/deep              | FILES/deep is not a saved model
 --evaluate=FILES/null              | FILES/null is not a saved model
 --evaluate=FILES/notes-number      | FILES/notes-number is not a saved model (no notes in notes-number.json)

@@ -238,7 +238,9 @@ def test_spaces_too_large_to_count_are_refused(lively):
 @pytest.mark.parametrize("other", [INJURY(length=3), VAULT(length=4, vocab=8), VAULT(length=4, vocab=4, message=2)])
 def test_models_of_another_task_are_refused(other, lively):
     task = INJURY(length=4)
-    with pytest.raises(ValueError, match=r"does not fit task injury; build it from model_config\(task\)"):
+    with pytest.raises(
+        ValueError, match=r"does not fit task injury \(.*answers of 1\); build it from model_config\(task\)"
+    ):
         exact.count(lively(other), task, {"greedy": greedy(task)})
 
 

@@ -34,8 +34,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     yield tmp_path
-    outside._file_digest.cache_clear()
-    for name in ("my_own_tasks", "broken_module"):
+    outside._digests.cache_clear()
+    for name in ("my_own_tasks", "broken_module", "my_rules", "my_rules.deep", "not_mine"):
         sys.modules.pop(name, None)
 
 
@@ -109,7 +109,7 @@ def test_a_run_on_a_users_own_task_names_its_code(folder):
     assert run_id("ablation", config, 0) == again
 
     (folder / "my_own_tasks.py").write_text((folder / "my_own_tasks.py").read_text() + "NUMBER = 2\n")
-    outside._file_digest.cache_clear()  # as a new process has none
+    outside._digests.cache_clear()  # as a new process has none
     assert run_id("ablation", config, 0) != again, "an edited task is another task"
     assert run_id("ablation", Arm(), 0) == builtin
 
@@ -121,6 +121,26 @@ def test_a_run_on_a_users_own_task_names_its_code(folder):
     edited["digest"] = _digest(edited)
     path.write_text(json.dumps(edited))
     assert "make run" in read(folder)[1][0], "the sources are a part of the id"
+
+
+def test_what_a_users_module_imports_from_its_own_folder_is_part_of_its_code(folder):
+    """At any depth, relative or not; what is installed is not, even in a virtual environment of this folder."""
+    package, installed = folder / "my_rules", folder / "venv" / "site-packages"
+    package.mkdir()
+    installed.mkdir(parents=True)
+    (package / "__init__.py").write_text("from . import deep\n")
+    (package / "deep.py").write_text("RULE = 1\n")
+    (installed / "not_mine.py").write_text("")
+    lines = "import numpy, not_mine\nfrom my_rules import deep\nfrom testbed.task import Task\n"
+    (folder / "my_own_tasks.py").write_text(lines + MINE)
+    sys.path.append(str(installed))
+    named = ["my_own_tasks", "my_rules", "my_rules.deep"]
+    before = outside.sources("my_own_tasks:story")
+    assert list(before) == named
+    (package / "deep.py").write_text("RULE = 2\n")
+    outside._digests.cache_clear()
+    after = outside.sources("my_own_tasks:story")
+    assert [name for name in named if before[name] != after[name]] == ["my_rules.deep"]
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,11 @@ def test_a_damaged_record_is_not_taken_for_done_nor_overwritten(tmp_path):
     assert facts(tmp_path) == expected(runs)
 
 
+def noted(error: Exception, note: str) -> Exception:
+    error.add_note(note)
+    return error
+
+
 # An error, and what a user must be told of it.
 ERRORS = {
     "value": (ValueError("size 1 is unlucky"), "size 1 is unlucky"),
@@ -90,7 +95,11 @@ ERRORS = {
     "memory": (MemoryError("no room"), "no room"),
     "a key, whose text is only the key": (KeyError("lost"), "KeyError"),
     "no words": (AssertionError(), "AssertionError"),
-    "many lines": (RuntimeError("first line\nsecond line\n\nthird"), "first line"),
+    "many lines": (RuntimeError("first line\nsecond line\n\nthird"), "RuntimeError: first line"),
+    "with a note, as JAX's": (
+        noted(ValueError("an axis of size 0"), "For simplicity"),
+        "ValueError: an axis of size 0",
+    ),
 }
 
 

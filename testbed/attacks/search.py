@@ -112,14 +112,16 @@ def steps_within(attack: Attack, objective: Objective, budget: int) -> int:
     many steps on one task as on another.
 
     Raises:
-      ValueError: the budget does not cover the start.
+      ValueError: the budget does not cover the start, or a step scores nothing.
     """
     if budget < 1:
         raise ValueError(
             f"attack budget {budget} is too small: scoring the start alone takes a margin; give at least 1"
         )
-    calls = budget * objective.forwards
-    return (calls - objective.forwards) // attack.cost(objective).forwards
+    calls, step = budget * objective.forwards, attack.cost(objective)
+    if step.model < 1:
+        raise ValueError(f"a step of attack {attack.name} scores {attack.candidates(objective)} prompts; at least 1")
+    return (calls - objective.forwards) // step.forwards
 
 
 def short_of_steps(attack: Attack, objective: Objective, budget: int) -> str:
@@ -158,7 +160,7 @@ def search(
     `targets` `[F]`: the known failures' ranks (`testbed.task.prompt_ids`), ascending, so that recall can be measured.
 
     Raises:
-      ValueError: the budget does not cover the start.
+      ValueError: the budget does not cover the start, or a step scores more prompts than the attack says.
     """
     steps = steps_within(attack, objective, budget)
     start = Cost(objective.forwards, 0, 1)
@@ -178,6 +180,8 @@ def search(
         state, best, margin, first, reached, broken = carry
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         state, scored = jax.vmap(attack.step, (0, None, 0))(step_keys, objective, state)
+        if (number := scored.margins.shape[1]) > (said := attack.candidates(objective)):
+            raise ValueError(f"a step of attack {attack.name} scores {number} prompts, not {said}; mend its candidates")
         margins = comparable(scored.margins)
         hit = margins <= 0
         calls = before + step * price.forwards + (hit.argmax(axis=1) + 1) * objective.forwards

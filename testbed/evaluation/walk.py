@@ -228,7 +228,10 @@ def refuse_if_unfit(model, task: Task) -> None:
     if config and (config.prompt_length, config.vocab, config.answer_length, config.answer_vocab) != (
         task.prompt_length, task.vocab, task.transcript_length, task.answer_vocab
     ):  # fmt: skip
-        raise ValueError(f"a model of sizes {config} does not fit task {task.name}; build it from model_config(task)")
+        sizes = f"prompts of {task.prompt_length} tokens of {task.vocab}, answers of {task.transcript_length}"
+        raise ValueError(
+            f"a model of sizes {config} does not fit task {task.name} ({sizes}); build it from model_config(task)"
+        )
 
 
 def _chunk(task: Task) -> tuple[int, int]:

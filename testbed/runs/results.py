@@ -387,7 +387,8 @@ def load(folder: str | Path, experiment: str | None = None) -> pd.DataFrame:
     records, _ = read(Path(folder))
     rows = [r for r in records.values() if experiment in (None, r["experiment"])]
     if not rows:
-        raise ValueError(f"{folder} holds no records" + (f" of {experiment}" if experiment else ""))
+        lacks = "holds no records" + (f" of {experiment}" if experiment else "")
+        raise ValueError(f"{folder} {lacks if Path(folder).is_dir() else 'does not exist'}")
     return tabulate(rows)
 
 

@@ -159,7 +159,9 @@ def make_room() -> None:
 
 def _failed(path: Path, error: Exception) -> Ended:
     """Tell in one line why the record `path` was not written, and leave the traceback beside it if that can be done."""
-    failure = f"{path.stem}: {traceback.format_exception_only(error)[-1].strip().splitlines()[0]}"
+    # What else a traceback's last part may hold are notes, of JAX for one.
+    told = str(error).strip().splitlines()[:1]
+    failure = ": ".join([path.stem, type(error).__name__, *told])
     try:
         results.write_atomically(path.with_suffix(".error"), "".join(traceback.format_exception(error)).encode())
     except Exception as why:  # the disk may be full, and that the very reason
