@@ -55,6 +55,7 @@ ALIKE = {
         (FINDS, r"(?:uniform|gcg), 2\^\d+"),
         (FINDS[:-1], r"(?:uniform|gcg|oracle), 2\^\d+"),
     ],
+    "relaxed_prompts": [(STEPS, r"(?!plain)(?:(?!, equal).)*(, equal price)?")],
     "competence": [(ALL, r"width \d+, \d+ steps"), (ALL, r"width \d+, defended")],
     "telltale": [(STEPS, TRAINED), (FINDS, r"\d+ round.*"), (CALLS, r"\d+ rounds?(, (?!twins)\w+)?(?:, twins)?")],
 }
