@@ -62,7 +62,7 @@ def draw_against(
 
     `curves`: the arms of each curve, by its name. An arm that spent nothing of a kind is no point there.
     """
-    figure, axes = plots.panels([f"Failing prompts by {SPENT[what]}" for what in of], caption_of(runs, caption))
+    figure, axes = plots.panels([f"By {SPENT[what]}" for what in of], caption_of(runs, caption))
     for ax, what in zip(axes, of, strict=True):
         numbers = judged(runs) if what == "judged" else spent(runs, what)
         table = runs.assign(**{what: numbers.astype(float)})[numbers > 0]
@@ -73,7 +73,8 @@ def draw_against(
         ax.set_xscale("log")
         ax.set_xlabel(SPENT[what])
         ax.set_ylabel(prompts_of(runs))
-    plots.legend_below(axes[0], columns=3)
+    # Where most arms are, as a rule by forward passes: there each has its name.
+    plots.legend_below(max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[1])), columns=3)
     return figure
 
 
