@@ -132,10 +132,11 @@ def _digests(module: str) -> dict[str, str]:
     There is none of what is no module: then the text is no name, and whoever needs it will say so.
     """
     try:
-        top = Path(_module(module.partition(".")[0]).__file__).parent
-        _module(module)
+        file = Path(_module(module).__file__)
     except Exception:
         return {}
+    # The folder of the outermost package, which need not have a file itself; of a lone module its own.
+    top = file.parents[max(0, module.count(".") - (file.name != "__init__.py"))]
     found: dict[str, str] = {}
     names = [module]
     while names:
@@ -145,7 +146,8 @@ def _digests(module: str) -> dict[str, str]:
             continue
         content = path.read_bytes()
         found[name] = hashlib.sha256(content).hexdigest()[:16]
-        names += _imports(name, ast.parse(content), package=path.name == "__init__.py")
+        if path.suffix == ".py":
+            names += _imports(name, ast.parse(content), package=path.name == "__init__.py")
     return found
 
 

@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     yield tmp_path
     outside._digests.cache_clear()
-    for name in ("my_own_tasks", "broken_module", "my_rules", "my_rules.deep", "not_mine"):
+    for name in ("my_own_tasks", "broken_module", "my_rules", "my_rules.deep", "not_mine", "no_init", "no_init.mine"):
         sys.modules.pop(name, None)
 
 
@@ -133,6 +133,10 @@ def test_what_a_users_module_imports_from_its_own_folder_is_part_of_its_code(fol
     (installed / "not_mine.py").write_text("")
     lines = "import numpy, not_mine\nfrom my_rules import deep\nfrom testbed.task import Task\n"
     (folder / "my_own_tasks.py").write_text(lines + MINE)
+    (folder / "no_init").mkdir()
+    (folder / "no_init" / "mine.py").write_text("from no_init import beside\nimport my_rules\n")
+    (folder / "no_init" / "beside.py").write_text("")
+    assert list(outside.sources("no_init.mine:story")) == ["no_init.beside", "no_init.mine"], "a package without file"
     sys.path.append(str(installed))
     named = ["my_own_tasks", "my_rules", "my_rules.deep"]
     before = outside.sources("my_own_tasks:story")

@@ -208,9 +208,9 @@ def count(
         if checkpoint is not None and time.monotonic() - saved > checkpoints.EVERY:
             checkpoints.save(checkpoint, of, (number + 1, json.dumps(as_json(counts)).encode()))
             saved = time.monotonic()
-    if any(each.prompts != total for each in counts.values()):
-        raise ValueError(f"{checkpoint} holds another count; remove it and count anew")
     if checkpoint is not None:
+        if any(counted.prompts != total for counted in counts.values()):
+            raise ValueError(f"{checkpoint} holds another count; remove it and count anew")
         checkpoint.unlink(missing_ok=True)
     return counts
 
