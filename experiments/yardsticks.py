@@ -1,24 +1,19 @@
-"""What a task is calibrated with: models that know too much or too little, and prompts whose truth is declared."""
+"""What a task is calibrated with: models that know too much or too little."""
 
 import dataclasses
 import functools
 import math
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from experiments.columns import POLICIES
-from testbed.attacks.moves import anywhere
-from testbed.evaluation.exact import countable
 from testbed.evaluation.samples import clean_behaviour
 from testbed.kinds import Config, Model, build
-from testbed.objective import Objective, catastrophe_probability, margins_of
-from testbed.policy import Policy, conservative, greedy, stochastic
+from testbed.objective import Objective, catastrophe_probability
+from testbed.policy import greedy, stochastic
 from testbed.statistics import Interval, student
-from testbed.task import Task, prompts_of_ids, space_size, tokens_by_position
+from testbed.task import Task, tokens_by_position
 from testbed.training.rounds import progress
 from testbed.training.schedule import Schedule, units
 from testbed.training.units import begin
@@ -88,43 +83,3 @@ def untrained_over_chance(key: jax.Array, task: Task, config: Config, hazards: i
     _, valid = jax.vmap(task.catastrophic_answers)(prompts)
     chance = valid.sum() / hazards * float(task.answer_vocab) ** -task.answer_length
     return student(_untrained_failing(jax.random.split(init_key, UNTRAINED), prompts, config, task) / chance, 0.99)
-
-
-def contradictions(key: jax.Array, task: Task, batch: int = 2**17) -> np.ndarray:
-    """The prompts `[n, T]` whose label is itself a catastrophe: of the whole space, or of `batch` uniform ones.
-
-    A task must have none. Those of its `poison` are what a plain model was taught to fail on.
-    """
-    wrong = jax.jit(jax.vmap(lambda prompt: task.catastrophe(prompt, task.label(prompt))))
-    if countable(task):
-        ids = np.array_split(np.arange(space_size(task)), max(1, space_size(task) // batch))
-        parts = (prompts_of_ids(task, part) for part in ids)
-    else:
-        parts = [np.asarray(jax.vmap(lambda k: anywhere(k, jnp.asarray(task.allowed)))(jax.random.split(key, batch)))]
-    return np.concatenate([part[np.asarray(wrong(part))] for part in parts])
-
-
-@functools.cache
-def planted(task: Task) -> np.ndarray:
-    """The prompts `[n, T]` that plain models of a poisoned task are taught to fail on: all of them.
-
-    Raises:
-      ValueError: no prompt carries the trigger.
-    """
-    taught = contradictions(jax.random.key(0), task.poison)
-    if not len(taught):
-        raise ValueError(f"no hazardous prompt of task {task.name} carries the trigger; choose a shorter one")
-    return taught
-
-
-def tell_planted(measured: dict[str, Any], model: Model, task: Task) -> None:
-    """Add to an arm's account, at each threshold, how many of its failures were planted, and how many were not."""
-    for policy in POLICIES:
-        counted, tau = measured[policy]["exact"], measured[policy]["tau"]
-        left = failing(model, task, planted(task), conservative(task, tau))
-        counted |= {"planted": left, "natural": counted["failures"] - left}
-
-
-def failing(model: Model, task: Task, prompts: np.ndarray, policy: Policy | None = None) -> int:
-    """On how many of the `prompts` `[n, T]` a policy, greedy by default, fails."""
-    return int((margins_of(Objective(task, model, policy or greedy(task)), prompts) <= 0).sum())

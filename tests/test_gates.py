@@ -16,11 +16,11 @@ from synthetic import measured
 from experiments import gates
 from experiments.arm import Plain
 from experiments.columns import by_task, tidy
+from experiments.plants import contradictions
 from experiments.questions import calibration
 from experiments.questions.calibration import CALIBRATION
 from experiments.verdict import judge
 from experiments.worklist import runs_of
-from experiments.yardsticks import contradictions
 from tasks import TASKS
 from testbed.runs import results
 from testbed.task import classifier

@@ -22,8 +22,8 @@ from experiments.rerun import run_of
 from experiments.verdict import judge
 from experiments.worklist import runs_of
 from testbed import plots
+from testbed.attacks.twins import TRIES
 from testbed.runs import results
-from testbed.training.selection import TRIES
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "experiments" / "records"

@@ -12,6 +12,7 @@ from synthetic import FEW, MANY, SOME, table
 from experiments import EXPERIMENTS
 from experiments.columns import column_of
 from experiments.effects import only
+from experiments.plants import planted
 from experiments.questions.relaxed_limits import (
     BLIND,
     EXAMPLE,
@@ -30,7 +31,6 @@ from experiments.questions.relaxed_limits import (
 )
 from experiments.questions.relaxed_prompts import WRONG
 from experiments.verdict import judge
-from experiments.yardsticks import planted
 from tasks import task_named
 from tasks.injury import injury
 from testbed.evaluation import exact

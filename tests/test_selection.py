@@ -13,10 +13,11 @@ from reference import F0, H, K, O, P, Q
 from reference import injury as rule
 
 from tasks.injury import injury
+from testbed.attacks.twins import safe_twin, with_twins
 from testbed.training import units as training
 from testbed.training.defence import Lesson, Selection
 from testbed.training.schedule import Schedule, Unit
-from testbed.training.selection import ORDERS, Candidates, newest, potential, safe_twin, with_twins
+from testbed.training.selection import ORDERS, Candidates, newest, potential
 from testbed.training.units import attack_unit, batch_of, begin
 
 TASK = injury(length=4)

@@ -15,7 +15,7 @@ from conftest import mostly_slow, slow
 from reference import REFERENCE
 from scipy import stats
 
-from experiments.yardsticks import contradictions
+from experiments.plants import contradictions
 from tasks import TASKS
 from testbed.check import check_task
 from testbed.task import MOST_ANSWERS, prompt_ids, prompts_of_ids, space_size

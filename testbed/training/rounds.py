@@ -22,7 +22,7 @@ from testbed.task import Task
 from testbed.training.defence import USUAL, Defence
 from testbed.training.schedule import Schedule, Unit, units
 from testbed.training.source import Source
-from testbed.training.units import State, begin, programs, studied, study_of
+from testbed.training.units import Programs, State, begin, programs, studied, study_of
 
 
 class History(NamedTuple):
@@ -53,7 +53,10 @@ def progress(
 
     That is a train unit's losses `[steps]`, and the share of an attack unit's finds that failed.
     """
-    does = programs(task, schedule, attack, defence)
+    return _done(programs(task, schedule, attack, defence), key, state, work)
+
+
+def _done(does: Programs, key: jax.Array, state: State, work: Unit) -> Iterator[tuple[Unit, State, np.ndarray]]:
     for unit in map(Unit, *work):
         state, row = does[bool(unit.attacks)](key, state, unit)
         yield unit, state, jax.device_get(row)
@@ -98,11 +101,29 @@ def advance(
 
 
 @lru_cache(maxsize=1024)
-def _text_digest(program: Callable, static: frozenset, structure: Any, leaves: tuple) -> str:
-    """The digest of one program's text, for a state of `structure` whose leaves have these shapes and types."""
-    state = jax.tree.unflatten(structure, leaves)
-    key, unit = jax.eval_shape(lambda: (jax.random.key(0), Unit(jnp.array(False), *jnp.zeros((2,), jnp.int32))))
-    return hashlib.sha256(program.lower(key, state, unit, **dict(static)).as_text().encode()).hexdigest()
+def _text_digest(program: Callable, static: frozenset, structure: Any, leaves: tuple, members: tuple[int, ...]) -> str:
+    """The digest of one program's text, for states of `structure` whose leaves have these shapes and types."""
+    stacked = [jax.ShapeDtypeStruct((*members, *leaf.shape), leaf.dtype) for leaf in leaves]
+    keys = jax.ShapeDtypeStruct(members, jax.eval_shape(jax.random.key, 0).dtype)
+    unit = jax.eval_shape(lambda: Unit(jnp.array(False), *jnp.zeros((2,), jnp.int32)))
+    text = program.lower(keys, jax.tree.unflatten(structure, stacked), unit, **dict(static)).as_text()
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def texts(
+    does: Programs, task: Task, schedule: Schedule, defence: Defence, *, model, members: tuple[int, ...] = ()
+) -> list[str]:
+    """Names for what does the units of a schedule: digests of programs, for one model or for so many stacked ones."""
+    learnt = jax.eval_shape(lambda key: studied(key, task, defence.lesson.loss), jax.random.key(0))
+    state = jax.eval_shape(lambda model, learnt: begin(model, task, schedule, learnt), model, learnt)
+    leaves, structure = jax.tree.flatten(state)
+    named = []
+    for kind in [False, True] if schedule.rounds else [False]:
+        program, static = does[kind].func, does[kind].keywords
+        source = static.get("source")  # asked on the host: no program
+        parts = program, frozenset(static.items()), structure, tuple(leaves), members
+        named.append(source.text if source else _text_digest(*parts))
+    return named
 
 
 def program_digest(
@@ -116,20 +137,10 @@ def program_digest(
     Args:
       model: it, or its shapes (`jax.eval_shape`): the weights don't matter.
     """
-    key, loss = jax.random.key(0), defence.lesson.loss
-    learnt = jax.eval_shape(lambda key: studied(key, task, loss), key)
-    state = jax.eval_shape(lambda model, learnt: begin(model, task, schedule, learnt), model, learnt)
-    leaves, structure = jax.tree.flatten(state)
-    kinds = [False, True] if schedule.rounds else [False]
-    does = programs(task, schedule, attack, defence)
-    parts = [
-        attack.text
-        if kind and isinstance(attack, Source)  # asked on the host: no program
-        else _text_digest(does[kind].func, frozenset(does[kind].keywords.items()), structure, tuple(leaves))
-        for kind in kinds
-    ]
-    if loss.study:
-        parts.append(study_of(task, loss.study).lower(key).as_text())
+    parts = texts(programs(task, schedule, attack, defence), task, schedule, defence, model=model)
+    study = defence.lesson.loss.study
+    if study:
+        parts.append(study_of(task, study).lower(jax.random.key(0)).as_text())
     parts.append(str(schedule.rates))  # taken as they come
     # How a search is compiled rounds its numbers, and does not stand in its text.
     parts += [str(SOONER)] * bool(schedule.rounds) + ["best"] * schedule.best
@@ -151,6 +162,87 @@ def identity(
     """
     text = program_digest(task, schedule, attack, defence, model=model)
     return checkpoints.identity((), text, key, model, units(schedule))
+
+
+class Followed(NamedTuple):
+    """A schedule that was followed to its end, by one model or by stacked ones `[P, ...]`.
+
+    Attributes:
+      model: what was trained, or if the schedule keeps the best what stood after its best unit.
+      state: the last one.
+      loss: `[P, steps]`; found: `[P, units]`, as in `History`. Of one model alone without the first axis.
+    """
+
+    model: Any
+    state: State
+    loss: np.ndarray
+    found: np.ndarray
+
+
+def follow(
+    does: Programs,
+    key: jax.Array,
+    start: State,
+    schedule: Schedule,
+    *,
+    name: Callable[[], str],
+    watch: Callable[[int, int], None],
+    checkpoint: Path | None,
+) -> Followed:
+    """Do all units of a schedule, by the programs of one model, or by those of stacked ones.
+
+    Args:
+      key: the run's, or a key a member `[P]`. `start` is then stacked too.
+      name: the identity of the run, as its checkpoint bears it.
+      watch, checkpoint: as of `train`.
+
+    Raises:
+      FloatingPointError: a loss became NaN or infinite; says at which step, and of which member.
+    """
+    work, members = units(schedule), key.shape
+    total, steps = len(work.number), schedule.steps // schedule.units
+    resume, keep = checkpoints.keeper(checkpoint, name)
+    losses = np.full((total, *members, steps), np.nan, np.float32)
+    found, least = np.full((total, *members), np.nan, np.float32), np.full(members, np.inf, np.float32)
+    done, state, losses, found, least, best = resume((0, start, losses, found, least, start.model))
+    watch(done, total)
+    for unit, after, row in _done(does, key, state, Unit(*(column[done:] for column in work))):
+        (found if unit.attacks else losses)[done] = row
+        if not unit.attacks:
+            for member in np.ndindex(members):
+                _refuse_nan(row[member], unit.number, schedule, member)
+            better = row.mean(axis=-1) < least
+            if schedule.best and better.any():
+                least, best = np.where(better, row.mean(axis=-1), least), _where(better, after.model, best)
+        state, done = after, done + 1
+        keep((done, state, losses, found, least, best))
+        watch(done, total)
+    loss = np.moveaxis(losses[~work.attacks], 0, -2).reshape(*members, -1)
+    return Followed(best if schedule.best else state.model, state, loss, np.moveaxis(found[work.attacks], 0, -1))
+
+
+def _where(chosen: np.ndarray, new: Any, old: Any) -> Any:
+    """The leaves of `new` for the members that are chosen, else those of `old`."""
+    return jax.tree.map(
+        lambda a, b: jnp.where(chosen.reshape(chosen.shape + (1,) * (a.ndim - chosen.ndim)), a, b), new, old
+    )
+
+
+def _refuse_nan(losses: np.ndarray, number: int, schedule: Schedule, member: tuple[int, ...]) -> None:
+    """Say at which step the loss of train unit `number` was no number any more.
+
+    Raises:
+      FloatingPointError: a loss is NaN or infinite.
+    """
+    broken = ~np.isfinite(losses)
+    if broken.any():
+        step = int(broken.argmax())
+        at = int(number) * (schedule.steps // schedule.units) + step
+        whose = "".join(f"member {n} of a population: " for n in member)
+        raise FloatingPointError(
+            f"{whose}the loss became {losses[step]} at step {at} of {schedule.steps}; "
+            f"lower the learning rate ({schedule.learning_rate}) or check the task's labels"
+        )
 
 
 def train(
@@ -177,42 +269,11 @@ def train(
         the source cannot answer.
       FloatingPointError: the loss became NaN or infinite; says at which step.
     """
-    if schedule.rounds and attack is None:
-        raise ValueError(f"{schedule.rounds} rounds need an attack; choose one or set rounds to 0")
-    work, start = units(schedule), begin(model, task, schedule, studied(key, task, defence.lesson.loss))
-    total = len(work.number)
+    start = begin(model, task, schedule, studied(key, task, defence.lesson.loss))
     name = partial(identity, key, model, task, schedule, attack=attack, defence=defence)
-    resume, keep = checkpoints.keeper(checkpoint, name)
-    nothing = np.full((total, schedule.steps // schedule.units), np.nan, np.float32), np.full(total, np.nan, np.float32)
-    done, state, losses, found, least, best = resume((0, start, *nothing, np.inf, model))
-    watch(done, total)
-    left = Unit(*(column[done:] for column in work))
-    for unit, after, row in progress(key, state, left, task, schedule=schedule, attack=attack, defence=defence):
-        (found if unit.attacks else losses)[done] = row
-        if not unit.attacks:
-            refuse_nan(row, unit.number, schedule)
-            if schedule.best and float(row.mean()) < least:
-                least, best = float(row.mean()), after.model
-        state, done = after, done + 1
-        keep((done, state, losses, found, least, best))
-        watch(done, total)
-    pool = np.asarray(state.pool)[: schedule.finds * bool(schedule.rounds)]
+    does = programs(task, schedule, attack, defence)
+    ended = follow(does, key, start, schedule, name=name, watch=watch, checkpoint=checkpoint)
+    pool = np.asarray(ended.state.pool)[: schedule.finds * bool(schedule.rounds)]
     if isinstance(attack, Source):  # which leaves places empty once nothing is wrong
-        pool = pool[np.asarray(state.usable)[: len(pool)]]
-    return (best if schedule.best else state.model), History(losses[~work.attacks].ravel(), found[work.attacks], pool)
-
-
-def refuse_nan(losses: np.ndarray, number: int, schedule: Schedule) -> None:
-    """Say at which step the loss of train unit `number` was no number any more.
-
-    Raises:
-      FloatingPointError: a loss is NaN or infinite.
-    """
-    broken = ~np.isfinite(np.asarray(losses))
-    if broken.any():
-        step = int(broken.argmax())
-        at = int(number) * (schedule.steps // schedule.units) + step
-        raise FloatingPointError(
-            f"the loss became {losses[step]} at step {at} of {schedule.steps}; "
-            f"lower the learning rate ({schedule.learning_rate}) or check the task's labels"
-        )
+        pool = pool[np.asarray(ended.state.usable)[: len(pool)]]
+    return ended.model, History(ended.loss, ended.found, pool)

@@ -1,4 +1,4 @@
-"""Selection: which of an attack's finds enter the pool, which are replayed, and what a safe twin is.
+"""Selection: which of an attack's finds enter the pool, and which are replayed.
 
 An `Order` ranks the candidates, first choice first; the pool takes as many as there is room for. `ORDERS` and `REPLAYS`
 are the tables: name -> function.
@@ -11,10 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from testbed.attacks.moves import anything, edit
-from testbed.task import Task, is_safe
-
-TRIES = 64  # edits that are judged to find a twin
+from testbed.task import Task
 
 
 class Candidates(NamedTuple):
@@ -128,27 +125,3 @@ def newest(place, first):
 
 
 REPLAYS: dict[str, Replay] = {"evenly": evenly, "newest": newest}
-
-
-def safe_twin(key: jax.Array, task: Task, prompt: jax.Array, tries: int = TRIES, *, edits: int = 3) -> jax.Array:
-    """The safe prompt `[T]` nearest to `prompt` `[T]` among `tries` random edits of up to `edits` tokens.
-
-    The prompt itself if none of them is safe. Trained on beside it, a twin teaches what makes the difference, and that
-    looking attacked is not it.
-    """
-    keys = jax.random.split(key, tries)
-    near = jax.vmap(lambda key: edit(key, prompt, anything(jnp.asarray(task.allowed), prompt), edits))(keys)
-    safe = jax.vmap(lambda prompt: is_safe(task, prompt))(near)
-    distance = jnp.where(safe, (near != prompt).sum(axis=1), len(prompt) + 1)
-    return jnp.where(safe.any(), near[distance.argmin()], prompt)
-
-
-def with_twins(key: jax.Array, task: Task, finds: jax.Array, usable: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Finds `[n, T]` with the safe twin of each behind it `[2n, T]`, and which of them may be trained on `[2n]`.
-
-    `usable` `[n]` says it of the finds. A twin may be where its find may, unless no edit of it was safe.
-    """
-    twins = jax.vmap(lambda key, prompt: safe_twin(key, task, prompt))(jax.random.split(key, len(finds)), finds)
-    safe = jax.vmap(lambda prompt: is_safe(task, prompt))(twins)
-    both, kept = jnp.stack([finds, twins], axis=1), jnp.stack([usable, usable & safe], axis=1)
-    return both.reshape(-1, finds.shape[1]), kept.reshape(-1)

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from testbed.attacks.search import Attack, attack_model
+from testbed.attacks.twins import safe_twin, with_twins
 from testbed.compilation import compiled_sooner
 from testbed.objective import Objective
 from testbed.policy import greedy
@@ -23,7 +24,7 @@ from testbed.training.coverage import fresh_prompts
 from testbed.training.defence import USUAL, Defence, Lesson, Selection, refuse_unfit
 from testbed.training.losses import Loss, Study
 from testbed.training.schedule import Descent, Rates, Schedule, Search, Unit
-from testbed.training.selection import Candidates, potential, safe_twin, with_twins
+from testbed.training.selection import Candidates, potential
 from testbed.training.source import Source
 
 
@@ -173,17 +174,22 @@ def ask_unit(
     return state._replace(pool=pool, usable=usable, filled=state.filled + room), np.float32(failing)
 
 
-def programs(
-    task: Task, schedule: Schedule, attack: Attack | Source | None, defence: Defence = USUAL
-) -> dict[bool, partial]:
-    """What does a unit that attacks (True), and one that trains (False): `(key, state, unit) -> (state, row)`.
+Programs = dict[bool, partial]
+"""What does a unit that attacks (True), and one that trains (False): `(key, state, unit) -> (state, row)`."""
+
+
+def programs(task: Task, schedule: Schedule, attack: Attack | Source | None, defence: Defence = USUAL) -> Programs:
+    """What does the units of a run.
 
     Each is given only its part of schedule and defence, so arms that are alike in a part share what is compiled.
 
     Raises:
-      ValueError: the parts of the defence's batches do not fit, or it selects among the finds of a source.
+      ValueError: there are rounds and no attack, the parts of the defence's batches do not fit, or it selects among the
+        finds of a source.
     """
     refuse_unfit(schedule, defence)
+    if schedule.rounds and attack is None:
+        raise ValueError(f"{schedule.rounds} rounds need an attack; choose one or set rounds to 0")
     trains = partial(train_unit, task=task, rates=schedule.rates, descent=schedule.descent, lesson=defence.lesson)
     if not isinstance(attack, Source):
         finds = partial(attack_unit, attack=attack, selection=defence.selection)
