@@ -62,6 +62,7 @@ class Recipe:
     """A `testbed.training.defence.Defence` as data: its functions by their names in `ORDERS`, `REPLAYS` and `LOSSES`.
 
     `layer` and `eps` say where and how far a relaxed loss perturbs, `ascent_steps` and `ascent_stride` how it climbs.
+    `relaxed_weight` is how much of it is relaxed; the rest is the usual loss on clean prompts and finds.
     `overseer` judges soft prompts. It has `draws` prompts checked each time, or has learnt from `overseer_labels`.
     A checker that it asks may err on `overseer_errors` of all prompts, and overlook `overseer_unseen` of all hazards.
     What has learnt took `overseer_steps`, at a learning rate that falls from `overseer_rate` to zero.
@@ -98,6 +99,7 @@ class Recipe:
     soft_every: int = added(USUAL_SUPPLY.every)
     soft_kept: int = added(USUAL_SUPPLY.kept)
     soft_renewed: float = added(USUAL_SUPPLY.renewed)
+    relaxed_weight: float = added(Relaxation().weight)
 
     @property
     def relaxation(self) -> Relaxation:
@@ -106,7 +108,7 @@ class Recipe:
         own = (self.overseer_errors, self.overseer_unseen, self.overseer_steps, self.overseer_rate)
         judge = (self.overseer, self.draws, self.overseer_labels, *own)
         supply = Supply(self.soft_every, self.soft_kept, self.soft_renewed)
-        return Relaxation(self.layer, self.eps, ascent, *judge, supply)
+        return Relaxation(self.layer, self.eps, ascent, *judge, supply, self.relaxed_weight)
 
 
 FRESH: dict[str, Draw | None] = {"none": None, **DRAWS}

@@ -18,6 +18,7 @@ from testbed.policy import greedy
 from testbed.training.defence import LOSSES, Relaxation
 from testbed.training.latent import (
     USUAL_ASCENT,
+    Ascent,
     anywhere,
     ascend,
     latent_failures,
@@ -26,6 +27,7 @@ from testbed.training.latent import (
     towards_catastrophe,
     up_the_loss,
 )
+from testbed.training.losses import cross_entropy
 from testbed.training.pseudo_inputs import SEEN
 
 INJURY, VAULT = injury(length=4), cipher_vault(length=5, vocab=4)
@@ -90,6 +92,19 @@ def test_perturbed_losses_lie_above_the_clean_one_and_gradients_above_noise(task
     clean, noisy = value(model, LOSSES["plain"](Relaxation(0, 0.0))), value(model, LOSSES["noise"](Relaxation(0, 0.2)))
     assert value(model, LOSSES["untargeted"](Relaxation(0, 0.2))) > max(noisy, clean)
     np.testing.assert_allclose(value(model, LOSSES["untargeted"](Relaxation(0, 0.0))), clean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "plain"])
+def test_a_relaxed_loss_is_partly_clean_by_its_weight(name, lively):
+    model, prompts = lively(INJURY, layers=1), prompts_of(INJURY, 4)
+
+    def value(weight):
+        return LOSSES[name](Relaxation(0, 0.2, Ascent(1), weight=weight)).value(KEY, model, INJURY, prompts)
+
+    clean, relaxed = cross_entropy(model, INJURY, prompts), value(1.0)
+    assert abs(relaxed - clean) > 1e-4
+    for weight in (0.25, 0.5):
+        np.testing.assert_allclose(value(weight), (1 - weight) * clean + weight * relaxed, rtol=1e-5)
 
 
 def perturbed(perturb, layer, eps, model, task, prompts):

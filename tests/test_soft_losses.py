@@ -63,11 +63,13 @@ def test_fewer_soft_prompts_weigh_as_much(lively):
         (dict(soft_kept=-1), "soft_kept must be a whole number of at least 0, not -1"),
         (dict(soft_kept=8, soft_renewed=1.5), "soft_renewed must be a share between 0 and 1, not 1.5"),
         (dict(soft_renewed=0.5), "soft_renewed=0.5 is of soft prompts that are kept; give soft_kept, too"),
+        (dict(relaxed_weight=0.0), "relaxed_weight must be above 0 and at most 1, not 0.0"),
+        (dict(relaxed_weight=1.5), "relaxed_weight must be above 0 and at most 1, not 1.5"),
         (dict(soft_every=3), "a batch of 256 has no soft prompt for each 3 prompts; choose a soft_every"),
         (dict(soft_kept=63, soft_every=4), "a step takes 64 soft prompts, and soft_kept=63 are fewer; keep more"),
     ],
 )
-def test_a_supply_of_soft_prompts_that_makes_no_sense_is_refused(recipe, why):
+def test_a_recipe_of_soft_prompts_that_makes_no_sense_is_refused(recipe, why):
     with pytest.raises(ValueError, match=why):
         refuse_unfit(Schedule(batch=256), defence_of(Recipe(loss="soft", **recipe)))
 

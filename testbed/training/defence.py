@@ -10,7 +10,7 @@ from testbed.task import Task
 from testbed.training import coverage
 from testbed.training.coverage import Fresh
 from testbed.training.latent import USUAL_ASCENT, Ascent, Layers, noise, one_sided, untargeted
-from testbed.training.losses import PLAIN, Loss
+from testbed.training.losses import PLAIN, WEIGHT, Loss
 from testbed.training.pseudo_inputs import pseudo
 from testbed.training.schedule import Schedule
 from testbed.training.selection import Order, Replay, anyone, evenly
@@ -34,6 +34,7 @@ class Relaxation(NamedTuple):
       errors, unseen: of the overseer `drawn`, the share of prompts and of hazards that its checker misjudges.
       steps, rate: of the overseer `learned`, its training steps and the first of their learning rates.
       supply: where soft prompts come from.
+      weight: how much of the loss is relaxed; the rest is clean.
     """
 
     layer: Layers = 0
@@ -47,6 +48,7 @@ class Relaxation(NamedTuple):
     steps: int = STEPS
     rate: float = RATE
     supply: Supply = USUAL_SUPPLY
+    weight: float = WEIGHT
 
     def refuse_senseless(self) -> None:
         """Make sure that its numbers are in their ranges; those of other parts are looked at where they are used.
@@ -58,6 +60,8 @@ class Relaxation(NamedTuple):
             raise ValueError(f"eps must be at least 0 and finite, not {self.eps}")
         if not 0 < self.ascent.stride < float("inf"):
             raise ValueError(f"ascent_stride must be above 0 and finite, not {self.ascent.stride}")
+        if not 0 < self.weight <= 1:
+            raise ValueError(f"relaxed_weight must be above 0 and at most 1, not {self.weight}")
         for name, value, least in (("ascent_steps", self.ascent.steps, 0), ("draws", self.draws, 1)):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
@@ -82,12 +86,12 @@ class Relaxation(NamedTuple):
 
 LOSSES: dict[str, Callable[[Relaxation], Loss]] = {
     "plain": lambda how: PLAIN,
-    "untargeted": lambda how: untargeted(how.layer, how.eps, how.ascent),
-    "one_sided": lambda how: one_sided(how.layer, how.eps, how.ascent),
-    "noise": lambda how: noise(how.layer, how.eps),
-    "pseudo": lambda how: pseudo(how.layer, how.eps, how.ascent),
-    "soft": lambda how: soft(how.judge, how.ascent, how.supply),
-    "guided": lambda how: guided(how.judge, how.ascent, how.supply),
+    "untargeted": lambda how: untargeted(how.layer, how.eps, how.ascent, how.weight),
+    "one_sided": lambda how: one_sided(how.layer, how.eps, how.ascent, how.weight),
+    "noise": lambda how: noise(how.layer, how.eps, how.weight),
+    "pseudo": lambda how: pseudo(how.layer, how.eps, how.ascent, how.weight),
+    "soft": lambda how: soft(how.judge, how.ascent, how.supply, how.weight),
+    "guided": lambda how: guided(how.judge, how.ascent, how.supply, how.weight),
 }
 """`Relaxation -> Loss`.
 

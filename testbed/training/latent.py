@@ -3,9 +3,9 @@
 A perturbation is `[T + N - 1, D]`, one vector a token, each within an L2 ball. The ball's radius is `eps` times the
 mean norm of the residuals before block `layer`, measured on the batch, so that radii mean the same at every layer;
 layer 0 is the embedding space, layer L the stream before the head. Of several layers each has a perturbation of its
-own, and all are climbed at once. Half of the loss is clean, half perturbed, on the same prompts. Robustness to these
-perturbations is never the result: failures are counted in the input space, and `latent_failures` says whether the two
-agree.
+own, and all are climbed at once. Of the loss a share `weight` is perturbed and the rest clean, on the same prompts.
+Robustness to these perturbations is never the result: failures are counted in the input space, and `latent_failures`
+says whether the two agree.
 
 Reference: Casper et al. 2024, Defending Against Unforeseen Failure Modes with Latent Adversarial Training; Hubinger
 2019, Relaxed adversarial training for inner alignment.
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.task import Task, transcript_of
-from testbed.training.losses import Loss, cross_entropy, prompt_loss
+from testbed.training.losses import WEIGHT, Loss, cross_entropy, mixed, prompt_loss
 
 Layers = int | tuple[int, ...]
 
@@ -161,35 +161,37 @@ def latent_failures(key, model, task: Task, prompts: jax.Array, *, layer: Layers
     return jax.vmap(one)(prompts, latents)
 
 
-def _half_perturbed(perturb: Perturb, layer: Layers, eps: float, ascent: Ascent = USUAL_ASCENT) -> Callable:
-    """The loss: half on the prompts as they are, half on the same with perturbed residuals."""
+def _perturbed(
+    perturb: Perturb, layer: Layers, eps: float, weight: float, ascent: Ascent = USUAL_ASCENT
+) -> Callable[..., jax.Array]:
+    """The loss: on the prompts as they are, and on the same with perturbed residuals."""
     perturbed = functools.partial(perturbations, perturb=perturb, layer=layer, eps=eps, ascent=ascent)
 
     def value(key, model, task, prompts):
         latents = perturbed(key, jax.lax.stop_gradient(model), task, prompts)
-        return (cross_entropy(model, task, prompts) + cross_entropy(model, task, prompts, latents)) / 2
+        return mixed(cross_entropy(model, task, prompts), cross_entropy(model, task, prompts, latents), weight)
 
     return value
 
 
 @functools.cache
-def untargeted(layer: Layers, eps: float, ascent: Ascent = USUAL_ASCENT) -> Loss:
+def untargeted(layer: Layers, eps: float, ascent: Ascent = USUAL_ASCENT, weight: float = WEIGHT) -> Loss:
     """Perturbations that raise the loss of the right answer: two gradients a prompt more than the ascent's steps."""
-    value = _half_perturbed(up_the_loss, layer, eps, ascent)
+    value = _perturbed(up_the_loss, layer, eps, weight, ascent)
     return Loss(value, gradients=ascent.steps + 2, forwards=len(_several(layer)))
 
 
 @functools.cache
-def one_sided(layer: Layers, eps: float, ascent: Ascent = USUAL_ASCENT) -> Loss:
+def one_sided(layer: Layers, eps: float, ascent: Ascent = USUAL_ASCENT, weight: float = WEIGHT) -> Loss:
     """Perturbations that lower the margin of hazardous prompts, towards the catastrophe; others are left alone.
 
     For tasks with a single catastrophic answer to a prompt, as all classifiers have; priced as `untargeted`.
     """
-    value = _half_perturbed(towards_catastrophe, layer, eps, ascent)
+    value = _perturbed(towards_catastrophe, layer, eps, weight, ascent)
     return Loss(value, gradients=ascent.steps + 2, forwards=len(_several(layer)))
 
 
 @functools.cache
-def noise(layer: Layers, eps: float) -> Loss:
+def noise(layer: Layers, eps: float, weight: float = WEIGHT) -> Loss:
     """Random directions with the norm that the others reach at most: the control that gradients must beat."""
-    return Loss(_half_perturbed(anywhere, layer, eps), gradients=2, forwards=len(_several(layer)))
+    return Loss(_perturbed(anywhere, layer, eps, weight), gradients=2, forwards=len(_several(layer)))

@@ -11,6 +11,8 @@ import optax
 from testbed.batch import batch_logits
 from testbed.task import Task, transcript_of
 
+WEIGHT = 0.5  # of what is relaxed, in a loss that is partly clean
+
 
 class Study(NamedTuple):
     """What a loss learns before the run, and its price.
@@ -72,6 +74,11 @@ def prompt_loss(model, task: Task, prompt: jax.Array, latent: jax.Array | None =
     said = transcript_of(task, prompt)
     logits = model(jax.nn.one_hot(prompt, task.vocab), said, latent)
     return optax.softmax_cross_entropy_with_integer_labels(logits, said).mean()
+
+
+def mixed(clean: jax.Array, relaxed: jax.Array, weight: float) -> jax.Array:
+    """A relaxed loss: so much of it, and the rest clean."""
+    return (1 - weight) * clean + weight * relaxed
 
 
 PLAIN = Loss(lambda key, model, task, prompts: cross_entropy(model, task, prompts))

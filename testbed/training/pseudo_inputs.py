@@ -17,7 +17,7 @@ from jax.scipy.linalg import solve_triangular
 
 from testbed.task import Task, transcript_of
 from testbed.training.latent import USUAL_ASCENT, Ascent, ascend, layers_of, mean_norm
-from testbed.training.losses import Loss, cross_entropy
+from testbed.training.losses import WEIGHT, Loss, cross_entropy, mixed
 
 SEEN = 4  # clean prompts that the overseer sees, for each prompt of the batch
 SHRINKAGE = 0.1
@@ -136,12 +136,13 @@ def pseudo_inputs(
 
 
 @functools.cache
-def pseudo(layer: int, eps: float, ascent: Ascent = USUAL_ASCENT) -> Loss:
-    """Half clean; half the cross-entropy of refusing at pseudo-inputs, weighted by C, which bounds C P from above.
+def pseudo(layer: int, eps: float, ascent: Ascent = USUAL_ASCENT, weight: float = WEIGHT) -> Loss:
+    """Partly clean, and a share `weight` of it the cross-entropy of refusing at pseudo-inputs.
 
-    The product itself is flat where the model is sure. A prompt takes two gradients more than the
-    ascent has steps, and the forward passes of the overseer. What is no pass through the model is not charged: the
-    covariance of F features, its Cholesky factor, and the products with it at each step of the climb.
+    That is multiplied by C, which bounds C P from above; the product itself is flat where the model is sure. A prompt
+    takes two gradients more than the ascent has steps, and the forward passes of the overseer. What is no pass through
+    the model is not charged: the covariance of F features, its Cholesky factor, and the products with it at each step
+    of the climb.
     """
 
     def value(key, model, task, prompts):
@@ -149,7 +150,7 @@ def pseudo(layer: int, eps: float, ascent: Ascent = USUAL_ASCENT) -> Loss:
         made = pseudo_inputs(key, frozen, task, prompts, layer=layer, eps=eps, ascent=ascent)
         made = jax.lax.stop_gradient(made)
         refuses = jax.vmap(lambda prompt, latent: log_refuses(model, task, prompt, latent))(prompts, made.latents)
-        return (cross_entropy(model, task, prompts) - (made.hazardous * refuses).mean()) / 2
+        return mixed(cross_entropy(model, task, prompts), -(made.hazardous * refuses).mean(), weight)
 
     return Loss(value, gradients=ascent.steps + 2, forwards=1 + SEEN)
 

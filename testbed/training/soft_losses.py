@@ -1,4 +1,4 @@
-"""Losses on soft prompts: half of a step is clean, half is what the model makes of where an adversary's climb ends."""
+"""Losses on soft prompts: partly clean, and partly what the model makes of where an adversary's climb ends."""
 
 import functools
 from fractions import Fraction
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from testbed.task import Task
 from testbed.training.latent import USUAL_ASCENT, Ascent
-from testbed.training.losses import Loss, Study, cross_entropy, prompt_loss
+from testbed.training.losses import WEIGHT, Loss, Study, cross_entropy, mixed, prompt_loss
 from testbed.training.soft_prompts import Overseer, climb, draw, noise
 
 
@@ -58,8 +58,10 @@ def _study(overseer: Overseer, kept: int) -> Study | None:
     return Study(learn, *(overseer.study[1:] if overseer.study else (0, 0)))
 
 
-def _loss(overseer: Overseer, ascent: Ascent, taught: Overseer, supply: Supply, *, labels: int = 0) -> Loss:
-    """Half clean; half what `taught` loses where the adversary ends.
+def _loss(
+    overseer: Overseer, ascent: Ascent, taught: Overseer, supply: Supply, weight: float, *, labels: int = 0
+) -> Loss:
+    """Partly clean; a share `weight` of it is what `taught` loses where the adversary ends.
 
     Raises:
       ValueError: as `refuse_unfit`.
@@ -87,7 +89,7 @@ def _loss(overseer: Overseer, ascent: Ascent, taught: Overseer, supply: Supply, 
             return z, taught.loss(key, model, task, z, judge)
 
         z, lost = jax.vmap(one)(keys, starts)
-        loss = (cross_entropy(model, task, prompts) + lost.mean()) / 2
+        loss = mixed(cross_entropy(model, task, prompts), lost.mean(), weight)
         return (loss, (judge, pool.at[rows].set(z))) if kept else loss
 
     return Loss(
@@ -103,13 +105,15 @@ def _loss(overseer: Overseer, ascent: Ascent, taught: Overseer, supply: Supply, 
 
 
 @functools.cache
-def soft(overseer: Overseer, ascent: Ascent = USUAL_ASCENT, supply: Supply = USUAL_SUPPLY) -> Loss:
-    """Half clean, half the loss at the soft prompts themselves, by the overseer: no prompt's label is learnt.
+def soft(
+    overseer: Overseer, ascent: Ascent = USUAL_ASCENT, supply: Supply = USUAL_SUPPLY, weight: float = WEIGHT
+) -> Loss:
+    """Partly clean, and the loss at the soft prompts themselves, by the overseer: no prompt's label is learnt.
 
     Soft prompts that are kept need few steps of climbing each time. Reference: Du and Mordatch 2019, Implicit
     Generation and Modeling with Energy-Based Models (its replay buffer).
     """
-    return _loss(overseer, ascent, overseer, supply)
+    return _loss(overseer, ascent, overseer, supply, weight)
 
 
 def _real(key, model, task, z, learnt):
@@ -117,6 +121,8 @@ def _real(key, model, task, z, learnt):
 
 
 @functools.cache
-def guided(overseer: Overseer, ascent: Ascent = USUAL_ASCENT, supply: Supply = USUAL_SUPPLY) -> Loss:
-    """Half clean, half on a prompt that each soft prompt draws, with its label: a search that climbs distributions."""
-    return _loss(overseer, ascent, Overseer(overseer.height, _real), supply, labels=1)
+def guided(
+    overseer: Overseer, ascent: Ascent = USUAL_ASCENT, supply: Supply = USUAL_SUPPLY, weight: float = WEIGHT
+) -> Loss:
+    """Partly clean, and on a prompt that each soft prompt draws, with its label: a search that climbs distributions."""
+    return _loss(overseer, ascent, Overseer(overseer.height, _real), supply, weight, labels=1)
