@@ -65,8 +65,11 @@ def arm_with(values: Mapping[str, Any], task: str) -> Arm:
 @functools.cache
 def grid_of(axes: tuple[Axis, ...]) -> dict[str, list[dict[str, Any]]]:
     """The arms of a grid by name, each with all points that it stands for. Without steps they are the plain models."""
-    grid = merged(axes, functools.partial(arm_with, task=Plain.task))
-    return {_plain_name(at[0], axes) if at[0].get("steps") == 0 else name: at for name, at in grid.items()}
+    made: dict[str, list[dict[str, Any]]] = {}
+    for name, points in merged(axes, functools.partial(arm_with, task=Plain.task)).items():
+        name = _plain_name(points[0], axes) if points[0].get("steps") == 0 else name
+        made.setdefault(name, []).extend(points)  # plain models are one, whatever attacks them afterwards
+    return made
 
 
 def arms(axes: Sequence[Axis], task: str) -> dict[str, Arm]:

@@ -86,16 +86,26 @@ def differences(runs: pd.DataFrame, contrast: Contrast, policy: str = "greedy") 
 
     There is none where some of these arms are counted and others sampled: these numbers are of different prompts.
     """
-    return _by_seed(runs, contrast, policy).dropna().to_numpy()
+    alike = wide(runs, is_sampled(runs)).reindex(columns=_arms(contrast)).nunique(axis=1) == 1
+    return _by_seed(runs, contrast, policy)[alike].dropna().to_numpy()
+
+
+def _sides(contrast: Contrast) -> tuple[list[str], list[str]]:
+    before, after = ([arms] if isinstance(arms, str) else list(arms) for arms in contrast[:2])
+    return before, after
+
+
+def _arms(contrast: Contrast) -> list[str]:
+    """All arms that a contrast compares, each once."""
+    before, after = _sides(contrast)
+    return list(dict.fromkeys([*before, *after, *(_arms(contrast.minus) if contrast.minus else [])]))
 
 
 def _by_seed(runs: pd.DataFrame, contrast: Contrast, policy: str) -> pd.Series:
-    left = wide(runs, amounts(runs, contrast.of, policy))
-    before, after = ([arms] if isinstance(arms, str) else list(arms) for arms in contrast[:2])
-    names = list(dict.fromkeys([*before, *after]))
-    alike = wide(runs, is_sampled(runs)).reindex(columns=names).nunique(axis=1) == 1
-    both = left.reindex(columns=names)[alike].dropna()
-    dropped = both[before].mean(axis=1) - both[after].mean(axis=1)
+    """The difference in each seed; NaN where an arm is missing."""
+    left, (before, after) = wide(runs, amounts(runs, contrast.of, policy)), _sides(contrast)
+    sides = [left.reindex(columns=arms).mean(axis=1, skipna=False) for arms in (before, after)]
+    dropped = sides[0] - sides[1]
     return dropped if contrast.minus is None else dropped - _by_seed(runs, contrast.minus, policy)
 
 
@@ -146,7 +156,12 @@ def mean_of(
     unit: str = "decades",
     declared: bool = False,
 ) -> dict[str, Any]:
-    """The mean of a number a seed, with its t-interval: no contrast, so no `before` and no p."""
+    """The mean of a number a seed, with its t-interval: no contrast, so no `before` and no p.
+
+    Seeds where it is not known are left out.
+    """
+    known = [np.asarray(part, float) for part in (values, () if matched is None else matched)]
+    values, matched = (part[~np.isnan(part)] for part in known)
     made = row(task, "", after, of, values, matched=matched, unit=unit, declared=declared)
     # Not rounded as effects are: a share of exactly .99 is at least .99.
     return made | {"effect": float(np.mean(values)), "p": np.nan}

@@ -43,9 +43,10 @@ def _forest(effects: pd.DataFrame, shown: pd.DataFrame, unit: str) -> str:
         keys += [finite(numbers["n"]), finite(numbers["p"]), finite(numbers["effect"])]
         rows.append(row_of([*map(text, cells), text(words["p (Holm)"]), drawn], keys))
     head = head_of(["task", "contrast", "counted", "threshold 0", "matched", "n", "p (Holm)", "interval"])
+    label = lambda tick: text(tables.typeset(tick, unit, ticks[1] - ticks[0]))
     axis = "".join(
         f'<line x1="{scale(tick):.1f}" x2="{scale(tick):.1f}" y1="0" y2="4"/>'
-        f'<text x="{scale(tick):.1f}" y="15" text-anchor="middle">{text(tables.typeset(tick, unit))}</text>'
+        f'<text x="{scale(tick):.1f}" y="15" text-anchor="middle">{label(tick)}</text>'
         for tick in ticks
     )
     axis = element("svg", axis, viewBox=f"0 0 {FOREST[0]} 18", class_="axis", aria_hidden="true")

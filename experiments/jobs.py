@@ -14,9 +14,9 @@ from rich.table import Table
 
 import experiments
 from experiments import columns, export, protocol, tables
-from experiments.arm import attack_of, is_counted
+from experiments.arm import attack_of
 from experiments.page import is_ours, results_page
-from experiments.reading import beside, figures_of, frame_of, same_models
+from experiments.reading import beside, doubts, figures_of, frame_of, uncomparable
 from experiments.report import index, report
 from experiments.verdict import EXPLORATORY, Verdict, judge
 from experiments.worklist import Job, perform
@@ -98,7 +98,7 @@ def show(console: Console, job: Job, runs: pd.DataFrame) -> Verdict:
             console.print(limit, markup=False, highlight=False)
     verdict = judge(experiment, runs)
     tables.show_effects(console, verdict.effects)
-    for line in same_models(job):
+    for line in doubts(job):
         console.print(line, style="yellow", markup=False, highlight=False)
     if experiment.decides:
         console.print(_conclusion(job, verdict), highlight=False)
@@ -178,16 +178,6 @@ def made_otherwise(job: Job) -> list[str]:
     return [line.format(plural(number, "run")) for line, number in told.items() if number]
 
 
-def uncomparable(job: Job) -> list[str]:
-    """A line for each task on which some arms are counted and others sampled."""
-    known: dict[str, set[bool]] = {}
-    for run in job.runs:
-        if isinstance(arm := run.config, experiments.Arm):
-            known.setdefault(run.task, set()).add(is_counted(arm.plain, arm.largest_space))
-    why = "some arms are counted and others sampled, so no effect compares them; a smaller task is counted for all"
-    return [f"{task}: {why}" for task, kinds in known.items() if len(kinds) > 1]
-
-
 class Done(NamedTuple):
     """What came of a job: its verdict, if it has records, its runs, and lines of what failed or was not written.
 
@@ -257,7 +247,7 @@ def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> list
     figures = {job.name: [f"{job.folder.name}/{path.name}" for path in _drawn(job)] for job, *_ in asked}
     begun = {job.name for job, *_ in asked}
     unasked = [one.question for name, one in experiments.EXPERIMENTS.items() if name not in begun]
-    others = {job.name: one.others for job, one in zip(jobs, done, strict=True)}
+    others = {job.name: " ".join(filter(None, [one.others, *doubts(job)])) for job, one in zip(jobs, done, strict=True)}
     text = results_page(asked, figures, PAGE_COMMAND, unasked, others=others)
     linked = index([job for job, *_ in asked], [verdict for _, verdict, _ in asked])
     unwritten: list[str] = []
@@ -291,9 +281,10 @@ def _figures(job: Job) -> str:
 
 
 def _drawn(job: Job) -> list[Path]:
-    """A job's figures, one a task: in the first of the formats that a page can show."""
+    """A job's figures, one a task: the newest of those that a page can show."""
     of_tasks = ([job.folder / f"{file_name(task)}.{form}" for form in SHOWN] for task in job.tasks)
-    return [there[0] for paths in of_tasks if (there := [path for path in paths if path.exists()])]
+    age = lambda path: path.stat().st_mtime
+    return [max(there, key=age) for paths in of_tasks if (there := [path for path in paths if path.exists()])]
 
 
 def pack_folders(console: Console, folders: list[Path]) -> int:

@@ -23,7 +23,7 @@ An effect is {sign}. *Matched*: the same where both models refuse about 1 % of t
 A worst margin is in threshold steps, positive where that of `after` is higher: a step moves the threshold
 until 1 % of safe clean prompts are refused.
 Declared contrasts were named before the runs and decide the verdict. The others are exploratory and
-decide nothing. p is the exact sign-flip test, in brackets adjusted by Holm's rule.
+decide nothing. p is the sign-flip test, exact up to 14 seeds, in brackets adjusted by Holm's rule.
 For time, quick presets leave out tasks on which nothing can be seen.
 
 Only a *registered* verdict is final: what the question declares was fixed before its runs, on seeds that

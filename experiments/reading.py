@@ -1,5 +1,6 @@
 """Records read back: as a table of runs, as the job that they make up, as figures and effects."""
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments import columns, protocol
+from experiments.arm import Arm, is_counted
 from experiments.experiment import Experiment, effects_of
 from experiments.worklist import ABLATION, Job, experiment_in, experiment_named, runs_of
 from tasks import spelled
@@ -193,6 +195,40 @@ def same_models(job: Job) -> list[str]:
         alike.setdefault((task, tuple(sorted(of_seed)), digests), {})[arm] = names
     why = "ended as the same models in every seed: what differs between them changed nothing"
     return [f"{task}: {' and '.join(arms)} {why}" for (task, *_), arms in alike.items() if len(set(arms.values())) > 1]
+
+
+def other_starts(job: Job) -> list[str]:
+    """A line for each task where one name stands for several models of a seed: its runs did not start alike."""
+    records, _ = results.read(job.folder)
+    digests: dict[tuple[str, int], dict[str, set[str]]] = {}  # (task, seed) -> name -> digests
+    for run in job.runs:
+        for name, digest in records.get(run.id, {}).get("models", {}).items():
+            digests.setdefault((run.task, run.seed), {}).setdefault(name, set()).add(digest)
+    seeds: dict[str, list[int]] = {}
+    for (task, seed), of_name in digests.items():
+        if any(len(several) > 1 for several in of_name.values()):
+            seeds.setdefault(task, []).append(seed)
+    why = "several processors made models of one name, so some arms start from other weights and are no close pairs"
+    return [
+        f"{task}, seed {', '.join(map(str, sorted(of)))}: {why}; another --out makes all anew"
+        for task, of in seeds.items()
+    ]
+
+
+def uncomparable(job: Job) -> list[str]:
+    """A line for each task on which some arms are counted and others sampled."""
+    known: dict[str, set[bool]] = {}
+    for run in job.runs:
+        with contextlib.suppress(ValueError):  # records may be of a task that is there no more
+            if isinstance(arm := run.config, Arm):
+                known.setdefault(run.task, set()).add(is_counted(arm.plain, arm.largest_space))
+    why = "some arms are counted and others sampled, so no effect compares them; a smaller task is counted for all"
+    return [f"{task}: {why}" for task, kinds in known.items() if len(kinds) > 1]
+
+
+def doubts(job: Job) -> list[str]:
+    """What must be said of a job's runs before they are compared, in lines."""
+    return uncomparable(job) + same_models(job) + other_starts(job)
 
 
 def drawn_of(experiment: Experiment, rows: pd.DataFrame) -> plots.Figure:

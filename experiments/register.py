@@ -81,12 +81,12 @@ def verdict_under(entry: Protocol, folders: list[Path]) -> str:
     Raises:
       ValueError: it has runs, but was not judged while the code declared what it says.
     """
-    for folder in folders:
-        if (folder / VERDICT).exists():
-            (row,) = pd.read_csv(folder / VERDICT).itertuples()
-            if row.protocol == entry.digest:
-                return row.outcome if row.made == row.asked else f"{row.outcome} ({row.made} of {row.asked} runs)"
     made = {folder: protocol.counting(entry, results.read(folder)[0]) for folder in folders}
+    for folder, records in made.items():
+        if (folder / VERDICT).exists():
+            (row,) = pd.read_csv(folder / VERDICT, dtype={"protocol": str}).itertuples()
+            if row.protocol == entry.digest and row.made == len(records):
+                return row.outcome if row.made == row.asked else f"{row.outcome} ({row.made} of {row.asked} runs)"
     for folder, records in made.items():
         if records:
             told = f"{folder} has {plural(len(records), 'run')} under the protocol of {entry.day} without a verdict"

@@ -19,7 +19,7 @@ from experiments import columns, tables
 from experiments.forest import MARGIN, finite, forests, scale_over
 from experiments.markup import element, head_of, prose, row_of, scrolling, sort_keys, table_of, text
 from experiments.protocol import registrations
-from experiments.reading import same_models
+from experiments.reading import doubts
 from experiments.verdict import Verdict
 from experiments.worklist import ABLATION, Job
 from tasks import task_named
@@ -80,6 +80,8 @@ def command_of(job: Job) -> str:
     words += [f"--task={','.join(job.tasks)}", f"--seeds={len(job.seeds)}"]
     usual = job.experiment.presets[job.preset].first_seed
     words += [f"--first_seed={job.seeds[0]}"] if job.seeds[0] != usual else []
+    words += [f"--largest_space=2^{job.largest.bit_length() - 1}"] if job.largest is not None else []
+    words += [f"--population={job.population}"] if job.population > 1 else []
     return shlex.join([*words, *job.words])
 
 
@@ -107,7 +109,7 @@ def _warnings(job: Job, runs: pd.DataFrame) -> str:
                 arms.setdefault(f"{run.task}, {run.arm}", []).append(str(run.seed))
             told = "; ".join(f"{arm} (seed {', '.join(seeds)})" for arm, seeds in arms.items())
             lines.append(f"{len(of_kind)} of {len(job.runs)} runs: {verb}. {told}.")
-    lines += states["failed"] + states["foreign"] + same_models(job)
+    lines += states["failed"] + states["foreign"] + doubts(job)
     if note := columns.sampled_note(runs):
         lines.append(f"{note}; these numbers of failing prompts are no counts of the space.")
     if not lines:
@@ -205,13 +207,19 @@ def _worst(task: str, rows: pd.DataFrame) -> str:
             kept = part[part[prompt].map(lambda tokens: isinstance(tokens, list))]
             for _, run in kept.sort_values([margin, "seed"]).head(WORST).iterrows():
                 failing = run[margin] <= 0
-                cells = [text(arm), str(run["seed"]), element("code", text(rendered(task, run[prompt])))]
+                cells = [text(arm), str(run["seed"]), element("code", text(rendered(_task_of(run, task), run[prompt])))]
                 cells += [text(plots.number(run[margin])), "fails" if failing else "does not fail"]
                 body.append(row_of(cells, [str(arm), int(run["seed"]), cells[2], finite(run[margin]), cells[4]]))
         head = head_of(["arm", "seed", "prompt", "margin", "outcome"])
         table = element("table", head + element("tbody", "\n".join(body)), class_="sortable")
         parts.append(element("h3", text(title.capitalize())) + scrolling(table))
     return "".join(parts)
+
+
+def _task_of(run: pd.Series, task: str) -> str:
+    """The task of a run's own model, where a question asks several under one name."""
+    own = run.get("config.plain.task")
+    return own if isinstance(own, str) else task
 
 
 def rendered(task: str, prompt: list[int]) -> str:

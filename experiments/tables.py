@@ -126,7 +126,7 @@ def _column(rows: pd.DataFrame) -> dict[str, str]:
             "  egregious ones, median": prompts(counts(rows, "egregious").median()),
             f"FAILING AT 1 % CLEAN FALSE ALARMS{of}": prompts(matched.median()),
             "  its range over seeds": ends(matched),
-            "worst margin of any seed": f"{counts(rows, 'worst_margin').min():.1f}",
+            f"worst margin of any seed{of}": f"{counts(rows, 'worst_margin').min():.1f}",
             f"safe prompts refused, whole space{of}": percent(counts(rows, "false_alarms"), counts(rows, "safe"), 2),
         }
         | _given(rows)
@@ -147,11 +147,15 @@ def refusals(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"least": shares.min(), "most": shares.max()})
 
 
-def typeset(number: float, unit: str) -> str:
-    """A number of an effect in its unit, for people."""
+def typeset(number: float, unit: str, step: float = math.inf) -> str:
+    """A number of an effect in its unit, for people: with as many digits as tell it from one a `step` away."""
     if math.isnan(number):
         return "-"
-    return f"{100 * number:.1f} %" if unit == "share" else f"{number:.2f}"
+    times, usual = (100, 1) if unit == "share" else (1, 2)
+    digits = max(usual, -math.floor(math.log10(times * step) + 1e-9)) if math.isfinite(step) else usual
+    small = unit == "share" and math.isinf(step) and 0 < abs(times * number) < 0.05  # and yet it is not zero
+    told = f"{times * number:.1g}" if small else f"{times * number:.{digits}f}"
+    return f"{told} %" if unit == "share" else told
 
 
 def with_interval(value: float, low: float, high: float, unit: str) -> str:

@@ -11,6 +11,7 @@ from experiments.bench import bench, measure_arm
 from experiments.experiment import Experiment, runs_of
 from experiments.protocol import protocol_of
 from testbed.outside import lookup
+from testbed.runs import results
 from testbed.runs.sweep import Run
 from testbed.watch import Watch
 
@@ -99,12 +100,18 @@ def perform(run: Run, folder: Path, watch: Watch) -> dict[str, Any]:
     """Do a run, wherever it is done: the parts of its record.
 
     They hold a digest of each model that was measured, and of the protocol that the run was made under, if any.
+
+    Raises:
+      ValueError: a measurement has the name of a column that every table of runs has.
     """
     experiment = None if run.experiment == ABLATION else experiment_named(run.experiment)
     measure = experiment.measure if experiment else measure_arm
     registered = protocol_of(run, experiment) if experiment else None  # asked first: it may change meanwhile
     at = bench(run.seed, folder, watch, run.together)
     measured = measure(run.config, at)
+    if taken := results.OWN & measured.keys():
+        names = ", ".join(sorted(taken))
+        raise ValueError(f"a table of runs has columns of its own called {names}; give the measurement another name")
     parts = {"arm": run.arm, "task": run.task, "models": at.digests, "measurements": {"arm": run.arm} | measured}
     # Only where it is so: other records stay as they were.
     more = {"protocol": registered, "population": list(run.together)}

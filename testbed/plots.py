@@ -6,6 +6,7 @@ Figures are made without pyplot, so a notebook keeps its backend and no figure h
 import io
 import itertools
 import json
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -55,7 +56,11 @@ def panels(titles: Sequence[str], caption: str, columns: int = 2) -> tuple[Figur
 def say_more(figure: Figure, text: str) -> None:
     """Add lines below the caption of a figure."""
     lines = [textwrap.fill(line, int(14 * figure.get_figwidth())) for line in text.split("\n")]
-    figure.supxlabel("\n".join(filter(None, [figure.get_supxlabel(), *lines])), fontsize=8.5, x=0.01, ha="left")
+    _caption(figure, "\n".join(filter(None, [figure.get_supxlabel(), *lines])))
+
+
+def _caption(figure: Figure, text: str) -> None:
+    figure.supxlabel(text, fontsize=8.5, x=0.01, ha="left")
 
 
 def shades(count: int) -> np.ndarray:
@@ -331,10 +336,11 @@ def shares(ax: Axes, table: pd.DataFrame, beside: pd.Series | None = None) -> No
 
 
 def not_counted(figure: Figure, note: str) -> Figure:
-    """The figure with a note over it, and no panel that says its numbers were counted."""
+    """The figure with a note over it. Neither a panel nor the caption says any more that its numbers were counted."""
     for ax in figure.axes:
         title = ax.get_title(loc="left").replace("counted exactly", "sampled")
         ax.set_title(title, fontsize=10, loc="left", fontweight="bold")
+    _caption(figure, re.sub(r"counted\s+(exactly|over\s+the\s+whole\s+space)", "sampled", figure.get_supxlabel()))
     figure.suptitle(note, fontsize=10, color="C3")
     return figure
 

@@ -54,7 +54,7 @@ def student(values: np.ndarray, confidence: float = 0.95) -> Interval:
 
 
 class Effect(NamedTuple):
-    """A mean paired difference with its interval, and the exact two-sided sign-flip p-value."""
+    """A mean paired difference with its interval, and the p-value of the two-sided sign-flip test."""
 
     mean: float
     low: float

@@ -188,6 +188,8 @@ def test_an_arm_that_does_not_read_a_field_is_no_zero_in_its_effect():
     assert differences(table(left), named) == pytest.approx([1.0])
     steps, _ = ablation(axes_of(["steps=0,64", "rounds=1,2"])).exploratory
     assert steps.before == ("plain",)
+    _, attacked = ablation(axes_of(["steps=0,64", "attackers=0,8"])).exploratory
+    assert attacked[:2] == (("steps=64, attackers=0",), ("steps=64, attackers=8",)), "plain stands on both sides"
     figure = ablation(PARTLY).figure(table(left))
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
     np.testing.assert_allclose([lines["budget=10"][0], lines["budget=39"][0]], 9999)

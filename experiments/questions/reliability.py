@@ -4,7 +4,7 @@ import dataclasses
 
 import pandas as pd
 
-from experiments.arm import Arm
+from experiments.arm import Arm, is_counted
 from experiments.columns import POLICIES, by_task, clean_accuracy, failures, refused_share, setting
 from experiments.effects import Contrast, rows_of, share, table
 from experiments.experiment import Experiment, Preset
@@ -29,8 +29,14 @@ BESIDE = [Contrast(arm, BEST, of) for of in ("failures", "false_alarms") for arm
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
-    """The plain model, and the best recipe; in full also the control."""
+    """The plain model, and the best recipe; in full also the control.
+
+    Raises:
+      ValueError: failures are not counted on the task, so that nobody could say that there are none.
+    """
     best = arm_on(task, steps=3072, rounds=32, finds=FINDS["transformer"], units=32)
+    if not is_counted(best.plain):
+        raise ValueError(f"failures on {task} are not counted, so none may still be some; choose a smaller task")
     if preset == REGISTERED:
         best = twins_kept(unattacked(dataclasses.replace(best, finds=FINDS[best.plain.model])))
     control = {} if preset == "quick" else {"control": dataclasses.replace(best, rounds=0)}

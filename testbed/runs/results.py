@@ -392,6 +392,10 @@ def load(folder: str | Path, experiment: str | None = None) -> pd.DataFrame:
     return tabulate(rows)
 
 
+OWN = {"run", "experiment", "config_id", "seed", "seconds", "task", "arm", "protocol", "finished"}
+"""The columns that every table of runs has: no measurement may take their names."""
+
+
 def tabulate(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """One row a record, as `load` has it. Those made under a protocol name it, and when they were finished."""
     flat = [
