@@ -157,11 +157,13 @@ def is_sampled(runs: pd.DataFrame) -> pd.Series:
 
 
 def sampled_note(runs: pd.DataFrame) -> str:
-    """What must be said of a task whose space is too large to count; else nothing."""
+    """What must be said of a task whose space is too large to count; else nothing. It names the arms, if not all."""
     sizes = [c for c in runs if c.endswith("sampled.hazardous") and runs[c].notna().any()]
     if not sizes:
         return ""
-    return f"sampled: failing prompts of {runs[sizes[0]].max():,.0f} random hazards"
+    of, every = runs.loc[is_sampled(runs), "arm"].unique(), is_sampled(runs).all()
+    whose = "" if every else f" (those of {', '.join(of)}; the others are counted)"
+    return f"sampled: failing prompts of {runs[sizes[0]].max():,.0f} random hazards{whose}"
 
 
 def limit_note(runs: pd.DataFrame) -> str:

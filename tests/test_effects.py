@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from experiments.columns import column_of
+from experiments.columns import column_of, sampled_note
 from experiments.effects import MARGIN, Contrast, differences, mean_of, of_contrast, rows_of
 from experiments.questions.update_frequency import FREQUENT, MORE_FINDS, UPDATE_FREQUENCY
 from experiments.tables import by_arm, of_arms
@@ -61,6 +61,9 @@ def test_no_more_are_two_effects_compared_of_which_one_is_counted():
     both = runs.assign(**{"greedy.sampled.hazardous": np.where(runs["arm"] == "1 round, 4x finds", 65536.0, np.nan)})
     both.loc[(both["seed"] == 1), "greedy.sampled.hazardous"] = 65536.0
     assert len(differences(runs, told)) == 2 and len(differences(both, told)) == 1
+    some = both[both["seed"] == 0]
+    assert sampled_note(some).endswith("hazards (those of 1 round, 4x finds; the others are counted)")
+    assert sampled_note(both[both["seed"] == 1]) == "sampled: failing prompts of 65,536 random hazards"
 
 
 def test_a_seed_of_which_a_number_is_not_known_is_no_part_of_a_mean():
