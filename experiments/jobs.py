@@ -247,7 +247,10 @@ def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> list
     figures = {job.name: [f"{job.folder.name}/{path.name}" for path in _drawn(job)] for job, *_ in asked}
     begun = {job.name for job, *_ in asked}
     unasked = [one.question for name, one in experiments.EXPERIMENTS.items() if name not in begun]
-    others = {job.name: " ".join(filter(None, [one.others, *doubts(job)])) for job, one in zip(jobs, done, strict=True)}
+    others = {
+        job.name: " ".join([one.others, *(f"{line}." for line in doubts(job))]).strip()
+        for job, one in zip(jobs, done, strict=True)
+    }
     text = results_page(asked, figures, PAGE_COMMAND, unasked, others=others)
     linked = index([job for job, *_ in asked], [verdict for _, verdict, _ in asked])
     unwritten: list[str] = []

@@ -198,21 +198,22 @@ def same_models(job: Job) -> list[str]:
 
 
 def other_starts(job: Job) -> list[str]:
-    """A line for each task where one name stands for several models of a seed: its runs did not start alike."""
+    """A line of tasks and seeds where one name stands for several models: runs did not start alike."""
     records, _ = results.read(job.folder)
     digests: dict[tuple[str, int], dict[str, set[str]]] = {}  # (task, seed) -> name -> digests
     for run in job.runs:
         for name, digest in records.get(run.id, {}).get("models", {}).items():
             digests.setdefault((run.task, run.seed), {}).setdefault(name, set()).add(digest)
     seeds: dict[str, list[int]] = {}
-    for (task, seed), of_name in digests.items():
+    for (task, seed), of_name in sorted(digests.items()):
         if any(len(several) > 1 for several in of_name.values()):
             seeds.setdefault(task, []).append(seed)
+    tasks: dict[tuple[int, ...], list[str]] = {}
+    for task, of in seeds.items():
+        tasks.setdefault(tuple(of), []).append(task)
     why = "several processors made models of one name, so some arms start from other weights and are no close pairs"
-    return [
-        f"{task}, seed {', '.join(map(str, sorted(of)))}: {why}; another --out makes all anew"
-        for task, of in seeds.items()
-    ]
+    told = {" and ".join(several): ", ".join(map(str, of)) for of, several in tasks.items()}
+    return [f"{several}, seed {of}: {why}; another --out makes all anew" for several, of in told.items()]
 
 
 def uncomparable(job: Job) -> list[str]:

@@ -56,7 +56,7 @@ ALIKE = {
         (FINDS[:-1], r"(?:uniform|gcg|oracle), 2\^\d+"),
     ],
     "relaxed_prompts": [(STEPS, r"(?!plain)(?:(?!, equal).)*(, equal price)?")],
-    "relaxed_limits": [(STEPS, TRAINED), (CALLS, r"(soft|16 rounds|control).*")],
+    "relaxed_limits": [(STEPS, TRAINED)],
     "competence": [(ALL, r"width \d+, \d+ steps"), (ALL, r"width \d+, defended")],
     "telltale": [(STEPS, TRAINED), (FINDS, r"\d+ round.*"), (CALLS, r"\d+ rounds?(, (?!twins)\w+)?(?:, twins)?")],
 }

@@ -128,7 +128,7 @@ def train_population(
         text = program_digest(task, schedule, attack, defence, model=models[0], members=len(models))
         return checkpoints.identity((), text.encode(), keys, start.model, units(schedule))
 
-    ended = rounds.follow(does, keys, start, schedule, name=name, watch=watch, checkpoint=checkpoint)
+    ended = rounds.follow(keys, does, start, schedule, name=name, watch=watch, checkpoint=checkpoint)
     pools = np.asarray(ended.state.pool)[:, : schedule.finds * bool(schedule.rounds)]
     histories = map(History, ended.loss, ended.found, pools)
     return [(member(ended.model, n), history) for n, history in enumerate(histories)]

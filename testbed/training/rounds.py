@@ -53,10 +53,10 @@ def progress(
 
     That is a train unit's losses `[steps]`, and the share of an attack unit's finds that failed.
     """
-    return _done(programs(task, schedule, attack, defence), key, state, work)
+    return _done(key, programs(task, schedule, attack, defence), state, work)
 
 
-def _done(does: Programs, key: jax.Array, state: State, work: Unit) -> Iterator[tuple[Unit, State, np.ndarray]]:
+def _done(key: jax.Array, does: Programs, state: State, work: Unit) -> Iterator[tuple[Unit, State, np.ndarray]]:
     for unit in map(Unit, *work):
         state, row = does[bool(unit.attacks)](key, state, unit)
         yield unit, state, jax.device_get(row)
@@ -180,8 +180,8 @@ class Followed(NamedTuple):
 
 
 def follow(
-    does: Programs,
     key: jax.Array,
+    does: Programs,
     start: State,
     schedule: Schedule,
     *,
@@ -206,7 +206,7 @@ def follow(
     found, least = np.full((total, *members), np.nan, np.float32), np.full(members, np.inf, np.float32)
     done, state, losses, found, least, best = resume((0, start, losses, found, least, start.model))
     watch(done, total)
-    for unit, after, row in _done(does, key, state, Unit(*(column[done:] for column in work))):
+    for unit, after, row in _done(key, does, state, Unit(*(column[done:] for column in work))):
         (found if unit.attacks else losses)[done] = row
         if not unit.attacks:
             for member in np.ndindex(members):
@@ -272,7 +272,7 @@ def train(
     start = begin(model, task, schedule, studied(key, task, defence.lesson.loss))
     name = partial(identity, key, model, task, schedule, attack=attack, defence=defence)
     does = programs(task, schedule, attack, defence)
-    ended = follow(does, key, start, schedule, name=name, watch=watch, checkpoint=checkpoint)
+    ended = follow(key, does, start, schedule, name=name, watch=watch, checkpoint=checkpoint)
     pool = np.asarray(ended.state.pool)[: schedule.finds * bool(schedule.rounds)]
     if isinstance(attack, Source):  # which leaves places empty once nothing is wrong
         pool = pool[np.asarray(ended.state.usable)[: len(pool)]]
