@@ -63,7 +63,8 @@ def evaluation_of(path: str, task: str | None, largest: int | None = None) -> Ev
         raise ValueError(f"{path} says task {name!r}; give --task, one of {', '.join(TASKS)}")
     refuse_if_unfit(model, task_named(name))
     weights = Path(path).with_name(Path(path).name + ".safetensors").read_bytes()
-    digest = hashlib.sha256(weights).hexdigest()[:12]
+    # Sizes like the number of heads show in no tensor.
+    digest = hashlib.sha256(weights + repr(model.config).encode()).hexdigest()[:12]
     return Evaluation(str(Path(path).resolve()), name, digest, decided_by(largest, name))
 
 

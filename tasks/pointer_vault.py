@@ -72,7 +72,7 @@ def pointer_vault(length: int = 7, vocab: int = 6, hops: int = 2, eps: float = 3
 
         def sample(key):
             walk_key, rest_key = jax.random.split(key)
-            walk = jnp.asarray(chosen)[jax.random.categorical(walk_key, jnp.log(ways))]
+            walk = jnp.asarray(chosen)[jax.random.categorical(walk_key, jnp.asarray(np.log(ways)))]
             rest = jax.random.randint(rest_key, (vocab + salt,), 0, elsewhere)
             pointers = rest.at[walk[:-1]].set(walk[1:])
             return jnp.concatenate([walk[:1], pointers]).astype(jnp.int32)

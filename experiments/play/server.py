@@ -189,7 +189,7 @@ class Table:
 def _shown(here: room.Room, found: looks.Found) -> dict[str, Any]:
     """A suggestion as JSON; its margin only where margins of edits are shown."""
     shown = "edits" in here.shown and found.margin < looks.NOT_HAZARDOUS
-    margin = found.margin if shown else None
+    margin = float(looks.bounded(found.margin)) if shown else None
     return {"prompt": found.prompt.tolist(), "margin": margin, "forwards": found.forwards}
 
 

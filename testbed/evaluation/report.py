@@ -119,7 +119,7 @@ def evaluate(
             for name, policy in policies.items()
         },
         counts,
-        failures.shape(task, counts["greedy"].ids) if exact.countable(task) else None,
+        failures.shape(task, counts["greedy"].ids) if counts and exact.countable(task) else None,
         clean_behaviour(clean_key, model, task, policies, samples=samples),
         _estimated(rare_key, goals["greedy"], watch),
         budget * goals["greedy"].forwards,

@@ -91,7 +91,7 @@ def make_missing(
         with hold(paths[0]) as held:
             if held and (absent := missing()):
                 for path, (model, made) in zip(paths, make(), strict=True):
-                    if path in absent:
+                    if path in absent and path in missing():  # another may have come meanwhile
                         save(path, model, **made)
         if not held:
             waiting()
