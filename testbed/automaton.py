@@ -37,6 +37,18 @@ class Checker(NamedTuple):
     any_length: bool = False
 
 
+def chance_of(chains: tuple[tuple[float, Chain], ...], prompts: np.ndarray) -> np.ndarray:
+    """The probabilities `[n]` of prompts `[n, T]` under a mixture of chains `(share, chain)`, float64."""
+    total = np.zeros(len(prompts))
+    for share, chain in chains:
+        states, chance = np.full(len(prompts), chain.start), np.full(len(prompts), float(share))
+        for probability, tokens in zip(chain.probability, np.asarray(prompts).T, strict=True):
+            chance *= probability[states, tokens]
+            states = chain.follow[states, tokens]
+        total += chance
+    return total
+
+
 def states_after(checker: Checker, prompts: np.ndarray) -> np.ndarray:
     """The states `[n]` in which prompts `[n, T]` end."""
     states = np.zeros(len(prompts), np.int64)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from testbed.automaton import states_after
+from testbed.automaton import chance_of, states_after
 from testbed.task import Task, transcript_of
 
 
@@ -59,6 +59,7 @@ def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
         "egregiousness lies outside [0, 1]": ((level < 0) | (level > 1)).any(axis=1),
         "clean_log_prob is not a log-probability at a clean prompt": is_clean
         & ~(np.isfinite(facts["log_prob"]) & (facts["log_prob"] <= 1e-6)),
+        "clean_chains and clean_log_prob say other probabilities": mixed_otherwise(task, prompts, facts["log_prob"]),
         "the checker's level is not the egregiousness of the one catastrophic answer": misjudged(task, prompts),
     }
     for complaint, broken in rules.items():
@@ -68,6 +69,14 @@ def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
                 f"task {task.name}: {complaint}; first at {prompts[at].tolist()}, {_shown(task, prompts[at])}"
             )
     _shown(task, clean[0])
+
+
+def mixed_otherwise(task: Task, prompts: np.ndarray, log_prob: np.ndarray) -> np.ndarray:
+    """bool `[n]`: the prompts `[n, T]` whose probability by `clean_chains`, if any, is not `exp(log_prob)`."""
+    if task.clean_log_prob is None or not task.clean_chains:
+        return np.zeros(len(prompts), bool)
+    with np.errstate(under="ignore"):
+        return ~np.isclose(chance_of(task.clean_chains, prompts), np.exp(log_prob.astype(float)), rtol=1e-3, atol=0)
 
 
 def misjudged(task: Task, prompts: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tasks.injury import injury
 from testbed.check import check_task
 from testbed.task import Task
 
@@ -295,3 +296,13 @@ def test_sizes_that_disagree_are_refused_at_once():
         dataclasses.replace(ECHO, refusal=3)
     with pytest.raises(ValueError, match=r"6561 answers are too many to try \(limit 4096\)"):
         dataclasses.replace(ECHO, answer_length=8, catastrophic_answers=None)
+
+
+@pytest.mark.parametrize("shares", [(0.7,), (0.5, 0.6)])
+def test_chains_that_are_another_distribution_are_refused(shares):
+    """A count by paths takes clean failure rates from them."""
+    task = injury(length=4)
+    [(_, chain)] = task.clean_chains
+    check_task(jax.random.key(0), task)
+    with pytest.raises(ValueError, match="clean_chains and clean_log_prob say other probabilities; first at"):
+        check_task(jax.random.key(0), dataclasses.replace(task, clean_chains=tuple((share, chain) for share in shares)))
