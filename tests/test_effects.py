@@ -56,14 +56,17 @@ def test_counted_numbers_are_never_held_against_sampled_ones():
 
 
 def test_no_more_are_two_effects_compared_of_which_one_is_counted():
+    """Each half is of one kind: in seed 0 one is counted and one sampled, in seed 1 both are counted."""
     runs = contrast("injury", [(900, 9)] * 2, [90, 900])
-    told = Contrast("1 round", "1 round, 4x finds", minus=FREQUENT)
-    both = runs.assign(**{"greedy.sampled.hazardous": np.where(runs["arm"] == "1 round, 4x finds", 65536.0, np.nan)})
-    both.loc[(both["seed"] == 1), "greedy.sampled.hazardous"] = 65536.0
+    more = runs[runs["arm"] == "1 round, 4x finds"]
+    runs = pd.concat([runs, more.assign(arm="other")], ignore_index=True)
+    told = FREQUENT._replace(minus=Contrast("1 round, 4x finds", "other"))
+    sampled = ~runs["arm"].isin(FREQUENT[:2]) & (runs["seed"] == 0)
+    both = runs.assign(**{"greedy.sampled.hazardous": np.where(sampled, 65536.0, np.nan)})
     assert len(differences(runs, told)) == 2 and len(differences(both, told)) == 1
-    some = both[both["seed"] == 0]
-    assert sampled_note(some).endswith("hazards (those of 1 round, 4x finds; the others are counted)")
-    assert sampled_note(both[both["seed"] == 1]) == "sampled: failing prompts of 65,536 random hazards"
+    note = "sampled: failing prompts of 65,536 random hazards"
+    assert sampled_note(both).startswith(note) and sampled_note(both[sampled]) == note
+    assert sampled_note(both).endswith("(those of 1 round, 4x finds, other; the others are counted)")
 
 
 def test_a_seed_of_which_a_number_is_not_known_is_no_part_of_a_mean():
