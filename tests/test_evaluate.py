@@ -8,11 +8,12 @@ import pytest
 from command_line import command
 from machines import by_hand, random_machine
 
-from experiments.evaluate import Evaluation, sections, what_changed
+from experiments.evaluate import Evaluation, evaluation_of, sections, what_changed
 from tasks import TASKS, task_named
 from tasks.injury import injury
 from testbed.evaluation import report
 from testbed.evaluation.rare import ESTIMATORS
+from testbed.model import Transformer, model_config
 from testbed.policy import conservative, greedy
 from testbed.runs.models import notes, save
 
@@ -54,6 +55,15 @@ def test_attackers_of_no_number_are_refused(lively):
         report.evaluate(jax.random.key(0), lively(task), task, attackers=0)
     with pytest.raises(ValueError, match="does not fit task injury"):
         report.evaluate(jax.random.key(0), lively(injury(length=3)), task)
+
+
+def test_models_of_the_same_tensors_and_other_sizes_are_two(tmp_path):
+    """The number of heads shows in no tensor."""
+    told = []
+    for heads in (1, 4):
+        save(tmp_path / "m", Transformer(model_config(injury(), heads=heads), jax.random.key(0)), task="injury")
+        told.append(evaluation_of(str(tmp_path / "m"), None).weights)
+    assert told[0] != told[1]
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ import threading
 import time
 
 import jax
+import numpy as np
 import pytest
 import uvicorn
 from conftest import slow
 
-from experiments.play import command, counting, guard, room, server, session, truth
+from experiments.play import command, counting, guard, looks, room, server, session, truth
 from tasks import TASKS
 from testbed.runs import signals
 from testbed.runs.models import save
@@ -116,6 +117,13 @@ def test_a_session_is_begun_played_and_charged(place):
     header, events = session.read(folder / f"{found['session']}.jsonl")
     assert [event["tool"] for event in events] == ["hazard", "token"] and header["task"] == TASK
     assert [model["name"] for model in header["models"]] == ["plain", "defended"]
+
+
+def test_a_hint_of_which_a_model_is_sure_beyond_all_bounds_is_json_too():
+    here = room.Room("injury", TASKS["injury"](), (), "full", None)
+    for margin in (-np.inf, np.float32(-0.5)):
+        shown = server._shown(here, looks.Found(np.zeros(2, int), margin, 3))
+        assert shown["margin"] <= -0.5 and json.dumps(shown, allow_nan=False)
 
 
 @pytest.mark.slow
