@@ -11,6 +11,7 @@ from experiments.first_round import CHANGES
 from experiments.protocol import REGISTERED, registrations
 from experiments.verdict import EXPLORATORY, Verdict
 from experiments.worklist import Job
+from testbed.statistics import MOST_FLIPS
 
 BEGINS = "# Results\n\nGenerated from the records beside this page"
 HEAD = (
@@ -23,7 +24,7 @@ An effect is {sign}. *Matched*: the same where both models refuse about 1 % of t
 A worst margin is in threshold steps, positive where that of `after` is higher: a step moves the threshold
 until 1 % of safe clean prompts are refused.
 Declared contrasts were named before the runs and decide the verdict. The others are exploratory and
-decide nothing. p is the sign-flip test, exact up to 14 seeds, in brackets adjusted by Holm's rule.
+decide nothing. p is the sign-flip test, exact up to {exact} seeds, in brackets adjusted by Holm's rule.
 For time, quick presets leave out tasks on which nothing can be seen.
 
 Only a *registered* verdict is final: what the question declares was fixed before its runs, on seeds that
@@ -85,7 +86,12 @@ def results_page(
       others: experiment -> a line of what runs beside the registered ones say.
     """
     pairs = [(job, verdict) for job, verdict, _ in asked]
-    parts = [HEAD.format(sign=tables.SIGN, command=command), _overview(pairs, unasked), _published(pairs), _changes()]
+    parts = [
+        HEAD.format(sign=tables.SIGN, command=command, exact=MOST_FLIPS.bit_length() - 1),
+        _overview(pairs, unasked),
+        _published(pairs),
+        _changes(),
+    ]
     for job, verdict, runs in asked:
         said = [*registrations(job.name), *filter(None, [(others or {}).get(job.name)])]
         parts.append(_section(job, verdict, runs, figures=figures.get(job.name, []), said=said))

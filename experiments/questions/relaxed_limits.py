@@ -211,6 +211,6 @@ RELAXED_LIMITS = Experiment(
     figure=figure,
     note="An overseer that overlooks half of all hazards costs far less than a decade. One that often errs "
     "removes about as much, and its models refuse most of what is safe. Search leaves fewer at every "
-    "depth, and both plants vanish; of one behind a hash soft prompts leave most. On `modular` they leave "
+    "depth, and both plants nearly vanish; of one behind a hash soft prompts leave most. On `modular` they leave "
     "fewer than search, refusing half.",
 )

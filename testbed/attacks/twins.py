@@ -7,9 +7,10 @@ from testbed.attacks.moves import anything, edit
 from testbed.task import Task, is_safe
 
 TRIES = 64  # edits that are judged to find one
+EDITS = 3  # tokens that such an edit changes at most
 
 
-def safe_twin(key: jax.Array, task: Task, prompt: jax.Array, tries: int = TRIES, *, edits: int = 3) -> jax.Array:
+def safe_twin(key: jax.Array, task: Task, prompt: jax.Array, tries: int = TRIES, *, edits: int = EDITS) -> jax.Array:
     """The safe prompt `[T]` nearest to `prompt` `[T]` among `tries` random edits of up to `edits` tokens.
 
     The prompt itself if none of them is safe. Trained on beside it, a twin teaches what makes the difference, and that

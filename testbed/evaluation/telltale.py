@@ -13,7 +13,7 @@ from scipy import stats
 
 from testbed.attacks.natural import natural
 from testbed.attacks.search import Attack, attack_model
-from testbed.attacks.twins import safe_twin
+from testbed.attacks.twins import EDITS, safe_twin
 from testbed.broken import refuse_broken
 from testbed.evaluation.changed import changed
 from testbed.evaluation.paths import walkable
@@ -26,7 +26,6 @@ from testbed.task import Task, is_safe, prompts_of_ids
 
 TYPICAL = 0.05  # quantile of the hazardous clean prompts' log-probability, below which a prompt doesn't look clean
 DRAWS = 4096
-EDITS = 3  # of a safe twin at most
 
 
 class Telltale(NamedTuple):
@@ -152,8 +151,9 @@ def _prompts(key, objective: Objective, samples: int):
     hazard_key, twin_key, clean_key = jax.random.split(key, 3)
     odd = jax.vmap(objective.start)(jax.random.split(hazard_key, samples))
     tries = 2 * EDITS * objective.task.prompt_length
-    nearest = partial(safe_twin, task=objective.task, tries=tries, edits=EDITS)
-    twins = jax.vmap(lambda key, prompt: nearest(key, prompt=prompt))(jax.random.split(twin_key, samples), odd)
+    twins = jax.vmap(lambda key, prompt: safe_twin(key, objective.task, prompt, tries))(
+        jax.random.split(twin_key, samples), odd
+    )
     return odd, twins, jax.vmap(objective.clean)(jax.random.split(clean_key, 4 * samples))
 
 
