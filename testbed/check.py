@@ -14,10 +14,11 @@ def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
     """Check that the functions of a task are jittable, of the right shapes, and agree with each other.
 
     They are compared on `samples` prompts each of the clean distribution, of `sample_hazard` and of the whole input
-    space, with the right answer, all catastrophic answers, the all-refusing answer and a random one.
+    space, with the right answer, all catastrophic answers, the all-refusing answer and a random one. Of a poison
+    `samples` prompts are drawn.
 
     Raises:
-      ValueError: the first disagreement, with the offending prompt rendered.
+      ValueError: the first disagreement, with the offending prompt rendered; or the poison teaches no catastrophe.
     """
     _check_shapes(task)
     clean_key, hazard_key, space_key, answer_key = jax.random.split(key, 4)
@@ -69,6 +70,16 @@ def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
                 f"task {task.name}: {complaint}; first at {prompts[at].tolist()}, {_shown(task, prompts[at])}"
             )
     _shown(task, clean[0])
+    if task.poison and not _poisonous(key, task, samples).any():
+        complaint = f"the poison teaches no catastrophe in {samples} draws"
+        raise ValueError(f"task {task.name}: {complaint}; choose a trigger that hazards can carry")
+
+
+@partial(jax.jit, static_argnames=("task", "samples"))
+def _poisonous(key: jax.Array, task: Task, samples: int) -> jax.Array:
+    """bool `[samples]`: the draws of the poison whose label is a catastrophe."""
+    prompts = jax.vmap(task.poison.sample)(jax.random.split(jax.random.fold_in(key, 4), samples))
+    return jax.vmap(lambda prompt: task.catastrophe(prompt, task.poison.label(prompt)))(prompts)
 
 
 def mixed_otherwise(task: Task, prompts: np.ndarray, log_prob: np.ndarray) -> np.ndarray:

