@@ -14,7 +14,7 @@ from experiments.columns import by_task, counts, refused_share, wide
 from experiments.effects import mean_of, only, row, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of
-from experiments.grids import LARGER, TIMES, arm_on, finds_on
+from experiments.grids import LARGER, TIMES, arm_on, covered, finds_on
 from experiments.protocol import REGISTERED
 from experiments.tables import by_row
 from tasks import spelled, task_named
@@ -40,6 +40,8 @@ EVERYWHERE = "safe prompts of the whole space refused"
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """The control, one round against each attack, more rounds or safe twins; in full all of these.
 
+    Registered are labels without a search beside them.
+
     Raises:
       ValueError: the task's space is too large to count, or its clean prompts have no density.
     """
@@ -61,7 +63,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     made = {CONTROL: base}
     for cell in cells:
         made |= trained(*cell)
-    return made
+    return made | (covered(base) if preset == REGISTERED else {})
 
 
 @functools.lru_cache(maxsize=8)
@@ -210,8 +212,8 @@ TELLTALE = Experiment(
     also where both models refuse 1 % of the clean ones. Twins and mended failures are looked at
     with threshold 0 only. The training on other attacks is shown too. Full adds the rest of the
     grid (attack x 1 or 16 rounds x safe twins in the batch or not) and `cipher_vault`, where
-    hardly anything looks odd. The preset `{REGISTERED}` also asks finite-state machines in spaces of
-    2^64 prompts, with {TIMES} times the finds. What they mend is exact there too: both models are
+    hardly anything looks odd. The preset `{REGISTERED}` has as many labels without a search, too. It
+    also asks finite-state machines in spaces of 2^64 prompts, with {TIMES} times the finds. What they mend is exact there too: both models are
     walked together.
     """,
     decides=f"Paired by seed, at threshold 0. Supported if on every task `{FIRST}` shows both "
