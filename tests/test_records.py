@@ -42,10 +42,11 @@ ALIKE = {
     "attack_strength": [(STEPS, TRAINED), (FINDS, r"\w+, \d+(, 32 finds)?")],
     "worst_failures": [(STEPS, TRAINED), (ALL, r"(?!plain|control|fresh)[^,]*(?:, \d+ rounds)?(, 32 finds)?")],
     "diversity": [(STEPS, TRAINED), (ALL, r"\w+, \d+(, \d+ finds)?")],
-    "building_blocks": [
+    "building_blocks": [  # the checker judges replayed twins; kept ones take the place of other finds
         (STEPS, TRAINED),
-        (FINDS, r"(?!without attacks)[^,]*(, 32 finds)?"),
-        (ALL, r"(?:whole recipe|with safe twins|without (?!attacks|gradients|search)[^,]*)(, 32 finds)?"),
+        (FINDS, r"(?!without attacks|without safe twins|fresh)[^,]*(, 32 finds)?"),
+        (CALLS[:-1], r"(?:with safe twins|whole recipe|without (?:clean half|replay))(, 32 finds)?"),
+        (ALL, r"(?:whole recipe|without (?!attacks|safe twins|gradients|search)[^,]*)(, 32 finds)?"),
     ],
     "random_failures": [(STEPS, TRAINED), (ALL, r"\d+ rounds?")],
     "conservative_threshold": [(STEPS, TRAINED), (ALL, r"\d+ rounds?")],

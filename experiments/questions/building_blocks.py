@@ -95,6 +95,9 @@ BUILDING_BLOCKS = Experiment(
     arms=arms,
     rule=rule,
     lacks=f"a block that is worth {LEAST} decades on every task",
+    note="The block that decides is attacks as a whole. Of their parts, frequent updates and the search count on both "
+    "small spaces, gradients on `password` alone. At 2^64 no part is told from zero, but replay on `injury_two`. "
+    "Without safe twins far more safe prompts are refused there.",
     contrasts=tuple(Contrast(f"without {block}", WHOLE) for block in WITHOUT),
     exploratory=(
         *(Contrast(named(f"without {block}", FEW), named(WHOLE, FEW)) for block in WITHOUT),
@@ -104,6 +107,6 @@ BUILDING_BLOCKS = Experiment(
     ),
     figure=functools.partial(
         draw_arms,
-        caption=f"one block taken away at a time; same steps, and {FINDS} finds unless said otherwise.",
+        caption="one block taken away at a time; same steps, and the same finds unless an arm names others.",
     ),
 )

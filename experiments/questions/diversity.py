@@ -86,6 +86,7 @@ DIVERSITY = Experiment(
     ),
     figure=functools.partial(
         draw_arms,
-        caption=f"selection and rounds; {FINDS} finds unless said otherwise.\nSame steps, four candidates a find.",
+        caption="selection and rounds; same steps, four candidates a find;\n"
+        "the same finds unless an arm names others.",
     ),
 )
