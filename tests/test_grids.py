@@ -64,9 +64,11 @@ def test_a_question_in_large_spaces_is_the_same_question_with_a_protocol_of_its_
 
 def test_sizes_of_machines_are_those_of_their_step():
     arms = EXPERIMENTS["capacity"].arms("registered", LARGE)
-    assert [arm.plain.hidden for arm in arms.values()] == [8, 8, 16, 16, 32, 32, 64, 64]
+    assert [arm.plain.hidden for arm in arms.values()] == [8, 8, 16, 16, 32, 32, 64, 64, 64, 64]
     assert {arm.plain.model for arm in arms.values()} == {"machine"}
-    assert all(arm.recipe.kept_twins for arm in arms.values())
+    assert [arm.recipe.kept_twins for arm in arms.values()] == [True] * 8 + [False] * 2
+    *_, largest, labels, hazards = arms.values()
+    assert labels.recipe.fresh_labels == hazards.recipe.fresh_labels == largest.finds
     runs = pd.DataFrame({"config.plain.width": [32, 16], "config.plain.hidden": [8, 64]})
     assert widths_of(runs).tolist() == [32, 16]
     runs["config.plain.model"] = ["machine", "transformer"]

@@ -7,6 +7,7 @@ import pytest
 from synthetic import TWO, on_two, table, values
 
 from experiments.effects import only
+from experiments.grids import COVERAGE, LARGE
 from experiments.questions.reliability import AT_MATCHED, BEST, RELIABILITY, RELIABLE, arms
 from experiments.verdict import judge
 
@@ -62,3 +63,6 @@ def test_the_control_of_reliability_differs_from_the_best_recipe_in_its_attacks_
     full = arms("full", "injury")
     assert list(full) == ["plain", "control", BEST]
     assert dataclasses.replace(full["control"], rounds=full[BEST].rounds) == full[BEST]
+    registered = arms("registered", LARGE)
+    assert list(registered) == ["plain", "control", *COVERAGE, BEST]
+    assert {registered[fresh].recipe.fresh_labels for fresh in COVERAGE} == {registered[BEST].finds}

@@ -91,6 +91,15 @@ def test_capacity_is_not_tested_without_an_accurate_size_and_not_refuted_if_a_ta
     assert judge(CAPACITY, pd.concat([fitted, poor])).outcome == "undecided"
 
 
+def test_labels_without_a_search_stand_beside_their_size_and_decide_nothing():
+    found = sized({512: FEW, 2048: FEW}, fit=0.99, found=[[1.0]] * 4)
+    labels = table("injury", {"width 4, fresh labels": MANY}).assign(**{"config.plain.layers": 2, CORRECT: 500})
+    verdict = judge(CAPACITY, pd.concat([found, labels], ignore_index=True))
+    assert verdict.outcome == judge(CAPACITY, found).outcome == "refuted"
+    told = values(verdict.effects, "after", "of", "declared", before="width 4, fresh labels")
+    assert told == [["width 4, 2048 finds", GAIN, False]]
+
+
 def test_a_fit_on_one_task_only_does_not_refute():
     fits = {"injury": 0.9, "modular": 0.99}
     tables = [sized({512: FEW, 2048: FEW}, task=task, fit=fit, found=[[1.0]] * 4) for task, fit in fits.items()]
@@ -104,8 +113,10 @@ def test_a_figure_of_capacity_shows_what_is_missing():
         sized({512: MANY, 2048: MANY}, fit=fit, **sizes).assign(**{"config.plain.layers": layers})
         for layers, fit in {1: 0.25, 4: 0.5}.items()
     ]
-    figure = CAPACITY.figure(pd.concat([usual, *others], ignore_index=True))
+    labels = table("injury", {"width 4, fresh labels": [99] * 4}, fit=np.nan, **sizes)
+    figure = CAPACITY.figure(pd.concat([usual, *others, labels], ignore_index=True))
     plt.close(figure)
+    assert ["fresh labels" in [line.get_label() for line in ax.lines] for ax in figure.axes] == [False, True, False]
     assert ["not" in ax.get_title(loc="left") for ax in figure.axes] == [True, False, True]
     unfitted, _, wrong = ([line.get_ydata()[0] for line in ax.lines if line.get_marker() == "o"] for ax in figure.axes)
     np.testing.assert_allclose(unfitted, [100, 200, 0, 0] * 2)

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from experiments.arm import Arm
-from experiments.columns import by_task, clean_accuracy, column_of, setting
+from experiments.columns import by_task, clean_accuracy, column_of, failures, setting, typical
 from experiments.effects import Contrast, mean_of, rows_of, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import caption_of
-from experiments.grids import ARENA, LARGER, arm_on, finds_on, twins_kept, unattacked
+from experiments.grids import ARENA, COVERAGE, LARGER, arm_on, covered, finds_on, twins_kept, unattacked
 from experiments.protocol import REGISTERED
 from tasks import spelled
 from testbed import plots
@@ -29,10 +29,10 @@ FAILED = "finds fitted of those that failed when found, at least"
 ACCURATE, FITTED, UNFITTED, LITTLE = 0.99, 0.95, 0.8, 0.5
 
 
-def named(width: int, layers: int, finds: int) -> str:
-    """What the arm is called."""
+def named(width: int, layers: int, taught: int | str) -> str:
+    """What an arm of one size is called, by its number of finds or by its labels without a search."""
     depth = f", {plural(layers, 'layer')}" if layers != LAYERS else ""
-    return f"width {width}{depth}, {finds} finds"
+    return f"width {width}{depth}, {taught}" + " finds" * isinstance(taught, int)
 
 
 def sized(task: str, width: int, layers: int, finds: int) -> Arm:
@@ -43,9 +43,12 @@ def sized(task: str, width: int, layers: int, finds: int) -> Arm:
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
-    """Each size with each number of finds."""
+    """Each size with each number of finds. Registered are as many labels without a search, at the largest size."""
     sizes = [(width, LAYERS) for width in STEPS_OF_MACHINES] if spelled(task) in LARGER else SIZES[preset]
     made = {named(*size, finds): sized(task, *size, finds) for size in sizes for finds in FINDS}
+    if preset == REGISTERED:
+        largest = sizes[-1]
+        made |= {named(*largest, fresh): arm for fresh, arm in covered(made[named(*largest, FINDS[-1])]).items()}
     return made if preset == "full" else {name: unattacked(arm) for name, arm in made.items()}
 
 
@@ -60,7 +63,10 @@ def fit_of_failures(runs: pd.DataFrame) -> pd.Series:
 
 
 def effects(runs: pd.DataFrame) -> pd.DataFrame:
-    """By task and size: what more finds gain; fit and clean accuracy with many of them."""
+    """By task and size: what more finds gain; fit and clean accuracy with many of them.
+
+    Exploratory: the least fit there can be; and how labels without a search compare.
+    """
     rows = []
     for task, part in by_task(runs).items():
         for size in SIZES["full"]:
@@ -74,12 +80,13 @@ def effects(runs: pd.DataFrame) -> pd.DataFrame:
             least = fit_of_failures(of_many).dropna()
             if len(least):
                 rows.append(mean_of(task, many, FAILED, least, unit="share"))
+            rows += rows_of(part, [Contrast(named(*size, fresh), many) for fresh in COVERAGE], declared=False)
     return table(rows)
 
 
 def rule(effects: pd.DataFrame) -> str:
     """An accurate size that does not fit its finds, and gains little from more. Without one nothing is tested."""
-    sizes = effects.pivot(index=["task", "after"], columns="of", values="effect")
+    sizes = effects[effects["declared"]].pivot(index=["task", "after"], columns="of", values="effect")
     able = sizes[sizes[RIGHT] >= ACCURATE]
     if ((able[FIT] < UNFITTED) & (able[GAIN] < LITTLE)).any():
         return "supported"
@@ -100,8 +107,11 @@ def widths_of(runs: pd.DataFrame) -> pd.Series:
 def figure(runs: pd.DataFrame) -> plots.Figure:
     """What is not fitted, what fails and what is not right on clean prompts, by width: one task.
 
-    Lines are of two layers. Other depths stand beside their width, fewer layers to the left.
+    Lines are of two layers. Other depths stand beside their width, fewer layers to the left. Dashed are as many labels
+    without a search, of the largest size.
     """
+    beside = {fresh: runs[runs["arm"].str.endswith(fresh)] for fresh in COVERAGE}
+    runs = runs.drop(index=[run for part in beside.values() for run in part.index])
     titles = ["Finds not fitted, in 10,000", "Failing prompts, counted exactly", "Clean answers not right, in 10,000"]
     widths, layers = widths_of(runs), setting(runs, "plain.layers")
     depths = "triangles: fewer layers than two (down), more (up); " if (layers != LAYERS).any() else ""
@@ -113,12 +123,16 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
         place=widths * (layers / LAYERS) ** 0.25,
         side=np.sign(layers - LAYERS),
     )
-    for ax, value in zip(axes, ("unfitted", column_of("failures"), "wrong"), strict=True):
+    left = column_of("failures")
+    for ax, value in zip(axes, ("unfitted", left, "wrong"), strict=True):
         for finds, color in zip(FINDS, ("C0", "C3"), strict=True):
             for side, marker in {0: "o", -1: "v", 1: "^"}.items():
                 rows = shown[(setting(shown, "finds") == finds) & (shown["side"] == side)]
                 label = "" if side else f"{finds} finds"
                 plots.seeds_along(ax, rows, "place", value, label=label, color=color, marker=marker)
+        if value == left:
+            for fresh, part in beside.items():
+                plots.reference_line(ax, typical(failures(part)), fresh)
         ax.set_xlabel("width")
         plots.name_lines(ax)
     return drawn
@@ -137,7 +151,8 @@ CAPACITY = Experiment(
     Training fit is the share of the finds on which the trained model no longer fails. Finds that
     never failed are easily fitted. So the least that this share can be among those that failed when
     found stands beside it. Held-out fit is the exact count of failing prompts. Safe twins that
-    are kept among the finds count for neither. The preset `{REGISTERED}` also asks
+    are kept among the finds count for neither. The preset `{REGISTERED}` has as many labels without a
+    search beside the largest size. It also asks
     {ARENA};
     their width is that of a step.
     """,

@@ -86,7 +86,6 @@ DIVERSITY = Experiment(
     ),
     figure=functools.partial(
         draw_arms,
-        caption="selection and rounds; same steps, four candidates a find;\n"
-        "the same finds unless an arm names others.",
+        caption="selection and rounds; same steps, four candidates a find;\nthe same finds unless an arm names others.",
     ),
 )

@@ -213,8 +213,8 @@ TELLTALE = Experiment(
     with threshold 0 only. The training on other attacks is shown too. Full adds the rest of the
     grid (attack x 1 or 16 rounds x safe twins in the batch or not) and `cipher_vault`, where
     hardly anything looks odd. The preset `{REGISTERED}` has as many labels without a search, too. It
-    also asks finite-state machines in spaces of 2^64 prompts, with {TIMES} times the finds. What they mend is exact there too: both models are
-    walked together.
+    also asks finite-state machines in spaces of 2^64 prompts, with {TIMES} times the finds.
+    What they mend is exact there too: both models are walked together.
     """,
     decides=f"Paired by seed, at threshold 0. Supported if on every task `{FIRST}` shows both "
     f"signs and both shrink. It mends in the mean less than {SHARE} times as much of the clean "
