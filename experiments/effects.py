@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.columns import COUNTED, PAIRING, by_task, counts, decades, is_sampled, wide, worst_margin
-from testbed.statistics import Effect, Interval, holm, paired_effect
+from testbed.statistics import Effect, Interval, holm, paired_effect, seeds_for
 
 COLUMNS = {
     "task": str, "before": str, "after": str, "of": str, "unit": str, "declared": bool, "n": int,
@@ -217,6 +217,18 @@ def of_contrast(effects: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:
 def holding(effects: pd.DataFrame, least: float = 0.0) -> pd.DataFrame:
     """The rows whose mean is at least so much, with the whole interval above zero."""
     return effects[(effects["effect"] >= least) & (effects["low"] > 0)]
+
+
+def seeds_to_tell(effects: pd.DataFrame, width: float) -> dict[str, int]:
+    """Task -> how many seeds bring every declared interval, in decades, down to `width` either way.
+
+    Tasks where they are as narrow now are left out, and so are rows of a single seed, whose interval has no end.
+    """
+    rows = only(effects, declared=True, unit="decades")
+    spread = (rows["high"] - rows["low"]) / 2
+    wide_ones = rows.assign(spread=spread)[np.isfinite(spread) & (spread > width)]
+    needed = [(row.task, seeds_for(width, row.spread, row.n)) for row in wide_ones.itertuples()]
+    return {task: max(n for other, n in needed if other == task) for task, _ in needed}
 
 
 def outcome_of(row: Any, least: float = 0.0, band: float = 0.0) -> str:

@@ -115,8 +115,8 @@ def _conclusion(job: Job, verdict: Verdict) -> str:
         told = f"{plural(len(job.seeds), 'seed')}; {_brief(verdict) or ', '.join(job.tasks) + ': no declared effect'}"
         return escape(f"{told}. The rule reads more tasks: --experiment={job.name} asks the whole question.")
     lacks = f": the rule asks for {verdict.lacks}" if verdict.lacks else ""
-    tasks = verdict.by_task and f"\n{verdict.by_task}"
-    return f"[bold]{verdict.told}[/bold] ({verdict.standing.told}){escape(lacks + tasks)}"
+    details = verdict.details and f"\n{verdict.details}"
+    return f"[bold]{verdict.told}[/bold] ({verdict.standing.told}){escape(lacks + details)}"
 
 
 def exploratory(job: Job) -> str:

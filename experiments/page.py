@@ -172,7 +172,7 @@ def _section(job: Job, verdict: Verdict, runs: pd.DataFrame, *, figures: list[st
     lines = [
         f"## {job.name}", "", f"**{experiment.question}** Verdict on the hypothesis: {verdict.told}.{lacks}", "",
         f"*Standing.* {_standing(verdict, said)}", "",
-        *([verdict.by_task, ""] if verdict.tasks else []),
+        *([verdict.details, ""] if verdict.details else []),
         f"*Hypothesis.* {experiment.hypothesis}", "", f"*Rule.* {experiment.decides}", "",
     ]  # fmt: skip
     if experiment.note:

@@ -93,7 +93,7 @@ def _verdict(job: Job, verdict: Verdict) -> str:
     chip = element("strong", text(verdict.told), class_=f"verdict {kind}")
     said = f" {verdict.standing.told.capitalize()}."
     said += f" The rule asks for {verdict.lacks}." if verdict.lacks else ""
-    return element("p", chip + text(f"{said} {verdict.by_task}".rstrip()))
+    return element("p", chip + text(f"{said} {verdict.details}".rstrip()))
 
 
 def _warnings(job: Job, runs: pd.DataFrame) -> str:

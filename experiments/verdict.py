@@ -5,7 +5,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from experiments import protocol
+from experiments.effects import seeds_to_tell
 from experiments.experiment import OUTCOMES, Experiment, effects_of
+
+NARROW = 0.5  # decades either way: an effect of one is told by such an interval
 
 
 class Standing(NamedTuple):
@@ -59,6 +62,18 @@ class Verdict(NamedTuple):
         """What the rule makes of each task, as a sentence; empty where a single one is judged."""
         told = "; ".join(f"{task}: {outcome}" for task, outcome in self.tasks)
         return told and f"By task, if each other were like it: {told}."
+
+    @property
+    def would_take(self) -> str:
+        """What would narrow the intervals that leave it undecided, as a sentence; empty where none is wide."""
+        needed = seeds_to_tell(self.effects, NARROW) if self.outcome == "undecided" else {}
+        told = "; ".join(f"{task}: {seeds}" for task, seeds in needed.items())
+        return told and f"Seeds for declared intervals within {NARROW} decades either way: {told}."
+
+    @property
+    def details(self) -> str:
+        """What is said of it beside the outcome."""
+        return " ".join(filter(None, [self.by_task, self.would_take]))
 
 
 def judge(experiment: Experiment, runs: pd.DataFrame) -> Verdict:

@@ -53,6 +53,26 @@ def student(values: np.ndarray, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - spread, mean + spread)
 
 
+def seeds_for(width: float, spread: float, pairs: int, confidence: float = 0.95) -> int:
+    """How many paired seeds bring an interval of `student` down to `width` either way, at least 2.
+
+    The interval of `pairs` seeds is `spread` wide either way. If their deviation s stays, it is the least
+    n with t(n - 1) s / sqrt(n) <= width, where s = spread sqrt(pairs) / t(pairs - 1).
+
+    Raises:
+      ValueError: the width is not positive, the spread not finite, or there are no two pairs.
+    """
+    if not (width > 0 and np.isfinite(spread) and pairs > 1):
+        raise ValueError(f"{pairs} pairs with an interval of {spread} either way don't say how many make it {width}")
+    times = lambda n: float(stats.t.ppf((1 + confidence) / 2, n - 1)) / np.sqrt(n)
+    deviation = spread / times(pairs)
+    # With a normal interval for t's it would be so many: t's asks for a few more.
+    seeds = max(2, int((stats.norm.ppf((1 + confidence) / 2) * deviation / width) ** 2))
+    while times(seeds) * deviation > width * (1 + 1e-9):
+        seeds += 1
+    return seeds
+
+
 class Effect(NamedTuple):
     """A mean paired difference with its interval, and the p-value of the two-sided sign-flip test."""
 

@@ -84,6 +84,21 @@ def test_each_task_is_judged_as_if_the_others_were_like_it():
     assert alone.tasks == () and alone.by_task == ""
 
 
+def test_an_undecided_verdict_says_how_many_seeds_would_narrow_it():
+    """Differences of 2, 0 and -2 decades deviate by 2: with 64 seeds t is 1.998, and 1.998 * 2 / 8 just below 0.5."""
+    runs = contrast("injury", [(99999, 999), (999, 999), (999, 99999)], [999] * 3)
+    verdict = judge(UPDATE_FREQUENCY, runs)
+    assert verdict.outcome == "undecided"
+    told = dict(one.split(": ") for one in verdict.would_take.removesuffix(".").partition("way: ")[2].split("; "))
+    assert told == {"injury": "64"} and verdict.details == verdict.would_take
+    one_seed = judge(UPDATE_FREQUENCY, runs[runs["seed"] == 0])
+    assert one_seed.outcome == "undecided" and one_seed.would_take == ""
+    both = judge(
+        UPDATE_FREQUENCY, pd.concat([contrast(task, STRONG, [200, 400, 300]) for task in ("injury", "password")])
+    )
+    assert both.outcome == "supported" and both.would_take == ""
+
+
 @pytest.mark.parametrize(
     ("more", "outcome"), [([200, 400, 300], "supported"), ([9, 30, 9], "undecided"), (None, "undecided")]
 )

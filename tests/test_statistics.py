@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from experiments.effects import outcome_of, row, table
-from testbed.statistics import clopper_pearson, student
+from testbed.statistics import clopper_pearson, seeds_for, student
 
 SAMPLES = 40_000  # of each size and shape: the share that is covered is known to a quarter of a per cent
 SHAPES = {
@@ -46,6 +46,27 @@ def test_student_covers_what_its_docstring_says(n, shape):
     assert 100 * ((low <= mean) & (mean <= high)).mean() == pytest.approx(told()[n, shape], abs=1)
     for sample, *ends in zip(values[:20], low, high, strict=False):
         np.testing.assert_allclose(student(sample)[1:], ends, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("pairs", "spread"), [(3, 0.4), (5, 0.9), (10, 1.5), (10, 6.0), (20, 0.51), (2, 30.0)])
+def test_so_many_seeds_and_no_fewer_narrow_an_interval(pairs, spread):
+    """Held against the interval of as many values, half of them on either side of zero, of the same deviation."""
+    deviation = spread * np.sqrt(pairs) / stats.t.ppf(0.975, pairs - 1)
+    needed = seeds_for(0.5, spread, pairs)
+
+    def either_way(n):
+        signs = np.where(np.arange(n) % 2, 1.0, -1.0)
+        low, high = t_interval(deviation * (signs / signs.std(ddof=1))[None])
+        return (high - low)[0] / 2
+
+    assert either_way(needed) <= 0.5 and (needed == 2 or either_way(needed - 1) > 0.5)
+    assert seeds_for(spread, spread, pairs) == pairs, "what it has now is what that takes"
+
+
+@pytest.mark.parametrize("asked", [(0.0, 1.0, 10), (0.5, np.inf, 10), (0.5, 1.0, 1), (np.nan, 1.0, 10)])
+def test_an_interval_without_an_end_says_no_number_of_seeds(asked):
+    with pytest.raises(ValueError, match="don't say how many"):
+        seeds_for(*asked)
 
 
 def test_no_failure_in_twenty_seeds_bounds_their_share():
