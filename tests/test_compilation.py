@@ -20,7 +20,7 @@ from testbed.policy import conservative, matched_policy
 from testbed.training.rounds import train
 from testbed.training.schedule import Schedule
 
-TASK = injury(length=3)
+LEVEL, TASK = compilation.LEVEL, injury(length=3)
 TINY = Schedule(steps=8, rounds=2, finds=8, budget=9, batch=8, learning_rate=1e-2, units=4)
 
 
@@ -77,8 +77,17 @@ def test_measured_threshold_compiles_nothing_more(lively, name):
     assert not names, f"a threshold from matched_policy made {name} compile {names}"
 
 
+def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
+    monkeypatch.setitem(compilation.SOONER, "xla_cpu_no_such_option", True)
+    assert not compilation.known("xla_cpu_no_such_option", True) and compilation.known(*next(iter(LEVEL.items())))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        jax.jit(lambda x: x + 1, compiler_options=compilation.SOONER)(1)
+    assert compilation.compiled_sooner()(lambda x: x + 1)(1) == 2
+
+
 def test_what_is_compiled_sooner_is_one_program_alone_and_a_part_of_another(monkeypatch):
     asked, jit = [], jax.jit
+    assert all(compilation.known(*option) for option in compilation.SOONER.items()), "here, and not within what follows"
     monkeypatch.setattr(compilation.jax, "jit", lambda *given, **named: asked.append(named) or jit(*given, **named))
 
     @compilation.compiled_sooner("power")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from testbed.attacks.search import Attack
-from testbed.compilation import SOONER
+from testbed.compilation import LEVEL
 from testbed.runs import checkpoints
 from testbed.task import Task
 from testbed.training.defence import USUAL, Defence
@@ -143,7 +143,7 @@ def program_digest(
         parts.append(study_of(task, study).lower(jax.random.key(0)).as_text())
     parts.append(str(schedule.rates))  # taken as they come
     # How a search is compiled rounds its numbers, and does not stand in its text.
-    parts += [str(SOONER)] * bool(schedule.rounds) + ["best"] * schedule.best
+    parts += [str(LEVEL)] * bool(schedule.rounds) + ["best"] * schedule.best
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
