@@ -18,7 +18,7 @@ from testbed.automaton import level_of
 from testbed.evaluation import exact, paths
 from testbed.evaluation.account import worst_case
 from testbed.evaluation.closure import closure
-from testbed.evaluation.edges import MARKS, distinct, paths_to, wrapped_sums
+from testbed.evaluation.edges import MARKS, distinct, distinct_rows, paths_to, wrapped_sums
 from testbed.planted import plant, planted_prefixes
 from testbed.policy import conservative, greedy, stochastic
 from testbed.task import prompt_ids, prompts_of_ids, space_size
@@ -340,6 +340,14 @@ def test_distinct_numbers_are_those_of_a_sort(most):
     by_sort = np.unique(numbers.ravel(), return_index=True, return_inverse=True)
     for ours, theirs in zip(distinct(numbers, most), by_sort, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("most", [2, 300, 70_000, 2**32 - 1])
+def test_distinct_rows_are_those_of_a_sort(most):
+    rows = np.random.default_rng(most).integers(0, most, (40, 3))[np.random.default_rng(0).integers(0, 40, 200)]
+    rows[::7, 1] = most
+    for ours, theirs in zip(distinct_rows(rows), np.unique(rows, axis=0, return_inverse=True), strict=True):
+        np.testing.assert_array_equal(ours, theirs.reshape(ours.shape))
 
 
 def test_paths_are_counted_at_any_size():

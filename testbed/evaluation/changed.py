@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from testbed.evaluation import paths
-from testbed.evaluation.edges import distinct, paths_to
+from testbed.evaluation.edges import distinct, distinct_rows, paths_to
 from testbed.machine import Machine
 from testbed.task import Task
 
@@ -54,9 +54,8 @@ def _by_failure(model: Machine, task: Task, tau: float) -> list[np.ndarray]:
     graph = paths.graph_of(model, task)
     kind, tables = paths.wrong_ends(model, task, graph, tau)[0].astype(np.int64), []
     for children in reversed(graph.children):
-        table, kind = np.unique(kind[children], axis=0, return_inverse=True)
+        table, kind = distinct_rows(kind[children])
         tables.append(table)
-        kind = kind.ravel()
     return tables[::-1]
 
 
