@@ -34,7 +34,7 @@ def distinct(numbers: np.ndarray, most: int) -> Distinct:
 
 
 def distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct ones among `rows` `[n, k]` of whole numbers from 0 to below 2**32, in order, and which each is `[n]`.
+    """The distinct `rows` `[n, k]` of whole numbers from 0 to below 2**32, in order, and which of them each is `[n]`.
 
     As `numpy.unique` gives them over axis 0, but sooner: as bytes, the most significant first, rows sort alike.
     """
