@@ -205,9 +205,10 @@ def clean_mass(children: Sequence[np.ndarray], task: Task) -> np.ndarray:
         states = len(chain.follow)
         for position, (table, tokens) in enumerate(zip(children, tokens_by_position(task), strict=True)):
             moved = mass[:, None] * chain.probability[position][state][:, tokens]
-            pairs = table[node].astype(np.int64) * states + chain.follow[state][:, tokens]
-            reached = distinct(pairs[moved > 0], (int(table.max()) + 1) * states)
-            mass = np.bincount(reached.which, moved[moved > 0], len(reached.values))
+            some = moved > 0  # of the moves of a clean prompt most are none
+            pairs = table[node][some].astype(np.int64) * states + chain.follow[state][:, tokens][some]
+            reached = distinct(pairs, (int(table.max()) + 1) * states)
+            mass = np.bincount(reached.which, moved[some], len(reached.values))
             node, state = np.divmod(reached.values, states)
         mass_of += np.bincount(node, mass, len(mass_of))
     return mass_of
