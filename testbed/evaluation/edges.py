@@ -25,11 +25,12 @@ def distinct(numbers: np.ndarray, most: int) -> Distinct:
     flat = numbers.ravel()
     if most > MARKS * len(flat):
         return Distinct(*np.unique(flat, return_index=True, return_inverse=True))
-    place = np.full(most, -1, np.int64)
-    place[flat[::-1]] = np.arange(len(flat))[::-1]  # of equals the last is written: the first
+    whole = np.int32 if len(flat) < 2**31 else np.int64  # the table is by far the largest thing here
+    place = np.full(most, -1, whole)
+    place[flat[::-1]] = np.arange(len(flat), dtype=whole)[::-1]  # of equals the last is written: the first
     values = np.flatnonzero(place >= 0)
     first = place[values]
-    place[values] = np.arange(len(values))
+    place[values] = np.arange(len(values), dtype=whole)
     return Distinct(values, first, place[flat])
 
 
