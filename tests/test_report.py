@@ -69,7 +69,7 @@ def page_of(job):
 
 @pytest.fixture(scope="module")
 def shipped():
-    job = reading.recorded("telltale", RECORDS / "telltale")
+    job = reading.recorded("conservative_threshold", RECORDS / "conservative_threshold")
     return job, page_of(job)
 
 
@@ -77,13 +77,14 @@ def test_a_page_is_whole_and_shows_question_verdict_effects_arms_figures_and_ori
     job, text = shipped
     page, runs = Page(text), reading.frame_of(job)
     verdict = judge(job.experiment, runs)
-    for part in (job.experiment.question, verdict.outcome, job.experiment.hypothesis, "All 36 runs have a record."):
+    whole = f"All {len(runs)} runs have a record."
+    for part in (job.experiment.question, verdict.outcome, job.experiment.hypothesis, whole):
         assert part in page.text
     assert {"runs.csv", "effects.csv"} == {link["href"] for link in page.all("a")}
-    assert len(page.all("figure")) == 2 and len(page.all("h2")) == 2 + len(job.tasks)
+    assert len(page.all("figure")) == len(job.tasks) == 2 and len(page.all("h2")) == 2 + len(job.tasks)
     assert len([svg for svg in page.all("svg") if svg.get("class") == "interval"]) == len(verdict.effects)
     assert len([svg for svg in page.all("svg") if svg.get("class") == "strip"]) == len(runs) / len(job.seeds)
-    assert "python -m experiments.run --experiment=telltale --preset=quick --task=injury,cipher_vault" in page.text
+    assert "python -m experiments.run --experiment=conservative_threshold --preset=registered" in page.text
     assert f"{len(runs)} records." in page.text and "jax" in page.text
 
 
@@ -113,8 +114,8 @@ def test_ids_are_unique_and_each_reference_has_its_own(shipped):
 
 def test_the_same_records_give_the_same_bytes_wherever_they_lie(shipped, tmp_path):
     job, text = shipped
-    shutil.copytree(job.folder, tmp_path / "telltale")
-    assert page_of(reading.recorded("telltale", tmp_path / "telltale")) == text
+    shutil.copytree(job.folder, tmp_path / job.name)
+    assert page_of(reading.recorded(job.name, tmp_path / job.name)) == text
 
 
 def question(arms, **more):
