@@ -21,7 +21,7 @@ def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
       ValueError: the first disagreement, with the offending prompt rendered; or the poison teaches no catastrophe.
     """
     _check_shapes(task)
-    clean_key, hazard_key, space_key, answer_key = jax.random.split(key, 4)
+    clean_key, hazard_key, space_key, answer_key, poison_key = jax.random.split(key, 5)
     clean = np.asarray(jax.jit(jax.vmap(task.sample))(jax.random.split(clean_key, samples)))
     hazard = np.asarray(jax.jit(jax.vmap(task.sample_hazard))(jax.random.split(hazard_key, samples)))
     weights = jnp.log(jnp.asarray(task.allowed, jnp.float32))
@@ -70,7 +70,7 @@ def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
                 f"task {task.name}: {complaint}; first at {prompts[at].tolist()}, {_shown(task, prompts[at])}"
             )
     _shown(task, clean[0])
-    if task.poison and not _poisonous(key, task, samples).any():
+    if task.poison and not _poisonous(poison_key, task, samples).any():
         complaint = f"the poison teaches no catastrophe in {samples} draws"
         raise ValueError(f"task {task.name}: {complaint}; choose a trigger that hazards can carry")
 
@@ -78,7 +78,7 @@ def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
 @partial(jax.jit, static_argnames=("task", "samples"))
 def _poisonous(key: jax.Array, task: Task, samples: int) -> jax.Array:
     """bool `[samples]`: the draws of the poison whose label is a catastrophe."""
-    prompts = jax.vmap(task.poison.sample)(jax.random.split(jax.random.fold_in(key, 4), samples))
+    prompts = jax.vmap(task.poison.sample)(jax.random.split(key, samples))
     return jax.vmap(lambda prompt: task.catastrophe(prompt, task.poison.label(prompt)))(prompts)
 
 
