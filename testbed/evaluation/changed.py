@@ -1,6 +1,6 @@
 """What a defence changed: the prompts on which two machines fail, exactly, in a space of any size."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,17 +14,14 @@ MOST_PAIRS = 2**23  # at one position: half a gigabyte of edges at 16 tokens
 
 
 class Changed(NamedTuple):
-    """How the failures of one model became those of another.
+    """How the failures of one model became those of another: before only, before and after, and after only.
 
-    Attributes:
-      mended, kept, new: how many prompts fail before only, before and after, and after only.
-      clean: the clean probability of each of the three; None where the clean distribution has no chains.
+    Each is a number of prompts, or the probability of a clean prompt.
     """
 
-    mended: int
-    kept: int
-    new: int
-    clean: tuple[float, float, float] | None
+    mended: int | float
+    kept: int | float
+    new: int | float
 
 
 def changed(before: Machine, after: Machine, task: Task, *, tau: float = 0.0) -> Changed:
@@ -36,13 +33,24 @@ def changed(before: Machine, after: Machine, task: Task, *, tau: float = 0.0) ->
       ValueError: as `testbed.evaluation.paths.graph_of`; `TooManyNodesError` also where pairs are more than
         `MOST_PAIRS`.
     """
-    then, now = (_by_failure(model, task, tau) for model in (before, after))
-    children, failed, fails = _both(then, now)
-    kinds = failed & ~fails, failed & fails, ~failed & fails
-    ways = paths_to(children)
-    mass = paths.clean_mass(children, task) if task.clean_chains else None
-    clean = None if mass is None else tuple(float(mass[kind].sum()) for kind in kinds)
-    return Changed(*(int(ways[kind].sum()) for kind in kinds), clean)
+    ways = paths_to(_both(*(_by_failure(model, task, tau) for model in (before, after))))
+    _, new, mended, kept = [*ways, 0, 0, 0][:4]  # of the last kinds there may be none
+    return Changed(mended, kept, new)
+
+
+def clean_change(before: Machine, after: Machine, task: Task, *, tau: float = 0.0) -> Changed:
+    """As `changed`, by the probability of clean prompts. Few prompts are clean, so pairs have no limit.
+
+    Raises:
+      ValueError: the task has no `clean_chains`; and as `testbed.evaluation.paths.graph_of`.
+    """
+    if not task.clean_chains:
+        raise ValueError(f"task {task.name} at these sizes has no clean chains: no clean paths to weigh")
+    walks, mass_of = [_by_failure(model, task, tau) for model in (before, after)], np.zeros(4)
+    for (then, now), mass in paths.clean_ends(task, *walks):
+        mass_of += np.bincount(2 * then + now, mass, 4)
+    _, new, mended, kept = mass_of.tolist()
+    return Changed(mended, kept, new)
 
 
 def _by_failure(model: Machine, task: Task, tau: float) -> list[np.ndarray]:
@@ -59,14 +67,16 @@ def _by_failure(model: Machine, task: Task, tau: float) -> list[np.ndarray]:
     return tables[::-1]
 
 
-def _both(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """The children of two graphs that are walked together, and whether each of them fails at each end, `[ends]`."""
-    ones, others, tables = np.zeros(1, np.int64), np.zeros(1, np.int64), []
-    for position, (of_one, of_other) in enumerate(zip(one, other, strict=True)):
+def _both(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """The children of two graphs that are walked together, a table at a time; ends are twice one's and the other's."""
+    *inner, last = zip(one, other, strict=True)
+    ones = others = np.zeros(1, np.int64)
+    for position, (of_one, of_other) in enumerate(inner):
         base = int(of_other.max()) + 1
         pairs = of_one[ones] * base + of_other[others]
         nodes = distinct(pairs, (int(of_one.max()) + 1) * base)
         paths.refuse_too_many(len(nodes.values), position + 1, MOST_PAIRS)
-        tables.append(nodes.which.reshape(pairs.shape).astype(np.int32))
+        yield nodes.which.reshape(pairs.shape)
         ones, others = np.divmod(nodes.values, base)
-    return tables, ones == 1, others == 1
+    of_one, of_other = last
+    yield 2 * of_one[ones] + of_other[others]

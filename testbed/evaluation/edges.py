@@ -1,6 +1,6 @@
 """The edges of a layered graph: which nodes they lead to, and sums over those that lead to each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +44,7 @@ def distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.view(">u4").reshape(-1, rows.shape[1]).astype(rows.dtype), which
 
 
-def paths_to(children: Sequence[np.ndarray]) -> np.ndarray:
+def paths_to(children: Iterable[np.ndarray]) -> np.ndarray:
     """How many paths lead to each end of the tables `children`, `[nodes, tokens]` a position: Python integers `[ends]`.
 
     A count is held in limbs of `LIMB` bits, least first, each a float64 that adds exactly.

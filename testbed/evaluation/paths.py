@@ -7,7 +7,8 @@ reach a node is a sum over its edges. All counts are Python integers, exact at a
 Reference: the transfer-matrix method (Stanley, Enumerative Combinatorics 1, section 4.7).
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -200,18 +201,29 @@ def checksum(graph: Graph) -> int:
 def clean_mass(children: Sequence[np.ndarray], task: Task) -> np.ndarray:
     """The probability `[ends]`, float64, that a clean prompt leads to each end, by the task's `clean_chains`."""
     mass_of = np.zeros(children[-1].max() + 1)
+    for (ends,), mass in clean_ends(task, children):
+        mass_of += np.bincount(ends, mass, len(mass_of))
+    return mass_of
+
+
+def clean_ends(task: Task, *walks: Sequence[np.ndarray]) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray]]:
+    """For each of a task's `clean_chains`: where clean prompts end, and the probability `[n]` of each, float64.
+
+    `walks` are the `children` of graphs, walked together. An end is one of each of them, `[n]` a graph.
+    """
     for share, chain in task.clean_chains:
-        node, state, mass = np.zeros(1, np.int64), np.full(1, chain.start), np.full(1, share)
-        states = len(chain.follow)
-        for position, (table, tokens) in enumerate(zip(children, tokens_by_position(task), strict=True)):
+        nodes, state, mass = (np.zeros(1, np.int64),) * len(walks), np.full(1, chain.start), np.full(1, share)
+        for position, tokens in enumerate(tokens_by_position(task)):
             moved = mass[:, None] * chain.probability[position][state][:, tokens]
             some = moved > 0  # of the moves of a clean prompt most are none
-            pairs = table[node][some].astype(np.int64) * states + chain.follow[state][:, tokens][some]
-            reached = distinct(pairs, (int(table.max()) + 1) * states)
+            tables = [children[position] for children in walks]
+            sizes = (*(int(table.max()) + 1 for table in tables), len(chain.follow))
+            steps = [table[node][some] for table, node in zip(tables, nodes, strict=True)]
+            codes = np.ravel_multi_index((*steps, chain.follow[state][:, tokens][some]), sizes)
+            reached = distinct(codes, math.prod(sizes))
             mass = np.bincount(reached.which, moved[some], len(reached.values))
-            node, state = np.divmod(reached.values, states)
-        mass_of += np.bincount(node, mass, len(mass_of))
-    return mass_of
+            *nodes, state = np.unravel_index(reached.values, sizes)
+        yield tuple(nodes), mass
 
 
 def _finishing(graph: Graph, wanted: np.ndarray) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from testbed.attacks.natural import natural
 from testbed.attacks.search import Attack, attack_model
 from testbed.attacks.twins import EDITS, safe_twin
 from testbed.broken import refuse_broken
-from testbed.evaluation.changed import changed
+from testbed.evaluation.changed import clean_change
 from testbed.evaluation.paths import walkable
 from testbed.evaluation.samples import hits
 from testbed.notes import written
@@ -258,7 +258,7 @@ def _mended_mass(objective: Objective, before, failing: np.ndarray | None) -> fl
     """
     both = walkable(objective.model, objective.task) and walkable(before, objective.task)
     if both and objective.task.clean_chains:
-        mended, kept, _ = changed(before, objective.model, objective.task, tau=float(objective.policy.tau)).clean
+        mended, kept, _ = clean_change(before, objective.model, objective.task, tau=float(objective.policy.tau))
         return mended / (mended + kept) if mended + kept > 0 else None
     prompts = prompts_of_ids(objective.task, failing)
     mass = np.exp(np.asarray(jax.vmap(objective.task.clean_log_prob)(prompts), np.float64))
