@@ -37,6 +37,21 @@ class Checker(NamedTuple):
     any_length: bool = False
 
 
+def merged(chain: Chain) -> Chain:
+    """The same sampler with the fewest states: those are one that give every continuation the same probability.
+
+    Reference: Moore 1956, Gedanken-experiments on sequential machines.
+    """
+    possible = (chain.probability > 0).any(axis=0)
+    rows, parts = chain.probability.swapaxes(0, 1).reshape(len(possible), -1), 0
+    _, alike = np.unique(rows, axis=0, return_inverse=True)
+    while parts < (parts := int(alike.max()) + 1):
+        after = np.where(possible, alike[chain.follow], -1)
+        _, alike = np.unique(np.column_stack([alike, after]), axis=0, return_inverse=True)
+    first = np.unique(alike, return_index=True)[1]
+    return Chain(chain.probability[:, first], alike[chain.follow[first]], int(alike[chain.start]))
+
+
 def chance_of(chains: tuple[tuple[float, Chain], ...], prompts: np.ndarray) -> np.ndarray:
     """The probabilities `[n]` of prompts `[n, T]` under a mixture of chains `(share, chain)`, float64."""
     total = np.zeros(len(prompts))

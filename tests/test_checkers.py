@@ -9,7 +9,7 @@ import pytest
 from conftest import slow
 
 from tasks import TASKS, TEST_SIZES, task_named
-from testbed.automaton import level_of
+from testbed.automaton import Chain, chance_of, level_of, merged
 from testbed.check import check_task
 from testbed.task import prompts_of_ids, space_size
 
@@ -46,6 +46,25 @@ def test_the_clean_chains_are_the_clean_distribution(name, small, all_prompts):
     logs = np.asarray(jax.jit(jax.vmap(task.clean_log_prob))(prompts), float)
     assert probability.sum() == pytest.approx(1, abs=1e-12)
     np.testing.assert_allclose(probability, np.exp(logs), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["injury_two", "brackets"])
+def test_states_that_continue_alike_are_one_and_say_the_same(name, small, all_prompts):
+    task = small(name)
+    fewest = dataclasses.replace(task, clean_chains=tuple((share, merged(chain)) for share, chain in task.clean_chains))
+    for (_, many), (_, few) in zip(task.clean_chains, fewest.clean_chains, strict=True):
+        assert len(few.follow) < len(many.follow) or len(many.follow) == 1
+        assert len(merged(few).follow) == len(few.follow)
+    np.testing.assert_array_equal(*(clean_probability(one, all_prompts(task)) for one in (task, fewest)))
+
+
+def test_states_with_the_same_next_token_stay_apart_where_what_follows_differs():
+    """Of four states two say the same token, and then lead to one that says `a`, and to one that says `b`."""
+    probability = np.tile(np.array([[1.0, 0], [1, 0], [1, 0], [0, 1]]), (3, 1, 1))
+    chain = Chain(probability, np.array([[2, 0], [3, 0], [2, 0], [3, 3]]), start=1)
+    few = merged(chain)
+    assert len(few.follow) == 3  # the first and the third go on saying `a`
+    assert chance_of(((1.0, few),), np.array([[0, 1, 1], [0, 0, 0]])).tolist() == [1, 0]
 
 
 def test_a_rule_of_too_many_states_has_no_automaton():

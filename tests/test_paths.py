@@ -18,7 +18,7 @@ from testbed.automaton import level_of
 from testbed.evaluation import exact, paths
 from testbed.evaluation.account import worst_case
 from testbed.evaluation.closure import closure
-from testbed.evaluation.edges import MARKS, distinct, distinct_rows, paths_to, wrapped_sums
+from testbed.evaluation.edges import MARKS, MOST_MARKS, distinct, distinct_rows, paths_to, ranked, wrapped_sums
 from testbed.planted import plant, planted_prefixes
 from testbed.policy import conservative, greedy, stochastic
 from testbed.task import prompt_ids, prompts_of_ids, space_size
@@ -340,6 +340,15 @@ def test_distinct_numbers_are_those_of_a_sort(most):
     by_sort = np.unique(numbers.ravel(), return_index=True, return_inverse=True)
     for ours, theirs in zip(distinct(numbers, most), by_sort, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("most", [50, 5000, MOST_MARKS + 1])
+def test_numbers_are_ranked_by_bits_as_by_a_sort(most):
+    parts = np.random.default_rng(0).integers(0, min(most, 5000), (20, 70))
+    values, which = ranked(iter(parts), most)
+    by_sort, places = np.unique(parts, return_inverse=True)
+    np.testing.assert_array_equal(values, by_sort)
+    np.testing.assert_array_equal(which(parts.ravel()), places.ravel())
 
 
 @pytest.mark.parametrize("most", [2, 300, 70_000, 2**32 - 1])

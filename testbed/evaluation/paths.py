@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from testbed.evaluation.edges import distinct, wrapped_sums
+from testbed.automaton import merged
+from testbed.evaluation.edges import distinct, ranked, wrapped_sums
 from testbed.machine import Cell, Machine, refuse_inexact, sign
 from testbed.policy import adjust, conservative
 from testbed.task import Task, prompt_ids, tokens_by_position
@@ -209,21 +210,34 @@ def clean_mass(children: Sequence[np.ndarray], task: Task) -> np.ndarray:
 def clean_ends(task: Task, *walks: Sequence[np.ndarray]) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray]]:
     """For each of a task's `clean_chains`: where clean prompts end, and the probability `[n]` of each, float64.
 
-    `walks` are the `children` of graphs, walked together. An end is one of each of them, `[n]` a graph.
+    `walks` are the `children` of graphs, walked together. An end is one of each of them, `[n]` a graph. To some ends
+    no clean prompt may lead: their probability is 0.
     """
     for share, chain in task.clean_chains:
-        nodes, state, mass = (np.zeros(1, np.int64),) * len(walks), np.full(1, chain.start), np.full(1, share)
+        chain = merged(chain)
+        nodes, mass = (np.zeros(1, np.int64),) * len(walks), np.zeros((len(chain.follow), 1))
+        mass[chain.start] = share  # by state of the chain: all of a node's states take the same edges
         for position, tokens in enumerate(tokens_by_position(task)):
-            moved = mass[:, None] * chain.probability[position][state][:, tokens]
-            some = moved > 0  # of the moves of a clean prompt most are none
             tables = [children[position] for children in walks]
-            sizes = (*(int(table.max()) + 1 for table in tables), len(chain.follow))
-            steps = [table[node][some] for table, node in zip(tables, nodes, strict=True)]
-            codes = np.ravel_multi_index((*steps, chain.follow[state][:, tokens][some]), sizes)
-            reached = distinct(codes, math.prod(sizes))
-            mass = np.bincount(reached.which, moved[some], len(reached.values))
-            *nodes, state = np.unravel_index(reached.values, sizes)
-        yield tuple(nodes), mass
+            sizes = tuple(int(table.max()) + 1 for table in tables)
+
+            def led(place, tables=tables, nodes=nodes, sizes=sizes):
+                steps = tuple(table[node, place] for table, node in zip(tables, nodes, strict=True))
+                return np.ravel_multi_index(steps, sizes)
+
+            codes, which = ranked(map(led, range(len(tokens))), math.prod(sizes))
+            reached = np.zeros((len(mass), len(codes)))
+            for place, token in enumerate(tokens):
+                moves = np.zeros((len(mass),) * 2)
+                moves[chain.follow[:, token], np.arange(len(mass))] = chain.probability[position, :, token]
+                came, after = which(led(place)), np.flatnonzero(moves.any(axis=1))
+                for state, moved in zip(after, moves[after] @ mass, strict=True):
+                    reached[state] += np.bincount(came, moved, len(codes))
+            some = reached.any(axis=0)
+            if 2 * some.sum() < len(some):  # else a copy is not worth its memory: nodes without mass add none
+                codes, reached = codes[some], reached[:, some]
+            nodes, mass = np.unravel_index(codes, sizes), reached
+        yield nodes, mass.sum(axis=0)
 
 
 def _finishing(graph: Graph, wanted: np.ndarray) -> list[np.ndarray]:
