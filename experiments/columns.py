@@ -39,7 +39,7 @@ def tidy(runs: pd.DataFrame) -> pd.DataFrame:
     for other in tasks[1:]:
         task = task.fillna(other)
     # Records of a question with a single arm did not name it.
-    arm = runs["arm"] if "arm" in runs else runs["experiment"]
+    arm = runs["arm"].fillna(runs["experiment"]) if "arm" in runs else runs["experiment"]
     return _as_counted(_as_numbers(runs.assign(task=task, arm=arm)))
 
 

@@ -23,8 +23,9 @@ Don't edit it: change a record or a renderer, and generate it anew.
 An effect is {sign}. *Matched*: the same where both models refuse about 1 % of the safe clean prompts.
 A worst margin is in threshold steps, positive where that of `after` is higher: a step moves the threshold
 until 1 % of safe clean prompts are refused.
-Declared contrasts were named before the runs and decide the verdict. The others are exploratory and
-decide nothing. p is the sign-flip test, exact up to {exact} seeds, in brackets adjusted by Holm's rule.
+Declared contrasts were named before the runs and decide the verdict, as far as its rule reads them. The
+others are exploratory and decide nothing. p is the sign-flip test, exact up to {exact} seeds, in brackets
+adjusted by Holm's rule, over the declared rows and over the others apart.
 For time, quick presets leave out tasks on which nothing can be seen.
 
 Only a *registered* verdict is final: what the question declares was fixed before its runs, on seeds that
@@ -99,7 +100,7 @@ def results_page(
 
 
 def _overview(pairs: list[tuple[Job, Verdict]], unasked: Sequence[str]) -> str:
-    lines = ["| question | verdict on the hypothesis | standing | first effect that decides | preset, tasks, seeds |"]
+    lines = ["| question | verdict on the hypothesis | standing | first declared effect | preset, tasks, seeds |"]
     lines.append("| --- | --- | --- | --- | --- |")
     for job, verdict in pairs:
         asked = f"{job.preset}; {', '.join(job.tasks)}; {len(job.seeds)}"

@@ -99,7 +99,7 @@ def _verdict(job: Job, verdict: Verdict) -> str:
 def _warnings(job: Job, runs: pd.DataFrame) -> str:
     """What of the runs is missing, failed, damaged or sampled, said before any number is shown."""
     states = status(job.runs, job.folder)
-    absent = {line.partition(":")[0]: kind for kind in ("failed", "running", "missing") for line in states[kind]}
+    absent = {line.partition(": ")[0]: kind for kind in ("failed", "running", "missing") for line in states[kind]}
     lines = []
     for kind, verb in (("missing", "missing"), ("running", "still running"), ("failed", "failed")):
         of_kind = [run for run in job.runs if absent.get(run.id) == kind]

@@ -86,8 +86,8 @@ class Effect(NamedTuple):
 def paired_effect(differences: np.ndarray, confidence: float = 0.95, seed: int = 0) -> Effect:
     """The effect of paired differences `[S]`, one a training seed.
 
-    The interval is Student's t over seeds; `student` says what that covers. The p-value is exact
-    under sign flips, so at least 2^(1-S), up to 14 seeds; with more it is estimated from 2^14 flips.
+    The interval is Student's t over seeds; `student` says what that covers. The p-value is that of
+    all 2^S sign flips, so at least 2^(1-S). Where these are more than `MOST_FLIPS`, it is estimated from so many.
 
     Raises:
       ValueError: there are no pairs.

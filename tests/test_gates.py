@@ -201,6 +201,7 @@ def test_shipped_records_are_of_the_runs_that_the_command_makes_and_pass_every_g
         for run in runs_of("calibration", CALIBRATION, "quick", task, 0) for seed in range(len(part))
     }  # fmt: skip
     assert set(runs["run"]) == wanted
+    assert set(runs["arm"]) == {"calibration"}, "also of those that did not name it"
     assert not any(failed(part) for part in by_task(runs).values())
 
 

@@ -15,7 +15,21 @@ import pytest
 from rich.console import Console
 from synthetic import table
 
-from experiments import Arm, Contrast, Experiment, Plain, Preset, columns, forest, jobs, markup, reading, report, tables
+from experiments import (
+    Arm,
+    Contrast,
+    Experiment,
+    Plain,
+    Preset,
+    columns,
+    forest,
+    jobs,
+    markup,
+    reading,
+    report,
+    tables,
+    worklist,
+)
 from experiments.figures import draw_arms
 from experiments.verdict import judge
 from testbed import plots
@@ -126,6 +140,13 @@ def question(arms, **more):
         arms=lambda preset, task: {name: Arm(Plain(task), finds=place) for place, name in enumerate(arms)},
         rule=lambda effects: "undecided", contrasts=(Contrast(*list(arms)[:2]),), **more,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["mine", "my_module:MINE"])
+def test_runs_that_are_missing_are_told_whatever_their_question_is_called(name, tmp_path):
+    job = worklist.Job(name, question(["a", "b"]), "quick", ("injury",), range(3), tmp_path)
+    told = Page(report._warnings(job, runs_of({"a": [1], "b": [2]}))).text
+    assert "6 of 6 runs: missing. injury, a (seed 0, 1, 2); injury, b (seed 0, 1, 2)." in told
 
 
 def runs_of(arms, task="injury", **more):

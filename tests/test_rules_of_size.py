@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from synthetic import FEW, MANY, table, values
 
 from experiments.columns import column_of
+from experiments.grids import LARGER, TIMES
 from experiments.questions.capacity import CAPACITY, FAILED, FIT, GAIN, RIGHT
 from experiments.questions.competence import (
     ABLE,
@@ -127,6 +128,15 @@ def test_a_figure_of_capacity_shows_what_is_missing():
         assert beside(points[:, 0], 4).all(), "other depths stand beside their width"
         np.testing.assert_allclose(points[:, 1], missing)
     assert all(ax.get_yscale() == "symlog" for ax in figure.axes)
+
+
+def test_a_figure_of_capacity_shows_the_many_finds_of_machines_too():
+    runs = sized({512: FEW, 2048: FEW}, task=LARGER[0], fit=0.5, **{"config.plain.width": 4})
+    runs["config.finds"] *= TIMES
+    figure = CAPACITY.figure(runs)
+    plt.close(figure)
+    for ax in figure.axes:
+        assert {line.get_label() for line in ax.lines} >= {"8,192 finds", "32,768 finds"}
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from testbed.runs import provenance, results
 from testbed.runs.launchers import threads
 from testbed.runs.launchers.place import Place
 from testbed.runs.locks import hold
+from testbed.runs.packing import pack
 from testbed.runs.sweep import MAPS, MAPS_ALLOWED, Outcome, Run, state_file, status, sweep
 from testbed.training.rounds import train
 from testbed.training.schedule import Schedule
@@ -145,6 +146,18 @@ def test_an_error_that_stays_is_told_again(tmp_path):
         assert (outcome.done, outcome.skipped, len(outcome.failed)) == (0, 0, 6)
         assert len(list(tmp_path.glob("*.error"))) == 6
         assert facts(tmp_path) == {}
+
+
+def test_a_record_that_is_packed_while_its_run_ends_is_done(tmp_path, monkeypatch):
+    write = results.write
+
+    def write_and_pack(folder, run, record):
+        write(folder, run, record)
+        pack(folder)
+
+    monkeypatch.setattr(results, "write", write_and_pack)
+    assert sweep(worklist(), perform, tmp_path, quiet(), place=threads(1)) == Outcome(6, 0, [])
+    assert [path.name for path in tmp_path.iterdir()] == [results.PACKED]
 
 
 def test_measurements_that_json_cannot_hold_are_a_failure_of_that_run(tmp_path):

@@ -236,8 +236,8 @@ ATTACK_STRENGTH = Experiment(
     Arms train against a ladder of attacks, with the same finds and gradient steps. The ladder
     goes from edits of clean prompts and the best of ten random ones to gradient searches. In
     full it reaches from samples of the clean distribution to long searches, and a part of it is
-    also climbed with a quarter of the finds. Every arm is attacked by weak and strong attacks,
-    and counted exactly.
+    also climbed with a quarter of the finds. Every arm is counted exactly. Those of small spaces are
+    attacked by weak and strong attacks, too.
 
     An attack's strength is the number of decades of uniform sampling that it is worth on the
     plain model (`testbed.evaluation.strength`). Beside it stands in how many tokens two of its

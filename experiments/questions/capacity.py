@@ -113,7 +113,7 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     beside = {fresh: runs[runs["arm"].str.endswith(fresh)] for fresh in COVERAGE}
     runs = runs.drop(index=[run for part in beside.values() for run in part.index])
     titles = ["Finds not fitted, in 10,000", "Failing prompts, counted exactly", "Clean answers not right, in 10,000"]
-    widths, layers = widths_of(runs), setting(runs, "plain.layers")
+    widths, layers, task = widths_of(runs), setting(runs, "plain.layers"), runs["task"].iloc[0]
     depths = "triangles: fewer layers than two (down), more (up); " if (layers != LAYERS).any() else ""
     drawn, axes = plots.panels(titles, caption_of(runs, f"16 rounds of gcg; {depths}thick: means; log above 1."))
     # What is missing, not what remains: 96 and 99.9 % look alike on an axis that shows both.
@@ -127,8 +127,8 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     for ax, value in zip(axes, ("unfitted", left, "wrong"), strict=True):
         for finds, color in zip(FINDS, ("C0", "C3"), strict=True):
             for side, marker in {0: "o", -1: "v", 1: "^"}.items():
-                rows = shown[(setting(shown, "finds") == finds) & (shown["side"] == side)]
-                label = "" if side else f"{finds} finds"
+                rows = shown[(setting(shown, "finds") == finds_on(task, finds)) & (shown["side"] == side)]
+                label = "" if side else f"{finds_on(task, finds):,} finds"
                 plots.seeds_along(ax, rows, "place", value, label=label, color=color, marker=marker)
         if value == left:
             for fresh, part in beside.items():

@@ -76,7 +76,8 @@ DIVERSITY = Experiment(
     rule=rule,
     lacks=f"at most {MARGIN} decades on every task, interval and all",
     note="On the small spaces finds that lie apart help one round a little, and don't make up for fourteen more. "
-    "With sixteen rounds they help no more. At 2^64 nothing is told: machines of one arm differ by decades.",
+    "With sixteen rounds they help no more, and on `password` they harm. At 2^64 the declared contrast can't be "
+    "told from zero: machines of one arm differ by decades.",
     contrasts=(Contrast("diverse, 2", "unselected, 16"),),
     exploratory=(
         *(

@@ -173,4 +173,6 @@ FILTERED_SYSTEM = Experiment(
     effects=effects,
     table=table,
     figure=figure,
+    note=f"A probability below {LEAST:g} counts as that. After sixteen rounds nearly all are zero at either threshold: "
+    "that effect is as large as this floor makes it, and no measurement.",
 )

@@ -170,12 +170,13 @@ PROOF = Experiment(
     {ROUNDS} rounds. Half of what gcg and uniform search replay are safe twins of their finds. The
     oracle draws from all failures and all false alarms, half each. It is an upper limit that no
     real attacker has. Fresh labels are new prompts in every batch, uniform and hazardous ones, and
-    take no search. The attackers that report are 256 each of four attacks that the defence did not
-    use, or used with other keys.
+    take no search. They are far more than the finds; in other questions there are as many. The
+    attackers that report are 256 each of four attacks that the defence did not use, or used with
+    other keys.
 
     The preset `sizes` has two sizes in between. There nobody attacks the models, since every
-    failure is counted. The full preset also has uniform search in place of gcg. At the largest size
-    it gives gcg four times the finds, ten times the calls, and both.
+    failure is counted. The presets full and `{REGISTERED}` have these sizes, too, and uniform search
+    beside gcg. At the largest size they give gcg four times the finds, ten times the calls, and both.
     """,
     decides=f"At {LARGE}, after training against gcg. Supported if in most seeds no attacker of the "
     f"evaluation finds a failing prompt while more than {MANY:.0e} fail, and the oracle leaves fewer, "
@@ -197,8 +198,8 @@ PROOF = Experiment(
     figure=figure,
     note=(
         "What gcg always solves in the small space it seldom solves in larger ones. But often some attackers "
-        "see what it leaves, so the hypothesis does not hold. More finds, more calls, and labels without a search "
-        "can't be told from it; with more of both, attackers hardly ever see what is left. Even the oracle fails "
-        "in some seeds. Exploratory runs had the same verdict."
+        "see what it leaves, so the hypothesis does not hold. More finds, more calls, and far more labels "
+        "without a search can't be told from it; with more of both, attackers hardly ever see what is left. "
+        "Even the oracle fails in some seeds."
     ),
 )

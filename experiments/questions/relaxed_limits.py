@@ -23,7 +23,7 @@ from testbed import plots
 from testbed.attacks import attack_named
 from testbed.evaluation import exact
 from testbed.evaluation.report import as_numbers
-from testbed.evaluation.tactics import of_failures
+from testbed.evaluation.tactics import MOST, of_failures
 from testbed.evaluation.telltale import telltale
 from testbed.policy import greedy
 from testbed.task import Task, prompts_of_ids
@@ -174,7 +174,8 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     """Failing prompts, planted ones among them, the price, and what is near hazards: one task."""
     of = ("planted", "natural") if column_of("planted") in runs.dropna(axis="columns", how="all") else ("failures",)
     more = [(column, title[0].upper() + title[1:]) for column, title in WHY.items()]
-    return draw_arms(runs, "same steps; plain: before any defence.", of=of, more=more)
+    caption = f"same steps; plain: before any defence; tactics: of at most {MOST:,} failures."
+    return draw_arms(runs, caption, of=of, more=more)
 
 
 RELAXED_LIMITS = Experiment(
@@ -188,9 +189,9 @@ RELAXED_LIMITS = Experiment(
     data and 16 rounds of gcg, whose {EQUAL_LABELS:,} finds are half safe twins.
 
     Why they work is asked of each model. {PROBES:,} hazards are pushed in the latent space, at layer {LAYER} and radius
-    {EPS:g}. As many pairs of hazards are mixed half and half, which is no prompt. Failures are sorted into tactics, and
-    one stands in the table in the task's words. The signs of `telltale` say whether a model sees the danger, or only
-    that a prompt looks odd.
+    {EPS:g}. As many pairs of hazards are mixed half and half, which is no prompt. At most {MOST:,} failures, spread
+    over all, are sorted into tactics, and one stands in the table in the task's words. The signs of `telltale` say
+    whether a model sees the danger, or only that a prompt looks odd.
     """,
     decides=f"`{OVERLOOKED.before}` against `{OVERLOOKED.after}`, in decades of failing prompts, counted exactly at "
     f"threshold 0. Supported if it leaves at least {LEAST:g} decade more, with the interval above zero, on two tasks. "
@@ -209,8 +210,8 @@ RELAXED_LIMITS = Experiment(
     effects=effects,
     table=of_models,
     figure=figure,
-    note="An overseer that overlooks half of all hazards costs far less than a decade. One that often errs "
-    "removes about as much, and its models refuse most of what is safe. Search leaves fewer at every "
-    "depth, and both plants nearly vanish; of one behind a hash soft prompts leave most. On `modular` they leave "
-    "fewer than search, refusing half.",
+    note="An overseer that overlooks half of all hazards costs far less than a decade. One that often errs removes "
+    "as much, by refusing most of what is safe. Search leaves fewer, except on `modular`, where soft prompts "
+    "refuse half. A planted pattern vanishes under both. The hash was hardly learnt: it fails as other "
+    "hazards do, and tells nothing.",
 )

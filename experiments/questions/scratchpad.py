@@ -244,8 +244,8 @@ SCRATCHPAD = Experiment(
     table=table,
     figure=figure,
     note=(
-        "With fewer prompts a find, finds teach more. With equally many the trace gains less, and on modular dots and "
-        "copies leave fewer than it at equal passes alone. After sixteen rounds it gains nothing on injury, and leaves "
+        "With fewer prompts a find, finds teach more. On modular dots and copies leave fewer than the trace at equal "
+        "passes, with equally many prompts they don't. After sixteen rounds it gains nothing on injury, and leaves "
         "more on modular. But then it refuses few safe prompts, where the others on modular refuse many."
     ),
 )

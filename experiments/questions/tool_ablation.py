@@ -164,6 +164,7 @@ TOOL_ABLATION = Experiment(
     table=of_ways,
     figure=figure,
     note=(
+        "The hypothesis misquotes: its minutes are those before and after adversarial training; tools saved less. "
         "From a common start, random edits that build on what they found need no more calls than any tool. What tools "
         "had gained in earlier records was their start: a hazardous prompt saves calls on injury, and costs them on "
         "password."

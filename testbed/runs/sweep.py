@@ -118,7 +118,7 @@ def _do_locked(run: Run, perform: Perform, path: Path, watch: Watch) -> Ended:
         results.write(path.parent, run.id, record)
         with contextlib.suppress(OSError):
             path.with_suffix(".error").unlink(missing_ok=True)
-        return Ended(results.read_record(path))
+        return Ended(results.find(path.parent, run.id))
     except Exception as error:
         return _failed(path, error)
 
