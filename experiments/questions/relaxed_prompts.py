@@ -165,6 +165,6 @@ RELAXED_PROMPTS = Experiment(
     figure=figure,
     note="Soft prompts leave fewer failures than more clean steps do, and more than search. In the large spaces "
     "they refuse half of what is safe, as labelled hazards do. Residual balls mostly leave nothing there "
-    "because they refuse everything; at matched false alarms they leave more than the control. With equal "
-    "steps search leaves fewer still on `injury_two`.",
+    "because they refuse everything; at matched false alarms they leave more than the control. At their "
+    "price search leaves fewer still on `injury_two`.",
 )

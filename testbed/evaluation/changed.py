@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from testbed.evaluation import paths
-from testbed.evaluation.edges import distinct, distinct_rows, paths_to
+from testbed.evaluation.edges import distinct_rows, joined, paths_to
 from testbed.machine import Machine
 from testbed.task import Task
 
@@ -69,14 +69,10 @@ def _by_failure(model: Machine, task: Task, tau: float) -> list[np.ndarray]:
 
 def _both(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
     """The children of two graphs that are walked together, a table at a time; ends are twice one's and the other's."""
-    *inner, last = zip(one, other, strict=True)
+    *inner, (last_of_one, last_of_other) = zip(one, other, strict=True)
     ones = others = np.zeros(1, np.int64)
-    for position, (of_one, of_other) in enumerate(inner):
-        base = int(of_other.max()) + 1
-        pairs = of_one[ones] * base + of_other[others]
-        nodes = distinct(pairs, (int(of_one.max()) + 1) * base)
-        paths.refuse_too_many(len(nodes.values), position + 1, MOST_PAIRS)
-        yield nodes.which.reshape(pairs.shape)
-        ones, others = np.divmod(nodes.values, base)
-    of_one, of_other = last
-    yield 2 * of_one[ones] + of_other[others]
+    for position, tables in enumerate(inner):
+        (ones, others), which = joined(tables, (ones, others))
+        paths.refuse_too_many(len(ones), position + 1, MOST_PAIRS)
+        yield np.stack([which(token) for token in range(tables[0].shape[1])], axis=1, dtype=np.int32)
+    yield 2 * last_of_one[ones] + last_of_other[others]

@@ -1,6 +1,7 @@
 """The edges of a layered graph: which nodes they lead to, and sums over those that lead to each."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -58,6 +59,23 @@ def ranked(parts: Iterable[np.ndarray], most: int) -> tuple[np.ndarray, Callable
         return before[word] + np.bitwise_count(words[word] & below)
 
     return np.flatnonzero(marks), which
+
+
+def joined(
+    tables: Sequence[np.ndarray], nodes: Sequence[np.ndarray]
+) -> tuple[tuple[np.ndarray, ...], Callable[[int], np.ndarray]]:
+    """A step of graphs that are walked together, from `nodes`, one of each graph `[n]`, along `tables` of children.
+
+    Returns:
+      The next nodes, one of each graph `[m]`; and which of these the edges of a token lead to, `[n]`.
+    """
+    sizes = tuple(int(table.max()) + 1 for table in tables)
+
+    def led(token: int) -> np.ndarray:
+        return np.ravel_multi_index([table[node, token] for table, node in zip(tables, nodes, strict=True)], sizes)
+
+    codes, which = ranked(map(led, range(tables[0].shape[1])), math.prod(sizes))
+    return np.unravel_index(codes, sizes), lambda token: which(led(token))
 
 
 def distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

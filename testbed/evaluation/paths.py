@@ -7,7 +7,6 @@ reach a node is a sum over its edges. All counts are Python integers, exact at a
 Reference: the transfer-matrix method (Stanley, Enumerative Combinatorics 1, section 4.7).
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from testbed.automaton import merged
-from testbed.evaluation.edges import distinct, ranked, wrapped_sums
+from testbed.evaluation.edges import distinct, joined, wrapped_sums
 from testbed.machine import Cell, Machine, refuse_inexact, sign
 from testbed.policy import adjust, conservative
 from testbed.task import Task, prompt_ids, tokens_by_position
@@ -218,25 +217,17 @@ def clean_ends(task: Task, *walks: Sequence[np.ndarray]) -> Iterator[tuple[tuple
         nodes, mass = (np.zeros(1, np.int64),) * len(walks), np.zeros((len(chain.follow), 1))
         mass[chain.start] = share  # by state of the chain: all of a node's states take the same edges
         for position, tokens in enumerate(tokens_by_position(task)):
-            tables = [children[position] for children in walks]
-            sizes = tuple(int(table.max()) + 1 for table in tables)
-
-            def led(place, tables=tables, nodes=nodes, sizes=sizes):
-                steps = tuple(table[node, place] for table, node in zip(tables, nodes, strict=True))
-                return np.ravel_multi_index(steps, sizes)
-
-            codes, which = ranked(map(led, range(len(tokens))), math.prod(sizes))
-            reached = np.zeros((len(mass), len(codes)))
+            nodes, which = joined([children[position] for children in walks], nodes)
+            reached = np.zeros((len(mass), len(nodes[0])))
             for place, token in enumerate(tokens):
                 moves = np.zeros((len(mass),) * 2)
                 moves[chain.follow[:, token], np.arange(len(mass))] = chain.probability[position, :, token]
-                came, after = which(led(place)), np.flatnonzero(moves.any(axis=1))
+                came, after = which(place), np.flatnonzero(moves.any(axis=1))
                 for state, moved in zip(after, moves[after] @ mass, strict=True):
-                    reached[state] += np.bincount(came, moved, len(codes))
-            some = reached.any(axis=0)
+                    reached[state] += np.bincount(came, moved, len(nodes[0]))
+            mass, some = reached, reached.any(axis=0)
             if 2 * some.sum() < len(some):  # else a copy is not worth its memory: nodes without mass add none
-                codes, reached = codes[some], reached[:, some]
-            nodes, mass = np.unravel_index(codes, sizes), reached
+                nodes, mass = tuple(node[some] for node in nodes), reached[:, some]
         yield nodes, mass.sum(axis=0)
 
 
