@@ -178,6 +178,21 @@ def test_two_tabs_are_two_sessions_and_a_tab_that_was_left_is_told(place):
         assert post(port, "go", own | {"tool": "token", "prompt": [0, 0, 0, 0]})[0] == 200
 
 
+def test_a_session_that_went_on_in_another_server_is_read_anew_and_none_of_its_events_is_lost(models, tmp_path):
+    (port, stop), (other, stop_other) = serving(seated(models, tmp_path)), serving(seated(models, tmp_path))
+    found, own = opened(port)
+    went, step = found["session"], {"tool": "token", "prompt": [2, 4, 0, 0]}
+    _, elsewhere = opened(other, went)
+    assert post(other, "go", elsewhere | step)[0] == 200
+    status, said = post(port, "go", own | {"tool": "token", "prompt": [0, 0, 0, 0]})
+    assert status == 409 and said["error"] == "this session went on in another server; reload the page"
+    again, mine = opened(port, went)
+    assert again["prompt"] == step["prompt"] and mine["seat"] != own["seat"], "the tab that was left stays out"
+    assert post(port, "go", mine | step | {"tool": "undo"})[0] == 200
+    assert [event["tool"] for event in session.read(tmp_path / f"{went}.jsonl")[1]] == ["hazard", "token", "undo"]
+    stop(), stop_other()
+
+
 def test_while_the_clock_stands_no_time_passes_and_nothing_is_answered(place):
     port, _ = place
     _, own = opened(port)

@@ -43,7 +43,7 @@ MOST_FINDS = 200  # shown in the page's list
 
 @dataclass
 class Sitting:
-    """A session that is open: its file, its state, since when its clock runs, and which tab holds it."""
+    """A session that is open: its file and what that holds, its state, since when its clock runs, which tab has it."""
 
     path: Path
     header: dict[str, Any]
@@ -51,16 +51,31 @@ class Sitting:
     since: float
     margin: float = looks.NOT_HAZARDOUS
     seat: int = 0
+    size: int = field(init=False)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self):
+        self.size = self.path.stat().st_size
+
+    def went_on(self) -> bool:
+        """Whether another server has written to the session's file since this one did."""
+        return self.path.stat().st_size != self.size
 
     def seconds(self) -> float:
         """What the clock shows."""
         return self.state.seconds + (0 if self.state.paused else time.monotonic() - self.since)
 
     def record(self, tool: str, prompt, forwards: int = 0, **more: Any) -> None:
-        """Append an event to the file, then to the state."""
+        """Append an event to the file, then to the state.
+
+        Raises:
+          RefusedError: the file has events that are not in the state.
+        """
+        if self.went_on():
+            raise RefusedError(409, "this session went on in another server; reload the page")
         happened = session.event(tool, prompt, forwards=forwards, seconds=self.seconds(), **more)
         session.append(self.path, happened | {"at": now()["finished"]})
+        self.size = self.path.stat().st_size
         self.state, self.since = session.advance(self.state, happened), time.monotonic()
 
     def key(self) -> jax.Array:
@@ -97,8 +112,9 @@ class Table:
         return Sitting(path, header, session.State(), time.monotonic())
 
     def _sitting(self, name: str) -> Sitting:
-        if name in self.sittings:
-            return self.sittings[name]
+        known = self.sittings.get(name)
+        if known is not None and not known.went_on():
+            return known
         path = self.room.folder / f"{name}.jsonl"
         if not session.ID.fullmatch(name) or not path.is_file():
             raise RefusedError(404, "there is no such session")
@@ -107,7 +123,7 @@ class Table:
         state = session.replay(events)
         if state.prompt is not None:
             session.inside(self.room.task, state.prompt)
-        return Sitting(path, header, state, time.monotonic())
+        return Sitting(path, header, state, time.monotonic(), seat=known.seat if known else 0)
 
     def held(self, body: dict[str, Any]) -> Sitting:
         """The open session of a request, if its tab still holds it."""
