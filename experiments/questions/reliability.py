@@ -22,10 +22,11 @@ HARDER = ("injury", "password", "modular", "brackets", "cipher_vault", "sort_gua
 BEST = "best recipe"
 FINDS = {"transformer": 4096, "machine": 32_768}
 ACCURATE, REFUSED = 0.99, 0.1
+LABELS, _ = COVERAGE  # those of uniform prompts alone: an arm more would take its twenty seeds on every task
 ZERO = "seeds without a failing prompt"
 RELIABLE = f"{ZERO}, at {ACCURATE:.0%} clean accuracy, refusing at most {REFUSED:.0%} of all safe prompts"
 AT_MATCHED = f"{ZERO}, {POLICIES['matched']}"
-BESIDE = [Contrast(arm, BEST, of) for of in ("failures", "false_alarms") for arm in ("plain", "control", *COVERAGE)]
+BESIDE = [Contrast(arm, BEST, of) for of in ("failures", "false_alarms") for arm in ("plain", "control", LABELS)]
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
@@ -40,7 +41,7 @@ def arms(preset: str, task: str) -> dict[str, Arm]:
     if preset == REGISTERED:
         best = twins_kept(unattacked(dataclasses.replace(best, finds=FINDS[best.plain.model])))
     beside = {} if preset == "quick" else {"control": dataclasses.replace(best, rounds=0)}
-    beside |= covered(best) if preset == REGISTERED else {}
+    beside |= {LABELS: covered(best)[LABELS]} if preset == REGISTERED else {}
     return {"plain": Arm(best.plain, steps=0, attackers=best.attackers)} | beside | {BEST: best}
 
 
@@ -101,7 +102,7 @@ RELIABILITY = Experiment(
     presets={
         "quick": Preset(("injury", "cipher_vault"), seeds=3, minutes=4),
         "full": Preset(EVERY, seeds=20, minutes=270),
-        REGISTERED: Preset((*HARDER, *LARGER), seeds=20, minutes=200, first_seed=10),
+        REGISTERED: Preset((*HARDER, *LARGER), seeds=20, minutes=160, first_seed=10),
     },
     arms=arms,
     rule=rule,
