@@ -1,6 +1,7 @@
 """Named columns of a table of runs: the one place that knows how records are laid out."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,15 @@ def tidy(runs: pd.DataFrame) -> pd.DataFrame:
     Where a space is too large to count, sampled numbers also stand where counted ones are looked
     for; `sampled_note` says so.
     """
-    tasks = [runs[c] for c in ("task", "config.plain.task", "config.task") if c in runs]
-    task = tasks[0] if tasks else pd.Series("", index=runs.index)
-    for other in tasks[1:]:
-        task = task.fillna(other)
-    # Records of a question with a single arm did not name it.
-    arm = runs["arm"].fillna(runs["experiment"]) if "arm" in runs else runs["experiment"]
+    task = _first_of(runs, "task", "config.plain.task", "config.task")
+    arm = _first_of(runs, "arm", "experiment")  # records of a question with a single arm did not name it
     return _as_counted(_as_numbers(runs.assign(task=task, arm=arm)))
+
+
+def _first_of(runs: pd.DataFrame, *named: str) -> pd.Series:
+    """Of each run the first of the columns that it has."""
+    [first, *others] = [runs[c] for c in named if c in runs] or [pd.Series("", index=runs.index)]
+    return reduce(pd.Series.fillna, others, first)
 
 
 def _as_numbers(runs: pd.DataFrame) -> pd.DataFrame:

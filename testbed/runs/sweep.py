@@ -118,7 +118,8 @@ def _do_locked(run: Run, perform: Perform, path: Path, watch: Watch) -> Ended:
         results.write(path.parent, run.id, record)
         with contextlib.suppress(OSError):
             path.with_suffix(".error").unlink(missing_ok=True)
-        return Ended(results.find(path.parent, run.id))
+        # Meanwhile it may have been packed; if it is nowhere, reading it says why.
+        return Ended(results.find(path.parent, run.id) or results.read_record(path))
     except Exception as error:
         return _failed(path, error)
 
