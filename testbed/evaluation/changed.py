@@ -39,7 +39,7 @@ def changed(before: Machine, after: Machine, task: Task, *, tau: float = 0.0) ->
 
 
 def clean_change(before: Machine, after: Machine, task: Task, *, tau: float = 0.0) -> Changed:
-    """As `changed`, by the probability of clean prompts. Pairs have no limit but memory: about a kilobyte each.
+    """As `changed`, by the probability of clean prompts. Pairs have no limit but memory.
 
     Raises:
       ValueError: the task has no `clean_chains`; and as `testbed.evaluation.paths.graph_of`.

@@ -41,8 +41,9 @@ def distinct(numbers: np.ndarray, most: int) -> Distinct:
 def ranked(parts: Iterable[np.ndarray], most: int) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
     """The distinct ones among all `parts` `[n]` of whole numbers below `most`, ascending; and which of them others are.
 
-    As `distinct`, but a part at a time, and with a bit for each number that there might be instead of a word. How many
-    bits are set before it is then which one it is (Jacobson 1989, Space-efficient static trees and graphs).
+    As `distinct`, but a part at a time. A number that there might be has a bit instead of a word. How many bits are set
+    before it says which one it is.
+    Reference: Jacobson 1989, Space-efficient static trees and graphs.
     """
     if most > MOST_MARKS:
         values = np.unique(np.concatenate([np.unique(part) for part in parts]))
@@ -64,7 +65,7 @@ def ranked(parts: Iterable[np.ndarray], most: int) -> tuple[np.ndarray, Callable
 def joined(
     tables: Sequence[np.ndarray], nodes: Sequence[np.ndarray]
 ) -> tuple[tuple[np.ndarray, ...], Callable[[int], np.ndarray]]:
-    """A step of graphs that are walked together, from `nodes`, one of each graph `[n]`, along `tables` of children.
+    """A step of graphs that are walked together, from `nodes` `[n]` of each along its table of children.
 
     Returns:
       The next nodes, one of each graph `[m]`; and which of these the edges of a token lead to, `[n]`.
