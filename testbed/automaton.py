@@ -44,12 +44,17 @@ def merged(chain: Chain) -> Chain:
     """
     possible = (chain.probability > 0).any(axis=0)
     rows, parts = chain.probability.swapaxes(0, 1).reshape(len(possible), -1), 0
-    _, alike = np.unique(rows, axis=0, return_inverse=True)
+    alike = _which_of(rows)
     while parts < (parts := int(alike.max()) + 1):
         after = np.where(possible, alike[chain.follow], -1)
-        _, alike = np.unique(np.column_stack([alike, after]), axis=0, return_inverse=True)
+        alike = _which_of(np.column_stack([alike, after]))
     first = np.unique(alike, return_index=True)[1]
     return Chain(chain.probability[:, first], alike[chain.follow[first]], int(alike[chain.start]))
+
+
+def _which_of(rows: np.ndarray) -> np.ndarray:
+    """Which of the distinct `rows` `[n, k]` each is, `[n]`; numpy 2.0 gives it another shape."""
+    return np.unique(rows, axis=0, return_inverse=True)[1].ravel()
 
 
 def chance_of(chains: tuple[tuple[float, Chain], ...], prompts: np.ndarray) -> np.ndarray:
