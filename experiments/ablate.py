@@ -311,14 +311,16 @@ def ablate(
       more: a field and its value or values: `rounds=(1, 4), budget=190`.
 
     Raises:
-      ValueError: a field, a value, a task or a contrast is not there, or there are no seeds.
+      ValueError: a field, a value, a task or a contrast is not there, there are no seeds, or a task or an attack
+        breaks its contract.
       RuntimeError: a run failed; the others are recorded.
     """
     from experiments.jobs import run_missing, write_beside
     from experiments.reading import figures_of, frame_of
+    from experiments.task_check import check_parts
     from experiments.worklist import ABLATION, Job
 
-    tasks = tuple(map(spelled, (task,) if isinstance(task, str) else task))
+    tasks = tuple(dict.fromkeys(map(spelled, (task,) if isinstance(task, str) else task)))
     if seeds < 1 or first_seed < 0:
         raise ValueError(f"seeds must be at least 1 and first_seed at least 0, not {seeds} and {first_seed}")
     contrasts = (contrasts,) if isinstance(contrasts, str) else tuple(contrasts)
@@ -328,6 +330,7 @@ def ablate(
     words += [f"{axis.name}={','.join(map(shown, axis.values))}" for axis in axes]
     paired = range(first_seed, first_seed + seeds)
     job = Job(ABLATION, experiment, "grid", tasks, paired, Path(out) / ABLATION, tuple(words))
+    check_parts(job)
     failed = run_missing(Console(quiet=quiet), job, place)
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed; the first: {failed[0]}")

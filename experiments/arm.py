@@ -16,7 +16,7 @@ from testbed.text import plural
 from testbed.training.coverage import DRAWS, Draw, Fresh
 from testbed.training.defence import LOSSES, Defence, Lesson, Relaxation, Selection
 from testbed.training.latent import USUAL_ASCENT, Ascent, Layers
-from testbed.training.oracle import finder_named
+from testbed.training.oracle import finder_made
 from testbed.training.schedule import Schedule
 from testbed.training.selection import ORDERS, REPLAYS
 from testbed.training.soft_losses import USUAL_SUPPLY, Supply
@@ -242,7 +242,7 @@ def attack_of(arm: Arm) -> Attack | Source:
     Raises:
       ValueError: a source is asked where failures are not counted.
     """
-    attack = finder_named(arm.attack)(**dict(arm.options))
+    attack = finder_made(arm.attack, **dict(arm.options))
     if isinstance(attack, Source) and not is_counted(arm.plain):
         raise ValueError(
             f"attack {arm.attack} draws from all failures, and on {arm.plain.task} those of a {arm.plain.model} are "

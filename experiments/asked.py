@@ -220,9 +220,9 @@ def job_of(name: str) -> tuple[Job, list[str]]:
         last = float("inf") if FLAGS.seeds is None else first + FLAGS.seeds
         admits = lambda t, s: (not named or t in named) and first <= s < last
         return recorded(name, folder, preset, admits, largest=largest_space()), []
-    preset = preset or ("quick" if FLAGS.experiment else MAIN_PRESET)
+    preset = preset or (experiment.quickest if FLAGS.experiment else MAIN_PRESET)
     usual = experiment.presets[preset]
-    tasks = named or (usual if FLAGS.experiment else experiment.presets[MAIN_PRESET]).tasks
+    tasks = named or map(spelled, (usual if FLAGS.experiment else experiment.presets[MAIN_PRESET]).tasks)
     seeds = seeds_of(usual)
     if preset == REGISTERED and not FLAGS.status:
         refuse_unregistered(name, experiment, seeds, folder)

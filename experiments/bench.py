@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.arm import EVALUATION, Arm, Plain, attack_of, defence_of, schedule_of, sizes_of
 from tasks import task_named
-from testbed.attacks import attack_named
+from testbed.attacks import attack_made
 from testbed.attacks.search import Cost
 from testbed.evaluation.account import report
 from testbed.kinds import Config, Model, build
@@ -333,7 +333,7 @@ def measure_arm(arm: Arm, bench: Bench, attacks: tuple[str, ...] | None = None) 
           "attacks": names, "largest": arm.largest_space, "sources": sources([arm.plain.task, names]),
           "means": means()}  # fmt: skip
     measured = measured_once(bench.measurements, of, lambda: report(
-        bench.key("evaluation"), model, task_named(arm.plain.task), {name: attack_named(name)() for name in names},
+        bench.key("evaluation"), model, task_named(arm.plain.task), {name: attack_made(name) for name in names},
         attackers=arm.attackers, largest=arm.largest_space, watch=bench.watch,
     ))  # fmt: skip
     given = access_of(schedule_of(arm), attack_of(arm), defence_of(arm.recipe)) if arm.steps else ("clean",)

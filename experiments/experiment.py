@@ -43,7 +43,7 @@ class Experiment(NamedTuple):
       hypothesis: what was expected.
       design: which arms there are, and why.
       decides: the rule in words.
-      presets: name -> Preset; every experiment has `quick` and `full`.
+      presets: name -> Preset; every experiment of the table has `quick` and `full`.
       arms: `(preset, task) -> {name: config}`. A ValueError says why a task cannot be asked.
       rule: `effects -> outcome`, asked only if a declared contrast has a pair.
       lacks: what an undecided rule asks for.
@@ -72,6 +72,11 @@ class Experiment(NamedTuple):
     figure: Callable[[pd.DataFrame], Figure] = draw_arms
     note: str = ""
     within: Callable[[Path], "Experiment"] | None = None
+
+    @property
+    def quickest(self) -> str:
+        """The preset that is meant where none is named: `quick`, or the first of a question that has no such."""
+        return "quick" if "quick" in self.presets else next(iter(self.presets))
 
 
 def runs_of(name: str, experiment: Experiment, preset: str, task: str, seed: int) -> list[Run]:

@@ -65,6 +65,7 @@ def write_beside(
       formats: of figures (`plots.FORMATS`; the first if none is named) and of tables beside CSV (`export.FORMATS`).
     """
     folder, unwritten = job.folder, []
+    effects = verdict.effects.assign(standing=verdict.standing.told)  # beside it may lie a verdict on other runs
     of_figures = [form for form in formats if form in plots.FORMATS] or plots.FORMATS[:1]
     for task, figure in figures.items():
         for form in of_figures:
@@ -73,12 +74,12 @@ def write_beside(
     with or_told(unwritten, folder / "runs.csv") as path:
         results.write_atomically(path, export.csv_of_runs(runs))
     with or_told(unwritten, folder / "effects.csv") as path:
-        results.write_atomically(path, export.csv_of_effects(verdict.effects))
+        results.write_atomically(path, export.csv_of_effects(effects))
     if verdict.standing != EXPLORATORY:
         with or_told(unwritten, folder / export.VERDICT) as path:
             results.write_atomically(path, export.csv_of_verdict(job.name, verdict))
     for form in filter(export.FORMATS.__contains__, formats):
-        for name, data in export.as_files(form, runs, verdict.effects).items():
+        for name, data in export.as_files(form, runs, effects).items():
             with or_told(unwritten, folder / name) as path:
                 results.write_atomically(path, data)
     with or_told(unwritten, folder / REPORT) as path:
@@ -110,7 +111,7 @@ def show(console: Console, job: Job, runs: pd.DataFrame) -> Verdict:
 def _conclusion(job: Job, verdict: Verdict) -> str:
     """The verdict; of a part of the question, which no rule can decide, what it shows and how to ask the whole."""
     experiment = job.experiment
-    part = set(job.tasks) < set(experiment.presets["quick"].tasks)
+    part = set(job.tasks) < set(experiment.presets[experiment.quickest].tasks)
     if part and verdict.outcome in ("undecided", "not tested"):
         told = f"{plural(len(job.seeds), 'seed')}; {_brief(verdict) or ', '.join(job.tasks) + ': no declared effect'}"
         return escape(f"{told}. The rule reads more tasks: --experiment={job.name} asks the whole question.")

@@ -46,7 +46,8 @@ def run_of(record: dict[str, Any]) -> Run:
     name, task, like = record["experiment"], task_of(record), Arm()
     if name != ABLATION:
         experiment = experiment_named(name)
-        like = runs_of(name, experiment, "quick", experiment.presets["quick"].tasks[0], 0)[0].config
+        quickest = experiment.quickest
+        like = runs_of(name, experiment, quickest, experiment.presets[quickest].tasks[0], 0)[0].config
     try:
         config = rebuilt(like, record["config"])
     except TypeError as error:

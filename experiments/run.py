@@ -44,10 +44,8 @@ from experiments.options import FLAGS, FORMATS, PURPOSES, refuse_contradictions
 from experiments.play.command import play
 from experiments.register import register
 from experiments.rerun import rerun
-from experiments.task_check import check_named
+from experiments.task_check import check_named, check_parts
 from experiments.usage import usage
-from tasks import task_named
-from testbed.check import check_task
 from testbed.runs.programs import mend_cache
 
 
@@ -101,8 +99,8 @@ def run_jobs(console: Console, words: list[str]) -> int:
         if len(jobs) > 1:
             minutes = sum(job.minutes(missing_of(job)) for job in jobs)
             console.print(f"{len(jobs)} experiments, about {minutes:.0f} minutes on two cores in all")
-        for task in dict.fromkeys(task for job in jobs for task in job.tasks):
-            check_task(jax.random.key(0), task_named(task))
+        for job in jobs:
+            check_parts(job)
     pairs = zip(jobs, places, strict=True)
     done = [do(console, job, None if FLAGS.plot_only else place, FLAGS.format) for job, place in pairs]
     unwritten = page(console, jobs, done, Path(FLAGS.out)) if len(jobs) > 1 else []

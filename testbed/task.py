@@ -149,6 +149,8 @@ def classifier(
       checker, clean_chains: as in `Task`; the levels of the checker are those of `level`.
     """
 
+    allowed = np.asarray(allowed)
+
     def hazardous(prompt):
         return level(prompt) > 0
 
@@ -202,7 +204,7 @@ def guarded_generator(
       answers: a word for each answer token, the refusing one last.
       checker, clean_chains: as in `Task`; the answers of the checker are those of `solve`.
     """
-    refusal = len(answers) - 1
+    allowed, refusal = np.asarray(allowed), len(answers) - 1
     (length,) = jax.eval_shape(solve, jax.ShapeDtypeStruct(allowed.shape[:1], jnp.int32)).shape
 
     def hazardous(prompt):

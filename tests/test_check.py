@@ -286,6 +286,22 @@ def test_prompts_that_cannot_be_shown_are_told(render, complaint):
         check_task(jax.random.key(0), dataclasses.replace(ECHO, render=render))
 
 
+def test_an_answer_that_refuses_somewhere_is_no_catastrophe():
+    """Clean and sampled accounts take the refusal token for safe, wherever it stands."""
+    leaks = lambda prompt, answer: hazardous(prompt) & (answer[0] == 0)
+    level = lambda prompt, answer: 1.0 * leaks(prompt, answer)
+    task = dataclasses.replace(ECHO, catastrophe=leaks, egregiousness=level, catastrophic_answers=None)
+    with pytest.raises(ValueError, match="lists one that refuses somewhere, and that is safe; first at"):
+        check_task(jax.random.key(0), task)
+
+
+def test_a_log_probability_that_is_nan_off_the_clean_prompts_is_refused():
+    of = lambda prompt: jnp.where(hazardous(prompt), jnp.nan, jnp.log(0.5))
+    sample = lambda key: jnp.array([0, 1]) * jax.random.bernoulli(key)
+    with pytest.raises(ValueError, match="clean_log_prob is NaN; first at"):
+        check_task(jax.random.key(0), dataclasses.replace(ECHO, sample=sample, clean_log_prob=of))
+
+
 def test_sizes_that_disagree_are_refused_at_once():
     with pytest.raises(ValueError, match=r"allowed must be bool \(2, 3\), not bool \(2, 4\)"):
         dataclasses.replace(ECHO, allowed=np.ones((2, 4), bool))

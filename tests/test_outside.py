@@ -1,5 +1,6 @@
 """Tasks, attacks and experiments from a module of the user's own folder, and from installed packages."""
 
+import importlib
 import json
 import sys
 from importlib import metadata
@@ -34,7 +35,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     yield tmp_path
-    outside._digests.cache_clear()
+    outside._DIGESTS.clear()
+    outside._IMPORTED.clear()
     for name in ("my_own_tasks", "broken_module", "my_rules", "my_rules.deep", "not_mine", "no_init", "no_init.mine"):
         sys.modules.pop(name, None)
 
@@ -59,6 +61,7 @@ def test_a_task_of_a_module_in_the_working_directory(folder):
             "broken_module:story",
             "module 'broken_module' cannot be imported .ModuleNotFoundError: No module named 'no_such",
         ),
+        ("__main__:story", "what a notebook or a script defines .*; save it in .* my_module:story"),
         ("no_module_here:story", "module 'no_module_here' cannot be imported"),
         ("injry", "unknown task 'injry'; choose from .*; did you mean 'injury'?"),
     ],
@@ -109,7 +112,8 @@ def test_a_run_on_a_users_own_task_names_its_code(folder):
     assert run_id("ablation", config, 0) == again
 
     (folder / "my_own_tasks.py").write_text((folder / "my_own_tasks.py").read_text() + "NUMBER = 2\n")
-    outside._digests.cache_clear()  # as a new process has none
+    assert run_id("ablation", config, 0) == again, "what was edited is not what runs"
+    importlib.reload(sys.modules["my_own_tasks"])
     assert run_id("ablation", config, 0) != again, "an edited task is another task"
     assert run_id("ablation", Arm(), 0) == builtin
 
@@ -142,7 +146,8 @@ def test_what_a_users_module_imports_from_its_own_folder_is_part_of_its_code(fol
     before = outside.sources("my_own_tasks:story")
     assert list(before) == named
     (package / "deep.py").write_text("RULE = 2\n")
-    outside._digests.cache_clear()
+    assert outside.sources("my_own_tasks:story") == before
+    importlib.reload(importlib.import_module("my_rules.deep"))
     after = outside.sources("my_own_tasks:story")
     assert [name for name in named if before[name] != after[name]] == ["my_rules.deep"]
 

@@ -461,6 +461,7 @@ def test_terminal_report_and_page_say_what_a_verdict_is_worth(told):
     assert "given up 2026-11-02. Exploratory runs beside it: ..." in text
     assert "Verdict on the hypothesis: so far supported." in text
     assert report.command_of(job).endswith("--seeds=10"), "its seeds are the preset's"
+    assert set(pd.read_csv(told / NAME / "effects.csv")["standing"]) == {"incomplete: 36 of 40 runs"}
     row = pd.read_csv(told / NAME / "verdict.csv").iloc[0].to_dict()
     assert row == dict(
         question=NAME, outcome="supported", standing="incomplete", made=36, asked=40, protocol=digest()
@@ -484,6 +485,7 @@ def test_of_what_is_not_registered_one_word_is_said(world):
     _, out, _ = command(f"--out={world}", f"--experiment={NAME}", "--plot_only")
     assert out.count("xploratory") == 1 and "supported (exploratory)" in out
     assert not (world / NAME / "verdict.csv").exists()
+    assert set(pd.read_csv(world / NAME / "effects.csv")["standing"]) == {"exploratory"}
     text = (world / NAME / jobs.REPORT).read_text()
     assert "Registered 20" not in text and "(registered" not in text and "incomplete" not in text
 

@@ -103,7 +103,7 @@ def test_ctrl_c_is_no_traceback(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(jobs, "sweep", interrupted)
-    monkeypatch.setattr(run, "check_task", lambda *_: None)
+    monkeypatch.setattr(run, "check_parts", lambda job: None)
     try:
         status, _, err = command(f"--out={tmp_path}")
     except KeyboardInterrupt:
@@ -136,7 +136,7 @@ def asked(monkeypatch):
         return Outcome(0, 0, ["x: nothing was done"])
 
     monkeypatch.setattr(jobs, "sweep", sweep)
-    monkeypatch.setattr(run, "check_task", lambda *_: None)
+    monkeypatch.setattr(run, "check_parts", lambda job: None)
     return calls
 
 
@@ -298,7 +298,7 @@ def test_of_all_questions_those_without_an_answer_are_not_drawn(tmp_path, no_wor
 
 def test_when_every_run_fails_the_reasons_are_shown(tmp_path, monkeypatch):
     fail(monkeypatch)
-    monkeypatch.setattr(run, "check_task", lambda *_: None)
+    monkeypatch.setattr(run, "check_parts", lambda job: None)
     status, out, err = command(f"--out={tmp_path}", "--seeds=1")
     assert status == 1
     assert "broken [/because] of [bold]shapes" in " ".join((out + err).split())

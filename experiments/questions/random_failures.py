@@ -15,7 +15,7 @@ from experiments.grids import COVERAGE, arm_on, covered, finds_on, in_large_spac
 from experiments.protocol import REGISTERED
 from tasks import task_named
 from testbed import plots
-from testbed.attacks import attack_named
+from testbed.attacks import attack_made
 from testbed.evaluation.account import calls_to_failure
 from testbed.evaluation.survival import median_within
 from testbed.objective import Objective
@@ -48,7 +48,7 @@ def measure(arm: Arm, bench: Bench) -> dict:
     """An arm's account, with the calls that each attacker needed."""
     measured, task = measure_arm(arm, bench), task_named(arm.plain.task)
     objective = Objective(task, defended_model(bench, arm).model, greedy(task))
-    key, tool = bench.key("time to failure"), attack_named(TOOL)()
+    key, tool = bench.key("time to failure"), attack_made(TOOL)
     first = calls_to_failure(key, tool, objective, attackers=arm.attackers, budget=BUDGET)
     return measured | {"first": first, "budget": BUDGET * objective.forwards}
 

@@ -20,7 +20,7 @@ from experiments.questions.relaxed_prompts import SOFT, WRONG
 from experiments.tables import by_row
 from tasks import task_named
 from testbed import plots
-from testbed.attacks import attack_named
+from testbed.attacks import attack_made
 from testbed.evaluation import exact
 from testbed.evaluation.report import as_numbers
 from testbed.evaluation.tactics import MOST, of_failures
@@ -136,7 +136,7 @@ def measure(arm: Arm, bench: Bench) -> dict[str, Any]:
     bench.watch("asking why", 0, 2)
     found = {"why": why(bench, model, task)}
     bench.watch("asking why", 1, 2)
-    signs = telltale(bench.key("telltale"), model, task, {"gcg": attack_named("gcg")()})
+    signs = telltale(bench.key("telltale"), model, task, {"gcg": attack_made("gcg")})
     return measured | found | {"telltale": as_numbers(signs)}
 
 

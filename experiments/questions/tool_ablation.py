@@ -16,7 +16,7 @@ from experiments.figures import caption_of
 from experiments.protocol import REGISTERED
 from tasks import task_named
 from testbed import plots
-from testbed.attacks import attack_named
+from testbed.attacks import attack_made
 from testbed.attacks.climb import climber
 from testbed.attacks.combine import chain
 from testbed.attacks.moves import anything, edit
@@ -45,7 +45,7 @@ def random_edits(batch: int = 8, edits: int = 2) -> Attack:
     return climber(NO_TOOL, propose, lambda objective: batch)
 
 
-WAYS = {NO_TOOL: lambda task: random_edits()} | {name: lambda task, name=name: attack_named(name)() for name in NAMED}
+WAYS = {NO_TOOL: lambda task: random_edits()} | {name: lambda task, name=name: attack_made(name) for name in NAMED}
 WAYS |= {
     "saliency, one pass": lambda task: saliency(patience=task.prompt_length),
     "saliency, no shifts": lambda task: saliency(shifts=False),

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from testbed.attacks.arca import arca
 from testbed.attacks.auto import auto
@@ -19,7 +20,7 @@ from testbed.attacks.metropolis import annealing, mcmc
 from testbed.attacks.saliency import infill, saliency
 from testbed.attacks.sampling import clean_edits, clean_rejection, uniform
 from testbed.attacks.search import Attack, attack_model
-from testbed.outside import called
+from testbed.outside import called, made
 
 ATTACKS = {
     "uniform": uniform,
@@ -53,4 +54,13 @@ def attack_named(name: str) -> Callable[..., Attack]:
     return called("attack", name, ATTACKS)
 
 
-__all__ = ["ATTACKS", "attack_model", "attack_named"]
+def attack_made(name: str, **options: Any) -> Attack:
+    """The attack of a name, with some of its parameters: one object for each set of them.
+
+    Raises:
+      ValueError: there is none, it does not take these parameters, or its factory makes no Attack.
+    """
+    return made("attack", name, attack_named(name), options, Attack)
+
+
+__all__ = ["ATTACKS", "attack_made", "attack_model", "attack_named"]

@@ -109,4 +109,6 @@ def _warm_start(attack: Attack, pool: tuple[tuple[int, ...], ...]) -> Attack:
     def step(key, objective, state):
         return attack.step(key, view(objective, start=draw), state)
 
-    return attack._replace(name=f"warm_start({attack.name})", init=init, step=step)
+    return attack._replace(
+        name=f"warm_start({attack.name})", init=init, step=step, start=lambda key, objective: draw(key)
+    )

@@ -66,7 +66,14 @@ class Attack(NamedTuple):
     start: Callable[[jax.Array, Objective], jax.Array] = hazardous
 
     def cost(self, objective: Objective) -> Cost:
-        """Calls of one step."""
+        """Calls of one step.
+
+        Raises:
+          ValueError: `candidates` is no function.
+        """
+        if not callable(self.candidates):
+            told = f"candidates must be a function of the objective, not {self.candidates!r}"
+            raise ValueError(f"attack {self.name}: {told}; write lambda objective: {self.candidates!r}")
         c = self.candidates(objective)
         return Cost(c * objective.forwards, self.gradients * objective.forwards, c + self.gradients)
 
@@ -222,13 +229,31 @@ def attack_model(key: jax.Array, attack: Attack, objective: Objective, *, attack
 
     Raises:
       FloatingPointError: the model's weights are NaN, or any margin that was scored.
+      ValueError: what was found best lies outside the input space, so it is no prompt.
     """
     refuse_broken(objective.model)
     start_key, search_key = jax.random.split(key)
     starts = fresh_starts(start_key, attack, objective, attackers)
     trace = search(search_key, attack, objective, starts, budget=budget)
     refuse_broken_trace(objective, trace)
+    refuse_outside(attack, np.asarray(objective.allowed), np.asarray(trace.prompt))
     return trace
+
+
+def refuse_outside(attack: Attack, allowed: np.ndarray, prompts: np.ndarray) -> None:
+    """Refuse what an attack scored outside the input space: a catastrophe there is none.
+
+    Args:
+      allowed: bool `[T, V]`; prompts: `[n, T]`.
+
+    Raises:
+      ValueError: there is such a prompt; shows the first.
+    """
+    of_vocab = (prompts >= 0) & (prompts < allowed.shape[1])
+    inside = of_vocab & allowed[np.arange(len(allowed)), np.where(of_vocab, prompts, 0)]
+    if not inside.all():
+        row = prompts[~inside.all(axis=1)][0]
+        raise ValueError(f"attack {attack.name} left the input space, with {row.tolist()}: score allowed tokens only")
 
 
 def refuse_broken_trace(objective: Objective, trace: Trace) -> None:

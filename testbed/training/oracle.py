@@ -9,14 +9,15 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from testbed.attacks import ATTACKS
 from testbed.attacks.search import Attack
-from testbed.evaluation import exact, paths, wrong
-from testbed.outside import called
+from testbed.evaluation import paths, wrong
+from testbed.outside import called, made
 from testbed.task import Task
 from testbed.training.source import Finds, Source
 
@@ -42,9 +43,10 @@ def wrong_prompts(key: jax.Array, model, task: Task, number: int, *, failures: f
 
 @functools.cache
 def _code() -> str:
-    """A digest of the modules that draw."""
-    files = (__file__, paths.__file__, wrong.__file__, exact.__file__)
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+    """A digest of the code that says what is wrong, and draws of it: this module, the evaluation, the policies."""
+    above = Path(paths.__file__).parents[1]
+    files = [Path(__file__), *sorted(above.glob("evaluation/*.py")), above / "policy.py", above / "objective.py"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 @functools.cache
@@ -74,3 +76,12 @@ def finder_named(name: str) -> Callable[..., Attack | Source]:
       ValueError: there is none.
     """
     return called("attack", name, ATTACKS | SOURCES)
+
+
+def finder_made(name: str, **options: Any) -> Attack | Source:
+    """What a name that training asks for finds makes with these parameters: one object for each set of them.
+
+    Raises:
+      ValueError: there is none, it does not take them, or its factory makes something else.
+    """
+    return made("attack", name, finder_named(name), options, Attack, Source)
