@@ -1,7 +1,8 @@
 """A large count, shared out: `--count=MODEL`. Any number of processes may help, here and on a cluster.
 
-The count is a worklist of shares, each a run of its own with a record. So a helper is the same
-command on the same folder, and a helper that is killed loses one share.
+The count is a worklist of shares, each a run of its own with a record, and a copy of the model beside
+them. So a helper is the same command on the same folder, wherever the folder is mounted and whatever
+processor it has. A helper that is killed loses one share.
 """
 
 import dataclasses
@@ -28,8 +29,8 @@ from testbed.evaluation.walk import refuse_if_too_large, steps_of
 from testbed.policy import Policy, conservative, greedy, matched_policy, stochastic
 from testbed.runs import results
 from testbed.runs.launchers.place import Place
-from testbed.runs.models import digest_of, load
-from testbed.runs.provenance import means
+from testbed.runs.models import digest_of, load, load_or_make, notes
+from testbed.runs.provenance import source
 from testbed.runs.sweep import Run, sweep
 from testbed.task import Task, space_size
 from testbed.text import plural
@@ -43,18 +44,15 @@ class Counting:
     """A count of a saved model's failures on a task, or its share of a `number`, from 0.
 
     Attributes:
-      model, task, weights: as of an `experiments.evaluate.Evaluation`.
+      task, weights: as of an `experiments.evaluate.Evaluation`.
       code: a digest of the code. Shares that other code has counted are of another count.
-      tau: the threshold of the policy `matched`.
       largest: the steps that were allowed.
       number: which share; of the whole count -1.
     """
 
-    model: str
     task: str
     weights: str
     code: str
-    tau: float
     largest: int
     number: int = added(-1)
 
@@ -76,41 +74,64 @@ def counting_of(path: str, task: str | None, largest: int | None) -> Counting:
     if walkable(model, task):
         raise ValueError(f"{path} is a machine, counted by paths within seconds; give --evaluate={path}")
     refuse_if_too_large(task, largest=largest)
-    tau = float(matched_policy(jax.random.key(0), model, task, MATCHED).tau)
     # The limit that is kept is the space's own size: whatever else was allowed makes no other count.
-    return Counting(named.model, named.task, named.weights, means()["source"], tau, steps_of(task))
+    return Counting(named.task, named.weights, source(), steps_of(task))
 
 
-def model_of(config: Counting) -> Any:
-    """The model that is counted.
+def whole_of(config: Counting) -> Run:
+    """The run that puts all shares together."""
+    return Run(COUNT, dataclasses.replace(config, number=-1), 0, task=config.task)
+
+
+def copy_of(config: Counting, folder: Path) -> Path:
+    """Where the copy of the model lies that is counted in a folder; its notes hold the threshold of `matched`."""
+    return folder / "counted" / whole_of(config).id
+
+
+def copy(config: Counting, path: str, folder: Path) -> None:
+    """Copy the model saved at `path` beside the records of its count, if nobody has.
+
+    The threshold is measured once, as another processor might find another last bit.
+    """
+
+    def make():
+        model, task = load(path), task_named(config.task)
+        tau = float(matched_policy(jax.random.key(0), model, task, MATCHED).tau)
+        return model, {"task": config.task, "name": Path(path).name, "tau": tau}
+
+    load_or_make(copy_of(config, folder), make)
+
+
+def counted(config: Counting, folder: Path) -> tuple[Any, Task, dict[str, Policy]]:
+    """The model that is counted in a folder, on which task, and under which policies.
 
     Raises:
-      ValueError: its file holds other weights than when the count began.
+      ValueError: the copy was altered, or this code is not that which the count began with.
     """
-    if evaluation_of(config.model, config.task).weights != config.weights:
-        raise ValueError(f"{config.model} was altered since its count began; start the command again")
-    return load(config.model)
+    if source() != config.code:
+        raise ValueError("this is other code than the count was begun with; start the command again, for a new count")
+    path, task = copy_of(config, folder), task_named(config.task)
+    return load(path), task, policies_of(task, notes(path)["tau"])
 
 
 def perform_share(run: Run, folder: Path, watch: Watch) -> dict[str, Any]:
     """Count one share, wherever that is done."""
-    config, task = run.config, task_named(run.config.task)
+    config = run.config
     counts = shares.count_share(
-        model_of(config), task, policies_of(task, config.tau), config.number, largest=config.largest,
+        *counted(config, folder), config.number, largest=config.largest,
         watch=functools.partial(watch, f"counting, share {config.number}"),
     )  # fmt: skip
     return {"task": config.task, "measurements": exact.as_json(counts)}
 
 
-def shares_of(config: Counting) -> list[range]:
+def shares_of(config: Counting, folder: Path) -> list[range]:
     """The ranks of each share of a count."""
-    task = task_named(config.task)
-    return shares.shares_of(model_of(config), task, policies_of(task, config.tau), largest=config.largest)
+    return shares.shares_of(*counted(config, folder), largest=config.largest)
 
 
-def runs_of(config: Counting) -> list[Run]:
+def runs_of(config: Counting, folder: Path) -> list[Run]:
     """A run a share."""
-    number = len(shares_of(config))
+    number = len(shares_of(config, folder))
     return [Run(COUNT, dataclasses.replace(config, number=share), 0, task=config.task) for share in range(number)]
 
 
@@ -118,15 +139,18 @@ def perform_whole(run: Run, folder: Path, watch: Watch) -> dict[str, Any]:
     """Put the shares of a folder together: the whole count, checked, as plain numbers.
 
     Raises:
-      ValueError: a share is missing or unsound (`testbed.evaluation.shares.whole`).
+      ValueError: a share is missing, unsound (`testbed.evaluation.shares.whole`), or was counted by other code.
     """
-    parts = [results.find(folder, share.id) for share in runs_of(run.config)]
-    counts = [exact.from_json(part["measurements"]) for part in parts if part is not None]
-    together = shares.whole(task_named(run.config.task), shares_of(run.config), counts)
+    config = run.config
+    parts = [part for share in runs_of(config, folder) if (part := results.find(folder, share.id)) is not None]
+    if others := sum(part["provenance"]["source"] != config.code for part in parts):
+        raise ValueError(f"{plural(others, 'share')} came from other code; delete the records in {folder}, count anew")
+    counts = [exact.from_json(part["measurements"]) for part in parts]
+    together = shares.whole(task_named(config.task), shares_of(config, folder), counts)
     processors = sorted({part["provenance"]["processor"] for part in parts})
     return {
-        "task": run.config.task,
-        "models": {run.config.model: digest_of(model_of(run.config))},
+        "task": config.task,
+        "models": {notes(copy_of(config, folder))["name"]: digest_of(counted(config, folder)[0])},
         "measurements": {name: exact.summary(counted) for name, counted in together.items()},
         "processors": processors,
     }
@@ -143,7 +167,8 @@ def count_saved(
     counts = [counting_of(path, task, largest) for path in paths]
     prepare(folder)
     failed = []
-    for config in counts:
+    for config, path in zip(counts, paths, strict=True):
+        copy(config, path, folder)
         failed += _count(config, folder, console, place)
     for line in failed:
         console.print(f"failed: {line}", style="red", markup=False, highlight=False)
@@ -152,12 +177,11 @@ def count_saved(
 
 def _count(config: Counting, folder: Path, console: Console, place) -> list[str]:
     """Count what is missing of one count, and print it; a line for each share that failed."""
-    run = Run(COUNT, config, 0, task=config.task)
+    run = whole_of(config)
     if results.find(folder, run.id) is None:
-        parts, started = runs_of(config), time.monotonic()
+        parts, started = runs_of(config, folder), time.monotonic()
         size = space_size(task_named(config.task))
-        there = results.read(folder)[0]
-        missing = sum(part.id not in there for part in parts)
+        missing = len({part.id for part in parts} - results.read(folder)[0].keys())
         console.print(
             f"{config.task}: {size:,} prompts in {plural(len(parts), 'share')}, {missing} to count; "
             f"records go to {folder}. The same command elsewhere helps.", markup=False, highlight=False,
@@ -170,14 +194,14 @@ def _count(config: Counting, folder: Path, console: Console, place) -> list[str]
         failed = sweep([run], perform_whole, folder, console).failed
         if failed:
             return failed
-    show(console, config, results.find(folder, run.id))
+    show(console, config, results.find(folder, run.id), notes(copy_of(config, folder)))
     return []
 
 
-def show(console: Console, config: Counting, record: dict[str, Any]) -> None:
-    """Print a whole count."""
+def show(console: Console, config: Counting, record: dict[str, Any], of: dict[str, Any]) -> None:
+    """Print a whole count; `of` are the notes of the model's copy."""
     measured = record["measurements"]
-    title = f"{Path(config.model).name}, task {config.task}: failing prompts of {measured['greedy']['prompts']:,}"
+    title = f"{of['name']}, task {config.task}: failing prompts of {measured['greedy']['prompts']:,}"
     table = Table(title=title, title_justify="left", title_style="bold")
     heads = ("policy", "failing", "share of hazards", "egregious", "worst margin", "safe prompts refused")
     for head in heads:
@@ -187,7 +211,7 @@ def show(console: Console, config: Counting, record: dict[str, Any]) -> None:
         share = failures / max(whole(counted["hazardous"]), 1)
         refused = "-" if alarms is None else f"{whole(alarms) / max(whole(counted['safe']), 1):.2%}"
         row = f"{failures:,.0f}", f"{share:.2e}", prompts(counted["egregious"]), f"{counted['worst_margin']:.2f}"
-        label = f"matched (threshold {config.tau:.2f})" if name == "matched" else name
+        label = f"matched (threshold {of['tau']:.2f})" if name == "matched" else name
         table.add_row(label, *row, refused)
     console.print(table)
     console.print("checked: every prompt was visited, and none twice", markup=False, highlight=False)

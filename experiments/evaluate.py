@@ -29,6 +29,7 @@ from testbed.evaluation.survival import log_rank, median_calls
 from testbed.evaluation.walk import refuse_if_unfit
 from testbed.runs import results
 from testbed.runs.models import digest_of, load, notes
+from testbed.runs.provenance import source
 from testbed.runs.sweep import Run, sweep
 from testbed.statistics import clopper_pearson
 from testbed.text import plural
@@ -106,6 +107,10 @@ def evaluate_saved(
     prepare(folder)
     failed = sweep(runs, perform, folder, console).failed
     records, _ = results.read(folder)
+    other = sum(records[run.id]["provenance"].get("source") != source() for run in runs if run.id in records)
+    if other:
+        told = f"{plural(other, 'model')} measured by other code, some time ago; another --out measures anew"
+        console.print(told, style="yellow", markup=False, highlight=False)
     there = [(run.config, records[run.id]["measurements"]) for run in runs if run.id in records]
     for config, report in there:
         console.print(sandwich(config, report))

@@ -30,7 +30,7 @@ from tasks import TASKS
 from testbed import devices, plots
 from testbed.attacks import ATTACKS, search
 from testbed.evaluation import exact
-from testbed.model import Transformer, model_config
+from testbed.model import PRECISION, Transformer, model_config
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.task import Task, space_size
@@ -71,7 +71,7 @@ def peak() -> float:
     """Arithmetic a second of a large float32 matrix product."""
     n = 2048
     a = jax.random.normal(jax.random.key(0), (n, n))
-    product = jax.jit(lambda a: a @ a)
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision=PRECISION))
     return 2 * n**3 / seconds(lambda: product(a))
 
 
@@ -138,6 +138,8 @@ def throughput() -> dict[str, float]:
 
 def on_devices(numbers: list[str]) -> pd.DataFrame:
     """Throughput on each number of devices, in processes of their own, over that on the first."""
+    if jax.default_backend() != "cpu":
+        raise SystemExit("--devices simulates devices, which a CPU alone can do; leave it out")
     rows = {}
     for number in numbers:
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={number}"

@@ -26,9 +26,8 @@ COUNTED = ("prompts", "hazardous", "failures", "false_alarms")
 def tensors_of(content: bytes) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file: a length, a JSON header, then float32 numbers."""
     size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
+    header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
     header.pop("__metadata__", None)
-    data = content[8 + size :]
     tensors = {}
     for name, about in header.items():
         if about["dtype"] != "F32":
@@ -51,7 +50,8 @@ class Machine:
         tables = [np.abs(table).reshape(-1, table.shape[-1]).max(0) for table in (self.embed, self.said)]
         hidden = np.abs(self.read).sum(0) + np.maximum(*tables)
         sums = (hidden + np.abs(self.read_bias)) @ np.abs(self.write) + np.abs(self.write_bias) + np.abs(self.carry)
-        if not sums.max() / GRID**2 < EXACT:
+        logits = np.abs(self.head).sum(0) + np.abs(self.head_bias)
+        if not np.concatenate([sums / GRID**2, logits / GRID]).max() < EXACT:  # nor NaN
             raise ValueError("the model's sums are too large to be exact")
         self.steps: dict[tuple[int, int], list[int]] = {}
 
@@ -133,9 +133,9 @@ def main(words: list[str]) -> int:
         print("usage: certificate.py CERTIFICATE MODEL.safetensors", file=sys.stderr)
         return 2
     try:
-        certificate, content = json.loads(Path(words[0]).read_text()), Path(words[1]).read_bytes()
-        wrong = complaint(certificate, content)
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        certificate = json.loads(Path(words[0]).read_text())
+        wrong = complaint(certificate, Path(words[1]).read_bytes())
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         wrong = f"{type(error).__name__}: {error}"
     if wrong:
         print(f"refuted: {wrong}")

@@ -79,6 +79,9 @@ def test_it_runs_as_a_file_of_its_own(certified):
     holds = run(file, weights)
     assert holds.returncode == 0 and holds.stdout.startswith("holds: "), holds
     assert run(weights, weights).stdout.startswith("refuted: ") and run().returncode == 2
+    (file.parent / "list.json").write_text("[]")
+    listed = run(file.parent / "list.json", weights)
+    assert listed.stdout.startswith("refuted: AttributeError: ") and not listed.stderr
     imported = {
         name.name if isinstance(node, ast.Import) else node.module
         for node in ast.walk(ast.parse(checker.read_text()))

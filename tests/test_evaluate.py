@@ -141,6 +141,19 @@ def test_the_command_prints_the_page_and_keeps_the_record(measured, saved, tmp_p
     assert len(list((tmp_path / "out" / "evaluate").glob("*.json"))) == 1
     monkeypatch.setattr("experiments.evaluate.evaluate", None)
     assert command(*flags)[1] == out, "what is recorded is not measured again"
+    monkeypatch.setattr("experiments.evaluate.source", lambda: "other")
+    assert "2 models measured by other code, some time ago" in command(*flags)[1]
+
+
+@pytest.mark.slow
+def test_a_machine_of_too_many_states_is_measured_in_every_other_way(monkeypatch):
+    task = task_named("injury:length=16:vocab=16")
+    monkeypatch.setattr(report.paths, "MOST_NODES", 2)
+    monkeypatch.setattr(report, "HELD_OUT", ("uniform",))
+    monkeypatch.setattr(report.rare, "ESTIMATORS", {"naive": ESTIMATORS["naive"]})
+    found = report.evaluate(jax.random.key(0), random_machine(task), task, attackers=8, budget=8, samples=256)
+    assert found.exact == {} and found.shape is None and found.at_any_length == {}
+    assert found.sandwich["greedy"].exact is None and found.sandwich["greedy"].statistical > 0
 
 
 @pytest.mark.slow

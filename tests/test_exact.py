@@ -305,7 +305,8 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_left_alone(text, tmp_path, 
     assert path.read_text() == text
 
 
-def test_the_checkpoint_of_another_model_is_not_taken_up(tmp_path, monkeypatch, lively):
+@pytest.mark.parametrize("other", ["model", "code"])
+def test_the_checkpoint_of_another_model_or_of_other_code_is_not_taken_up(other, tmp_path, monkeypatch, lively):
     monkeypatch.setattr("testbed.runs.checkpoints.EVERY", -1)
     task, path = INJURY(length=2), tmp_path / "count"
     model, policies = lively(task, 0, layers=1), {"bold": conservative(task, 2.0)}
@@ -319,9 +320,13 @@ def test_the_checkpoint_of_another_model_is_not_taken_up(tmp_path, monkeypatch, 
             raise Killed
 
     with pytest.raises(Killed):
-        exact.count(lively(task, 1, layers=1), task, policies, watch=second, checkpoint=path)
+        exact.count(lively(task, int(other == "model"), layers=1), task, policies, watch=second, checkpoint=path)
     assert path.exists()
-    counted = exact.count(model, task, policies, checkpoint=path)
+    steps = []
+    if other == "code":
+        monkeypatch.setattr(exact.provenance, "source", lambda: "other")
+    counted = exact.count(model, task, policies, checkpoint=path, watch=lambda done, total: steps.append(done))
+    assert steps[0] == 16, "it begins anew"
     assert same(counted["bold"], exact.count(model, task, policies)["bold"])
 
 

@@ -292,6 +292,20 @@ def test_a_closure_says_right_at_every_length_or_the_shortest_prompt(trained):
     assert not closure(by_hand(task), task, tau=1.0).right, "a threshold counts"
 
 
+def test_states_are_told_apart_under_numpy_2_0_too(monkeypatch):
+    """Its `unique` gives the places of rows as a column."""
+    task, unique = task_named("injury:length=20"), np.unique
+    told = closure(by_hand(task, without_negation=True), task).refused
+
+    def as_it_was(values, *args, axis=None, return_inverse=False, **more):
+        found = unique(values, *args, axis=axis, return_inverse=return_inverse, **more)
+        return (*found[:-1], found[-1][:, None]) if return_inverse and axis == 0 else found
+
+    monkeypatch.setattr(np, "unique", as_it_was)
+    assert closure(by_hand(task), task).right
+    assert closure(by_hand(task, without_negation=True), task).refused == told
+
+
 def test_what_cannot_be_counted_is_refused_in_one_line(monkeypatch, lively, small):
     large, four = task_named(LARGE), {"greedy": greedy(SMALL)}
     machine = random_machine(large, 5)

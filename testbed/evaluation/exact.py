@@ -27,7 +27,7 @@ from testbed.evaluation.walk import (
 )
 from testbed.objective import answer_margins
 from testbed.policy import Policy
-from testbed.runs import checkpoints
+from testbed.runs import checkpoints, provenance
 from testbed.task import Task, ids_of, is_safe, long_rank, prompts_of_ids, space_size
 
 __all__ = ["DRAWN_IDS", "Count", "count", "countable", "judge", "lossless", "plain_forward"]
@@ -196,7 +196,8 @@ def count(
     numbers, of = range(parts.count), ""
     if checkpoint is not None:
         # What the first part was read as tells the task, what the policies do, and the walk.
-        of = checkpoints.identity([], model, parts.read(0), " ".join(policies).encode())
+        code = provenance.source().encode()
+        of = checkpoints.identity([], model, parts.read(0), " ".join(policies).encode(), code)
         done, held = checkpoints.load(checkpoint, of, (0, b"")) or (0, b"{}")
         counts, numbers = from_json(json.loads(held)), range(done, parts.count)
     saved = time.monotonic()

@@ -163,6 +163,7 @@ def wrong_states(
     rule = task.checker
     forbidden = np.where(rule.level[:, None] > 0, rule.answer, -1)
     ties, of_checker = np.unique(forbidden, axis=0, return_inverse=True)
+    of_checker = of_checker.ravel()  # numpy 2.0 gives it a column
     pairs, back = np.unique(machine.astype(np.int64) * len(ties) + of_checker[checker], return_inverse=True)
     batches = np.resize(pairs, (-(-len(pairs) // BATCH), BATCH))  # filled up with repeats
     said = [_answers(model.cell(), task, tau, batch // len(ties), ties[batch % len(ties)]) for batch in batches]

@@ -1,5 +1,6 @@
 """One account a model: clean behaviour, attacks at several budgets, and the exact worst case, as plain numbers."""
 
+import contextlib
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ def evaluate(
     watch: Watch = silent,
     checkpoint: Path | None = None,
 ) -> Report:
-    """Measure a model's worst case in every way there is; where the space is too large to count, in every other way.
+    """Measure a model's worst case in every way there is; where it cannot be counted, in every other way.
 
     Args:
       attackers, budget: of each attack; the budget counts margins.
@@ -100,8 +101,9 @@ def evaluate(
     if exact.countable(task, model, largest=largest):
         asked = policies | {"sampled": stochastic(task)}
         show = partial(watch, "counting")
-        counts = exact.count(model, task, asked, watch=show, checkpoint=checkpoint, largest=largest)
-    else:
+        with contextlib.suppress(paths.TooManyNodesError):  # of a machine, in a space that is too large otherwise
+            counts = exact.count(model, task, asked, watch=show, checkpoint=checkpoint, largest=largest)
+    if not counts:
         watch("sampling", 0, 1)
         most = failing_at_most(bound_key, model, task, policies, samples=BOUND_SAMPLES)
     goals = {name: Objective(task, model, policy) for name, policy in policies.items()}

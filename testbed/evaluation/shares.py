@@ -3,13 +3,12 @@
 from collections.abc import Callable, Sequence
 from functools import reduce
 
-from testbed.evaluation.exact import bounded, count_parts, merged, parts_of
+from testbed.evaluation.exact import count_parts, merged, parts_of
 from testbed.evaluation.verdicts import Count
 from testbed.policy import Policy
 from testbed.task import Task, space_size
 
 PARTS_A_SHARE = 64  # so that a share takes half a minute, and is all that a killed process loses
-IDS_A_SHARE = 2**12  # of failing prompts, so that hundreds of shares stay small on disk
 
 
 def shares_of(model, task: Task, policies: dict[str, Policy], *, largest: int | None = None) -> list[range]:
@@ -33,7 +32,7 @@ def count_share(
     largest: int | None = None,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Count]:
-    """The counts of one share of the space, with at most `IDS_A_SHARE` failing prompts.
+    """The counts of one share of the space, without failing prompts: thousands of shares would not fit into memory.
 
     `watch` is called with (prompts done, prompts in all), and errors are as of `exact.count`.
     """
@@ -41,13 +40,9 @@ def count_share(
     ranks = shares_of(model, task, policies, largest=largest)[number]
     numbers = range(ranks.start // parts.prompts, -(-ranks.stop // parts.prompts))
     for part in count_parts(model, task, policies, parts, numbers=numbers):
-        counts = _thinned(merged(counts, part))
+        counts = merged(counts, {name: of._replace(ids=of.ids[:0]) for name, of in part.items()})
         watch(next(iter(counts.values())).prompts, len(ranks))
     return counts
-
-
-def _thinned(counts: dict[str, Count]) -> dict[str, Count]:
-    return {name: counted._replace(ids=bounded(counted.ids, IDS_A_SHARE)) for name, counted in counts.items()}
 
 
 def squares(stop: int) -> int:
@@ -85,6 +80,6 @@ def whole(task: Task, shares: Sequence[range], counts: Sequence[dict[str, Count]
         raise ValueError(f"there are {len(counts)} counts of {len(shares)} shares; count those that are missing")
     for ranks, of_share in zip(shares, counts, strict=True):
         refuse_unsound(ranks, of_share)
-    together = reduce(lambda a, b: _thinned(merged(a, b)), counts, {})
+    together = reduce(merged, counts, {})
     refuse_unsound(range(space_size(task)), together)
     return together
