@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from experiments.arm import FRESH, Arm, Plain, Recipe
 from testbed.kinds import KINDS
@@ -40,7 +40,9 @@ def fields(attacks: Sequence[str]) -> dict[str, Any]:
     known["rounds"] = BASE.rounds
     for attack in attacks:
         for parameter in inspect.signature(finder_named(attack)).parameters.values():
-            if isinstance(parameter.default, int | float | str):
+            # One that is None until it is given is known by its annotation.
+            optional = parameter.default is None and int in get_args(parameter.annotation)
+            if optional or isinstance(parameter.default, int | float | str):
                 known[f"attack.{parameter.name}"] = parameter.default
     return known
 
@@ -60,13 +62,13 @@ def full_name(name: str, known: Mapping[str, Any]) -> str:
 
 
 def value_of(name: str, text: str, default: Any) -> Any:
-    """The value of a field as text, of its default's type.
+    """The value of a field as text, of its default's type; one without a default is a whole number.
 
     Raises:
       ValueError: it is none of that type.
     """
     kinds = {bool: "true or false", int: "a whole number", float: "a finite number"}
-    kind = type(default)
+    kind = int if default is None else type(default)
     if kind is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if kind is int and re.fullmatch(r"-?[0-9]+", text):

@@ -64,6 +64,13 @@ def test_a_parameter_of_the_attack_reaches_it():
     assert made["attack.candidates=16"].options == (("candidates", 16),)
 
 
+def test_a_parameter_that_is_none_until_it_is_given_can_be_varied():
+    made = arms(axes_of(["attack=coordinate", "tokens=2,4", "rounds=1"]), "injury")
+    assert made["attack.tokens=4"].options == (("tokens", 4),)
+    with pytest.raises(ValueError, match=r"attack.tokens must be a whole number, not 'many'"):
+        axes_of(["attack=coordinate", "tokens=many"])
+
+
 def test_plain_models_of_each_size_stand_beside_the_grid():
     made = arms(axes_of(["plain.width=8,16", "rounds=1,4"]), "injury")
     assert [name for name in made if name.startswith("plain, ")] == ["plain, plain.width=8", "plain, plain.width=16"]
