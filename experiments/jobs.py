@@ -15,9 +15,9 @@ from rich.table import Table
 import experiments
 from experiments import columns, export, protocol, tables
 from experiments.arm import attack_of
-from experiments.page import is_ours, results_page
+from experiments.page import BEGINS, is_ours, results_page
 from experiments.reading import beside, doubts, figures_of, frame_of, uncomparable
-from experiments.report import index, report
+from experiments.report import INDEX, index, report
 from experiments.verdict import EXPLORATORY, Verdict, judge
 from experiments.worklist import Job, perform
 from tasks import task_named
@@ -255,15 +255,14 @@ def page(console: Console, jobs: list[Job], done: list[Done], out: Path) -> list
     text = results_page(asked, figures, PAGE_COMMAND, unasked, others=others)
     linked = index([job for job, *_ in asked], [verdict for _, verdict, _ in asked])
     unwritten: list[str] = []
-    with or_told(unwritten, out / "index.html") as path:
-        results.write_atomically(path, linked.encode())
-        console.print(f"reports: {path.resolve()}", markup=False, highlight=False, soft_wrap=True)
-    if is_ours(out / "README.md"):
-        with or_told(unwritten, out / "README.md") as path:
-            results.write_atomically(path, text.encode())
-            console.print(f"results page: {path.resolve()}", markup=False, highlight=False, soft_wrap=True)
-    else:
-        console.print(f"{out / 'README.md'} is no results page and stays as it is; give another --out", style="yellow")
+    pages = ("index.html", "reports", linked, INDEX), ("README.md", "results page", text, BEGINS)
+    for name, called, content, mark in pages:
+        if not is_ours(out / name, mark):
+            console.print(f"{out / name} is not of this testbed and stays as it is; give another --out", style="yellow")
+            continue
+        with or_told(unwritten, out / name) as path:
+            results.write_atomically(path, content.encode())
+            console.print(f"{called}: {path.resolve()}", markup=False, highlight=False, soft_wrap=True)
     for line in unwritten:
         console.print(line, style="red", markup=False, highlight=False)
     return unwritten

@@ -64,9 +64,9 @@ PUBLISHED = (
 """A finding of others, its source, and the question here that it stands beside."""
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a results page may be written there: nothing is there, or an older one."""
-    return not path.exists() or path.read_text(errors="replace").startswith(BEGINS)
+def is_ours(path: Path, mark: str = BEGINS) -> bool:
+    """Whether a page may be written there: nothing is there, or an older one, which has `mark` near its beginning."""
+    return not path.exists() or mark in path.read_text(errors="replace")[:2000]
 
 
 def results_page(

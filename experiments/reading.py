@@ -109,7 +109,7 @@ def recorded(
     seeds = range(first, first + len(list(itertools.takewhile(seeds.__contains__, itertools.count(first)))))
     tasks = {task for task, seed in of_preset[preset] if seed in seeds}
     tasks = sorted(tasks, key=lambda task: (usual.index(task) if task in usual else len(usual), task))
-    return Job(name, experiment, preset, tuple(tasks), seeds, folder, largest=largest)
+    return Job(name, experiment, preset, tuple(tasks), seeds, folder, largest=largest, population=_together(records))
 
 
 def _registered(job: Job, records: dict[str, dict], admits: Callable[[str, int], bool]) -> Job | None:
@@ -120,7 +120,13 @@ def _registered(job: Job, records: dict[str, dict], admits: Callable[[str, int],
         return None
     tasks = tuple(task for task in entry.tasks if any(admits(task, seed) for seed in entry.seeds))
     seeds = [seed for seed in entry.seeds if any(admits(task, seed) for task in tasks)]
-    return job._replace(preset=protocol.REGISTERED, tasks=tasks, seeds=range(seeds[0], seeds[-1] + 1))
+    seeds = range(seeds[0], seeds[-1] + 1)
+    return job._replace(preset=protocol.REGISTERED, tasks=tasks, seeds=seeds, population=_together(records))
+
+
+def _together(records: dict[str, dict]) -> int:
+    """How many seeds at most had their models made together."""
+    return max((len(record.get("population", ())) for record in records.values()), default=0) or 1
 
 
 def beside(job: Job) -> Job | None:

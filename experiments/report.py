@@ -33,6 +33,10 @@ WORST = 3  # prompts shown of each arm
 STRIP = (150, 20)  # width and height of a strip of seeds, in units of its own
 
 
+FOUND = "What was found"
+INDEX = f"<title>{FOUND}</title>"  # by which the page that leads to reports is known
+
+
 def page(title: str, body: str) -> str:
     """A whole page of the template."""
     return string.Template(TEMPLATE.read_text()).substitute(title=text(title), body=body)
@@ -70,7 +74,7 @@ def index(jobs: Sequence[Job], verdicts: Sequence[Verdict]) -> str:
         rows.append(row_of([link, *cells], [job.experiment.question, *said, len(job.seeds)]))
     head = head_of(["question", "verdict", "standing", "preset", "tasks", "seeds"])
     table = element("table", head + element("tbody", "\n".join(rows)), class_="sortable")
-    return page("What was found", element("h1", "What was found") + scrolling(table))
+    return page(FOUND, element("h1", FOUND) + scrolling(table))
 
 
 def command_of(job: Job) -> str:

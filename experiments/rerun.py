@@ -1,6 +1,7 @@
 """A record done again: are its numbers those that the code gives here and now?"""
 
 import dataclasses
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from experiments.arm import Arm, Plain, attack_of, defence_of, sizes_of
 from experiments.columns import task_of
+from experiments.play.session import SESSIONS
 from experiments.reading import RECORDS
 from experiments.worklist import ABLATION, experiment_named, perform, runs_of
 from testbed.outside import sources
@@ -128,7 +130,9 @@ def rerun(name: str, out: Path, console: Console) -> int:
     run = run_of(then)
     console.print(f"{run.id} of {source}: once more; it took {then['seconds']} s", markup=False, highlight=False)
     with tempfile.TemporaryDirectory() as empty:
-        folder = Path(empty) / run.experiment  # models and measurements lie beside it
+        folder = Path(empty) / run.experiment  # models and measurements lie beside it, and sessions that were played
+        if (sessions := source.parent / SESSIONS).is_dir():
+            shutil.copytree(sessions, Path(empty) / SESSIONS)
         outcome = sweep([run], perform, folder, console)
         if outcome.failed:
             console.print(f"failed: {outcome.failed[0]}", style="red", markup=False, highlight=False)

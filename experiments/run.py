@@ -42,6 +42,7 @@ from experiments.jobs import do, missing_of, pack_folders, page, show_status
 from experiments.listing import show_list
 from experiments.options import FLAGS, FORMATS, PURPOSES, refuse_contradictions
 from experiments.play.command import play
+from experiments.play.session import SESSIONS
 from experiments.register import register
 from experiments.rerun import rerun
 from experiments.task_check import check_named, check_parts
@@ -80,7 +81,7 @@ def run_jobs(console: Console, words: list[str]) -> int:
     if FLAGS.certify:
         return certify_saved(saved(FLAGS.certify), asked.task(), console)
     if FLAGS.play:
-        folder = Path(FLAGS.out) / "play"
+        folder = Path(FLAGS.out) / SESSIONS
         return play(
             list(map(saved, FLAGS.play)), asked.task(), FLAGS.play_condition, folder=folder, port=FLAGS.play_port,
             browser=FLAGS.play_browser, console=console, prepare=writable,

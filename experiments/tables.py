@@ -35,7 +35,8 @@ def by_arm(runs: pd.DataFrame) -> pd.DataFrame:
     Rates over samples are pooled over seeds with Clopper-Pearson intervals; exact counts are medians with their range.
     """
     groups = dict(list(runs.groupby("arm", sort=False)))
-    return pd.DataFrame({arm: _column(rows.sort_values("seed")) for arm, rows in groups.items()})
+    # Arms that were counted and arms that were sampled have other measures.
+    return pd.DataFrame({arm: _column(rows.sort_values("seed")) for arm, rows in groups.items()}).fillna("-")
 
 
 def of_arms(runs: pd.DataFrame) -> pd.DataFrame:
@@ -46,7 +47,7 @@ def of_arms(runs: pd.DataFrame) -> pd.DataFrame:
 def by_row(runs: pd.DataFrame) -> pd.DataFrame:
     """What is left of each arm, what it cost and what it spent (medians over seeds, with ranges), from one task."""
     rows = {arm: _row(rows) for arm, rows in runs.groupby("arm", sort=False)}
-    return pd.DataFrame(rows).T.rename_axis("arm")
+    return pd.DataFrame(rows).T.rename_axis("arm").fillna("-")
 
 
 LARGE = 1e9  # more prompts than can be visited: they were counted by paths

@@ -63,6 +63,10 @@ def test_tables_say_labels_verdicts_and_access_where_records_do():
     assert rows["labels and verdicts"].tolist() == ["0", "510", "2,100"]
     assert set(rows["access"]) == {"clean, labels"}
     assert by_arm(spending().assign(**{"greedy.exact.worst_margin": 0.0})).loc["labels", "many"] == "100"
+    some = spending().assign(**{"greedy.exact.worst_margin": 0.0})
+    some.loc[some["arm"] == "many", "compute.labels"] = float("nan")  # of the first round
+    for text in (by_arm(some), by_row(some).T):
+        assert text.loc["labels", ["few", "many"]].tolist() == ["10", "-"], "every cell is text"
     assert "labels" not in by_row(spending().drop(columns="compute.labels")), "records of the first round"
 
 

@@ -88,6 +88,15 @@ def test_a_save_that_fails_leaves_the_older_one(tmp_path, monkeypatch):
     assert bits(checkpoints.load(tmp_path / "a.npz", "me", tree(0))) == bits(tree(1))
 
 
+def test_the_identity_tells_processors_and_threads_apart(monkeypatch):
+    """All CPUs are of one kind to JAX, and yet round otherwise."""
+    names = [checkpoints.identity([])]
+    monkeypatch.setattr(checkpoints.provenance, "processor", lambda: "another")
+    names.append(checkpoints.identity([]))
+    monkeypatch.setenv("NPROC", "77")
+    assert len({*names, checkpoints.identity([])}) == 3
+
+
 def test_the_identity_tells_programs_and_inputs_apart():
     def name(function, *inputs):
         return checkpoints.identity([jax.jit(function).lower(jnp.zeros(3))], *inputs)

@@ -54,13 +54,14 @@ def scripted(folder, target, steps, condition="full", **more):
 
 @pytest.fixture
 def played(tmp_path, target):
-    """Two scripted sessions with a find and one without, in the folder of results."""
+    """Two scripted sessions with a find and one without, and one that nobody played, in the folder of results."""
     model, failing, safe = target
     folder = tmp_path / "play"
     scripted(folder, model, [("hazard", safe, 100, 5.0, False), ("swap", failing[0], 100, 9.0, True)])
     scripted(folder, model, [("hazard", safe, 50, 2.0, False), ("token", failing[1], 60, 4.0, True),
                              ("token", failing[2], 60, 6.0, True)])  # fmt: skip
-    scripted(folder, model, [("hazard", safe, 70, 3.0, False)])
+    scripted(folder, model, [("hazard", safe, 30, 1.0, False), ("token", safe, 40, 3.0, False)])
+    scripted(folder, model, [("hazard", safe, 70, 3.0, False)])  # a page that was opened, and that nobody played
     return tmp_path
 
 
@@ -80,7 +81,7 @@ def test_files_that_cannot_be_trained_on_are_refused_in_a_line(played, target, t
     other = tmp_path / "other"
     lost = scripted(other, model | {"path": "no/such"}, [("token", failing[0], 1, 1.0, True)])
     wrong = scripted(other, model | {"digest": "0" * 16}, [("token", failing[0], 1, 1.0, True)])
-    empty = scripted(other, model, [("hazard", safe, 1, 1.0, False)])
+    empty = scripted(other, model, [("hazard", safe, 1, 1.0, False), ("token", safe, 1, 1.0, False)])
     outside = scripted(other, model, [("token", [99, 0, 0, 0], 1, 1.0, True)])
     cases = {
         lost: "no/such is not a saved model", wrong: "is not the model 0000", empty: "holds no find; play first",
@@ -147,7 +148,7 @@ def test_people_stand_beside_attacks_on_the_model_that_was_played(played, target
     assert theirs["searched"] == ours["searched"] == target[0]["digest"]
     assert len(theirs["first"]) == 8 and set(theirs["spent"]) == {40}
     table = asked.table(runs)
-    assert table.loc["people, full"].tolist() == ["3", "2", "200", "9"]
+    assert table.loc["people, full"].tolist() == ["3", "2", "110", "4"], "who left early is censored there"
     verdict = judge(asked, runs)
     assert verdict.outcome == "not tested" and verdict.effects["effect"].tolist() == [pytest.approx(2 / 3)]
     drawn = asked.figure(runs)
@@ -186,20 +187,37 @@ def test_where_nobody_played_it_says_no_sessions_and_invents_none(tmp_path):
 def test_more_sessions_make_another_run_and_others_are_refused(played, target):
     arms = lambda: worklist.experiment_in("people", played).arms("quick", TASK)["people, full"]
     before = arms()
-    scripted(played / "play", target[0], [("hazard", target[2], 70, 3.0, False)])
+    scripted(played / "play", target[0], [("token", target[2], 70, 3.0, False)])
     assert arms() != before
     with pytest.raises(ValueError, match="are not those that the run was named after"):
         people.measure(before, bench(0, played / "people"))
 
 
 def test_conditions_and_models_are_arms_of_their_own(played, target):
-    step = [("hazard", target[2], 70, 3.0, False)]
+    step = [("token", target[2], 70, 3.0, False)]
     scripted(played / "play", target[0], step, "blind")
     arms = worklist.experiment_in("people", played).arms("quick", TASK)
     assert {"people, full", "people, blind", "gcg"} <= set(arms)
     scripted(played / "play", target[0] | {"name": "other", "digest": "f" * 16}, step)
     arms = worklist.experiment_in("people", played).arms("quick", TASK)
     assert {f"people, full on mine {target[0]['digest'][:6]}", "gcg on other ffffff"} <= set(arms)
+
+
+def test_who_plays_two_models_at_once_pays_for_both_and_is_an_arm_apart(played, target):
+    two = {"models": [target[0] | {"name": "before", "digest": "e" * 16}, target[0]]}
+    scripted(played / "play", target[0], [("token", target[2], 140, 3.0, False)], **two)
+    arms = worklist.experiment_in("people", played).arms("quick", TASK)
+    assert {"people, full", "people, full, 2 models"} <= set(arms)
+    assert people.of_people(arms["people, full, 2 models"], played / "play")["spent"] == [140]
+    assert len(people.of_people(arms["people, full"], played / "play")["spent"]) == 3
+
+
+def test_who_played_and_has_no_record_is_not_told_as_nobody(played):
+    asked = worklist.experiment_in("people", played)
+    row = {"task": TASK, "arm": "gcg", "seed": 0, "first": [3, None], "spent": [9, 9], "found_at": [], "clock": []}
+    runs = pd.DataFrame([row | {"seconds": 1.0}])
+    assert asked.table(runs).loc["people", "searchers"] == people.LOST
+    assert f"People: {people.LOST}." in " ".join(asked.figure(runs).get_supxlabel().split())
 
 
 def test_a_search_by_people_compiles_once_for_all_files(target, lively):

@@ -136,6 +136,18 @@ def test_a_record_is_never_overwritten(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_record_is_written_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    """As on FAT and some network folders."""
+
+    def no_links(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(results.os, "link", no_links)
+    assert results.write_atomically(tmp_path / "a", b"one", replace=False)
+    assert not results.write_atomically(tmp_path / "a", b"two", replace=False)
+    assert (tmp_path / "a").read_bytes() == b"one" and len(list(tmp_path.iterdir())) == 1
+
+
 def test_missing_folders_are_made(tmp_path):
     assert results.write(tmp_path / "a" / "b", RUN, RECORD)
     assert (tmp_path / "a" / "b" / f"{RUN}.json").exists()

@@ -255,6 +255,10 @@ def test_the_page_gives_question_verdict_effects_and_figures(tmp_path, monkeypat
     (tmp_path / "README.md").write_text("# Mine")
     jobs.page(console, [job, alone, job], done, tmp_path)
     assert (tmp_path / "README.md").read_text() == "# Mine", "somebody's page is not overwritten"
+    (tmp_path / "index.html").write_text("<title>Mine</title>")
+    jobs.page(console, [job, alone, job], done, tmp_path)
+    assert (tmp_path / "index.html").read_text() == "<title>Mine</title>"
+    assert "index.html is not of this testbed and stays" in "".join(console.file.getvalue().splitlines())
 
 
 def test_without_an_experiment_it_is_the_main_job(tmp_path, asked, monkeypatch):

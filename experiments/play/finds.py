@@ -36,13 +36,17 @@ class Played(NamedTuple):
 
 
 def sessions_of(paths: list[Path]) -> list[Played]:
-    """The sessions of files, those without an event left out.
+    """The sessions of files, those left out that nobody played: a page that is opened makes the first start by itself.
 
     Raises:
       ValueError: a file is no session, or damaged.
     """
     read = [(path, *session.read(path)) for path in sorted(paths)]
-    return [Played(path, header, session.replay(events)) for path, header, events in read if events]
+    return [Played(path, header, session.replay(events)) for path, header, events in read if _was_played(events)]
+
+
+def _was_played(events: list[dict[str, Any]]) -> bool:
+    return len(events) > 1 or any(event["tool"] not in session.STARTS for event in events)
 
 
 def digest_of_files(played: list[Played]) -> str:

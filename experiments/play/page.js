@@ -11,7 +11,7 @@ const here = {
   session: "", seat: 0, number: 0, about: null, shown: new Set(),
   prompt: [], mark: 0, past: [], future: [],
   seen: null,          // the newest reply about a prompt, and which: { prompt, looks, rank }
-  score: null, finds: [], forwards: 0, seconds: 0, since: 0, paused: false,
+  score: null, finds: [], known: new Set(), forwards: 0, seconds: 0, since: 0, paused: false,
   proposals: [],       // what a hint or phrases led to, of this prompt
   busy: "",
 };
@@ -30,7 +30,6 @@ async function ask(name, body) {
     throw new Error("The server does not answer. Start the command again; the session goes on where it was.");
   }
   if (!reply.ok) throw new Error(found.error);
-  say("");
   return found;
 }
 
@@ -48,6 +47,7 @@ async function send(name, body) {
   underway = true;
   try {
     take(await ask(name, body()));
+    say("");
   } catch (error) { say(error.message); }
   underway = false;
   if (waiting) { const next = waiting; waiting = null; send(...next); }
@@ -70,6 +70,7 @@ function account(reply) {
   here.paused = reply.paused;
   here.score = reply.score;
   here.finds = reply.finds;
+  for (const find of reply.finds) here.known.add(String(find.prompt));
 }
 
 function announce(reply) {
@@ -152,7 +153,7 @@ function turned(step) {
 
 // ---- what is best
 
-const known = prompt => here.finds.some(find => same(find.prompt, prompt));
+const known = prompt => here.known.has(String(prompt));  // the list shows the newest finds only
 const current = () => here.seen && same(here.seen.prompt, here.prompt);
 const target = () => here.seen.looks.at(-1);
 
@@ -177,6 +178,7 @@ function choose(edit) {
   if (!edit) return;
   here.mark = edit.place;
   go(edit.prompt, "swap");
+  byId("prompt").focus();
 }
 
 async function propose(name, body, words) {
@@ -187,6 +189,7 @@ async function propose(name, body, words) {
   try {
     const reply = await ask(name, own({ prompt: asked, ...body }));
     account(reply);
+    say("");
     const tool = name === "hint" ? "hint" : "phrase";
     if (same(asked, here.prompt)) {
       const called = one => words + (known(one.prompt) ? ", found before" : "");
@@ -214,6 +217,7 @@ function phrases() {
 async function pause() {
   try {
     account(await ask("pause", own({ paused: !here.paused })));
+    say("");
   } catch (error) { say(error.message); }
   draw();
   if (!here.paused) byId("prompt").focus();
@@ -369,7 +373,7 @@ function drawNext() {
   }
   const asks = [];
   if (here.shown.has("edits")) {
-    asks.push(el("button", { type: "button", disabled: Boolean(here.busy), on: { click: phrases },
+    asks.push(el("button", { type: "button", id: "phrases", disabled: Boolean(here.busy), on: { click: phrases },
       title: `${here.about.phrase_price} forward passes` }, "Phrases from here ", el("kbd", {}, ".")));
   }
   if (here.shown.has("hints")) {
@@ -386,7 +390,7 @@ function drawNext() {
   if (asks.length) parts.push(el("div", { class: "ask" }, ...asks));
   parts.push(el("p", { class: "soft" }, `A look costs ${whole(here.about.price)} forward passes.`));
   byId("next").replaceChildren(...parts);
-  if (["attack", "budget", "hint"].includes(focused) && byId(focused)) byId(focused).focus();
+  if (["attack", "budget", "hint", "phrases"].includes(focused) && byId(focused)) byId(focused).focus();
 }
 
 function drawScore() {
@@ -417,9 +421,16 @@ function drawScore() {
   const open = document.querySelector("#score details[open]");
   byId("score").replaceChildren(...parts);
   if (open && document.querySelector("#score details")) document.querySelector("#score details").open = true;
+  drawFinds();
+}
+
+let drawn = 0;  // finds that the list was drawn with
+function drawFinds() {
+  if (here.score.found === drawn) return;  // else nobody could go through the list by keys while failures are counted
   const before = byId("finds").childElementCount;
+  drawn = here.score.found;
   byId("finds").replaceChildren(...[...here.finds].reverse().map((find, place) =>
-    el("li", { class: place === 0 && before && here.finds.length > before ? "new" : "" },
+    el("li", { class: place === 0 && before ? "new" : "" },
       el("button", { type: "button", title: `${find.tool}, after ${whole(find.forwards)} forward passes`,
         on: { click: () => { go(find.prompt, "token"); byId("prompt").focus(); } } }, text(find.prompt)))));
 }
@@ -528,7 +539,7 @@ async function open() {
     say(`A new session has begun: ${error.message}.`);
   }
   Object.assign(here, { session: reply.session, seat: reply.seat, about: reply.about, past: reply.past || [],
-    future: reply.future || [], prompt: reply.prompt, shown: new Set(reply.about.shown) });
+    future: reply.future || [], known: new Set(reply.known.map(String)), prompt: reply.prompt, shown: new Set(reply.about.shown) });
   sessionStorage.setItem(kept, here.session);
   history.replaceState(null, "", location.pathname + location.search + "#" + here.session);
   for (const part of document.querySelectorAll("[data-part]")) part.hidden = !here.shown.has(part.dataset.part);

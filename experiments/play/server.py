@@ -38,7 +38,7 @@ from experiments.play.guard import (
 from testbed.runs.provenance import now
 
 PAGE = Path(__file__).parent
-MOST_FINDS = 200  # shown in the page's list
+MOST_FINDS = 200  # shown in the page's list, and in a reply
 
 
 @dataclass
@@ -99,6 +99,7 @@ class Table:
         with sitting.lock:
             sitting.seat += 1
             more = {"about": room.about(self.room), "seat": sitting.seat, "session": sitting.header["session"]}
+            more |= {"known": [list(find.prompt) for find in sitting.state.finds]}
             if sitting.state.prompt is None:
                 return more | self._start(sitting, 0, "hazard")
             prompt = session.inside(self.room.task, sitting.state.prompt)

@@ -18,6 +18,7 @@ from testbed.runs.results import read_regular
 from testbed.task import Task
 
 VERSION = 1
+SESSIONS = "play"  # the folder of sessions, beside the folders of records
 ID = re.compile(r"[0-9a-f]{16}")
 LARGEST_FILE = 2**26  # bytes
 MOST_PAST = 500  # prompts that undo remembers

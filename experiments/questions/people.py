@@ -1,34 +1,37 @@
 """People: time and forward passes to a first failure, beside attacks on the same model."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments.arm import Arm, Plain
+from experiments.arm import Arm, Plain, added
 from experiments.bench import Bench, defended_model
 from experiments.columns import by_task
 from experiments.effects import share, table
 from experiments.experiment import Experiment, Preset
 from experiments.play.finds import Played, digest_of_files, model_of, sessions_of
+from experiments.play.session import SESSIONS
 from tasks import spelled, task_named
 from testbed import plots
 from testbed.attacks import attack_made
 from testbed.attacks.search import NEVER
 from testbed.evaluation.account import calls_to_failure
-from testbed.evaluation.survival import kaplan_meier, median_calls
+from testbed.evaluation.survival import kaplan_meier, median_of
 from testbed.objective import Objective
 from testbed.policy import greedy
 from testbed.runs.models import digest_of
 from testbed.statistics import clopper_pearson
+from testbed.text import plural
 
 BESIDE = ("uniform", "coordinate", "saliency", "gcg")
 ATTACKERS, BUDGET = 64, 10_000
 WHO = "people"
-SESSIONS = "play"  # the folder of sessions, beside the folders of records
 NONE = "no sessions"
+LOST = "no record: their run failed, or they played on"
 UNITS = ("forward passes", "seconds")
 
 
@@ -40,6 +43,7 @@ class Searcher:
       task: by name.
       who: an attack's name, or `people`.
       condition: what people were shown.
+      models: how many models people played against at once; the last was to be broken.
       model, path: the digest of the model that was played against, and where it lies. Where nobody played, both are
         empty: then attacks search a model of one round.
       sessions: a digest of the people's files.
@@ -51,6 +55,7 @@ class Searcher:
     model: str = ""
     path: str = ""
     sessions: str = ""
+    models: int = added(1)
 
 
 def searchers(played: list[Played], task: str) -> dict[str, Searcher]:
@@ -62,11 +67,19 @@ def searchers(played: list[Played], task: str) -> dict[str, Searcher]:
         on = f" on {target['name']} {digest[:6]}" if len(targets) > 1 else ""
         place = {"model": digest, "path": target.get("path", "")}
         here = [one for one in mine if one.target["digest"] == digest]
-        for condition in dict.fromkeys(one.header["condition"] for one in here):
-            group = [one for one in here if one.header["condition"] == condition]
-            arms[f"{WHO}, {condition}{on}"] = Searcher(task, WHO, condition, sessions=digest_of_files(group), **place)
+        for condition, models in dict.fromkeys(map(kind_of, here)):  # a look at two models costs twice as much
+            group = [one for one in here if kind_of(one) == (condition, models)]
+            beside = f", {plural(models, 'model')}" if models > 1 else ""
+            arms[f"{WHO}, {condition}{beside}{on}"] = Searcher(
+                task, WHO, condition, sessions=digest_of_files(group), models=models, **place
+            )
         arms |= {f"{attack}{on}": Searcher(task, attack, **place) for attack in BESIDE}
     return arms
+
+
+def kind_of(one: Played) -> tuple[str, int]:
+    """Under which condition a session was played, and against how many models."""
+    return one.header["condition"], len(one.header["models"])
 
 
 def arms(preset: str, task: str) -> dict[str, Searcher]:
@@ -79,7 +92,11 @@ def within(out: Path) -> Experiment:
     played = sessions_of(list((out / SESSIONS).glob("*.jsonl")))
     tasks = tuple(dict.fromkeys(one.header["task"] for one in played)) or PEOPLE.presets["quick"].tasks
     presets = {name: preset._replace(tasks=tasks) for name, preset in PEOPLE.presets.items()}
-    return PEOPLE._replace(arms=lambda preset, task: searchers(played, spelled(task)), presets=presets)
+    absent = LOST if played else NONE
+    return PEOPLE._replace(
+        arms=lambda preset, task: searchers(played, spelled(task)), presets=presets,
+        table=functools.partial(of_searchers, absent=absent), figure=functools.partial(figure, absent=absent),
+    )  # fmt: skip
 
 
 def measure(config: Searcher, bench: Bench) -> dict[str, Any]:
@@ -103,8 +120,8 @@ def of_people(config: Searcher, folder: Path) -> dict[str, Any]:
     group = [
         one
         for one in sessions_of(list(folder.glob("*.jsonl")))
-        if (one.header["task"], one.target["digest"], one.header["condition"])
-        == (config.task, config.model, config.condition)
+        if (one.header["task"], one.target["digest"], *kind_of(one))
+        == (config.task, config.model, config.condition, config.models)
     ]
     if digest_of_files(group) != config.sessions:
         raise ValueError(
@@ -138,6 +155,13 @@ def seconds_of(run: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     return np.where(first < NEVER, first / np.array(run["spent"]) * all_seconds, NEVER), all_seconds
 
 
+def searches(part: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
+    """By each of `UNITS`, what searchers of some runs spent until the first failure `[P]`, and in all `[P]`."""
+    passes = [(never(run["first"]), np.array(run["spent"], float)) for _, run in part.iterrows()]
+    times = [seconds_of(run) for _, run in part.iterrows()]
+    return [tuple(np.concatenate(column) for column in zip(*pairs, strict=True)) for pairs in (passes, times)]
+
+
 def is_people(arm: str) -> bool:
     """Whether an arm is of people."""
     return arm.startswith(WHO)
@@ -159,36 +183,34 @@ def rule(effects: pd.DataFrame) -> str:
     return "not tested"
 
 
-def of_searchers(runs: pd.DataFrame) -> pd.DataFrame:
-    """Searchers, finds, and medians, a row an arm; a row that says so where nobody played."""
-    rows = {} if runs["arm"].map(is_people).any() else {WHO: [NONE, "", "", ""]}
+def of_searchers(runs: pd.DataFrame, absent: str = NONE) -> pd.DataFrame:
+    """Searchers, finds, and medians, a row an arm; where there are no people, a row that says `absent`."""
+    rows = {} if runs["arm"].map(is_people).any() else {WHO: [absent, "", "", ""]}
     for arm, part in runs.groupby("arm", sort=False):
         if is_people(arm):  # each seed's record holds the same sessions
             part = part.head(1)
+        curves = [kaplan_meier(*pairs) for pairs in searches(part)]
+        middle = [f"{value:,.0f}" if np.isfinite(value) else "never" for value in map(median_of, curves)]
         first = never([one for run in part["first"] for one in run])
-        seconds = np.concatenate([seconds_of(run)[0] for _, run in part.iterrows()])
-        middle = [f"{value:,.0f}" if np.isfinite(value) else "never" for value in map(median_calls, (first, seconds))]
         rows[arm] = [f"{len(first):,}", f"{(first < NEVER).sum():,}", *middle]
     heads = ["searchers", "with a failure", "median forward passes", "median seconds"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=heads)
 
 
-def figure(runs: pd.DataFrame) -> plots.Figure:
-    """Who has found a failure, over forward passes and over time: one task."""
-    said = "" if runs["arm"].map(is_people).any() else f" People: {NONE}."
+def figure(runs: pd.DataFrame, absent: str = NONE) -> plots.Figure:
+    """Who has found a failure, over forward passes and over time: one task; without people it says `absent`."""
+    said = "" if runs["arm"].map(is_people).any() else f" People: {absent}."
     task, seeds = runs["task"].iloc[0], runs["seed"].nunique()
     caption = f"{task}: Kaplan-Meier, {seeds} seeds; who stopped without a find is censored there.{said}"
     drawn, axes = plots.panels([f"Found a failure, by {unit}" for unit in UNITS], caption)
     names = list(runs["arm"].unique())
     for color, arm in zip(plots.kinds(len(names)), names, strict=True):
         part = runs[runs["arm"] == arm].head(1 if is_people(arm) else None)
-        passes = [(never(run["first"]), np.array(run["spent"], float)) for _, run in part.iterrows()]
-        times = [seconds_of(run) for _, run in part.iterrows()]
-        for ax, pairs in zip(axes, (passes, times), strict=True):
-            first, spent = (np.concatenate(column) for column in zip(*pairs, strict=True))
+        for ax, (first, spent) in zip(axes, searches(part), strict=True):
             curve = kaplan_meier(first, spent)
             left = np.concatenate([[1.0], curve.surviving])
-            along = np.concatenate([[1.0], curve.calls, [spent.max()]])  # from the first pass, or second, to the end
+            begin = min(1.0, *curve.calls[:1])  # the first pass, or second, but for what came before it
+            along = np.concatenate([[begin], curve.calls, [spent.max()]])
             thick = 2.2 if is_people(arm) else 1.2
             label = f"{arm} ({len(first)})"
             ax.step(along, 1 - np.append(left, left[-1]), where="post", color=color, lw=thick, label=label)

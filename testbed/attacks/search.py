@@ -236,19 +236,22 @@ def attack_model(key: jax.Array, attack: Attack, objective: Objective, *, attack
     starts = fresh_starts(start_key, attack, objective, attackers)
     trace = search(search_key, attack, objective, starts, budget=budget)
     refuse_broken_trace(objective, trace)
-    refuse_outside(attack, np.asarray(objective.allowed), np.asarray(trace.prompt))
+    refuse_outside(attack, objective.allowed, trace.prompt)
     return trace
 
 
-def refuse_outside(attack: Attack, allowed: np.ndarray, prompts: np.ndarray) -> None:
+def refuse_outside(attack: Attack, allowed: Any, prompts: Any) -> None:
     """Refuse what an attack scored outside the input space: a catastrophe there is none.
 
     Args:
-      allowed: bool `[T, V]`; prompts: `[n, T]`.
+      allowed: bool `[T, V]`; prompts: `[n, T]`. While these are traced nothing can be known of them.
 
     Raises:
       ValueError: there is such a prompt; shows the first.
     """
+    if any(isinstance(array, jax.core.Tracer) for array in (allowed, prompts)):
+        return
+    allowed, prompts = np.asarray(allowed), np.asarray(prompts)
     of_vocab = (prompts >= 0) & (prompts < allowed.shape[1])
     inside = of_vocab & allowed[np.arange(len(allowed)), np.where(of_vocab, prompts, 0)]
     if not inside.all():

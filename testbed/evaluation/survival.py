@@ -52,6 +52,12 @@ def median_calls(first: np.ndarray) -> float:
     return float(at) if at < NEVER else np.inf
 
 
+def median_of(curve: Curve) -> float:
+    """Calls after which half have found a failure, if all had gone on as those who did; infinite if that is never."""
+    halved = curve.calls[curve.surviving <= 0.5]
+    return float(halved[0]) if len(halved) else np.inf
+
+
 def median_within(first: list[int | None], budget: int) -> float:
     """The same for a recorded list, None being never; the budget, a lower bound, where fewer than half ever do."""
     return min(median_calls(np.array([NEVER if calls is None else calls for calls in first])), budget)

@@ -6,6 +6,7 @@ A checkpoint carries the identity of the computation that it belongs to; for any
 import contextlib
 import hashlib
 import io
+import os
 import time
 import zipfile
 import zlib
@@ -17,6 +18,7 @@ import jax
 import jaxlib
 import numpy as np
 
+from testbed.runs import provenance
 from testbed.runs.results import read_regular, write_atomically
 
 EVERY = 60.0  # seconds between two
@@ -25,7 +27,7 @@ NO_CHECKPOINT = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zl
 
 
 def identity(programs: Sequence[jax.stages.Lowered], *inputs: Any) -> str:
-    """What a computation is: its programs, its inputs (any pytrees of arrays and keys), the compiler and the device.
+    """What a computation is: its programs, its inputs (any pytrees of arrays and keys), compiler, device and processor.
 
     Two computations of one identity have the same results, bit for bit, and a change of code that changes a number
     changes the program: so neither an edit nor another task, attack or loss can take over a state that is not its own.
@@ -34,7 +36,9 @@ def identity(programs: Sequence[jax.stages.Lowered], *inputs: Any) -> str:
     for leaf in jax.tree.leaves(inputs):
         array = _array(leaf)
         digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
-    return f"{digest.hexdigest()} jaxlib {jaxlib.__version__} {jax.devices()[0].device_kind}"
+    # All CPUs are of one `device_kind`, and yet round otherwise.
+    of = jax.devices()[0].device_kind, provenance.processor(), os.environ.get("NPROC")
+    return f"{digest.hexdigest()} jaxlib {jaxlib.__version__} {' '.join(map(str, of))}"
 
 
 def _is_key(leaf: Any) -> bool:

@@ -5,6 +5,7 @@ Finished records may be folded into one file, a line each (`testbed.runs.packing
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -37,6 +38,7 @@ LARGEST = 64 * 2**20  # bytes of a file that is opened as a record
 PACKED = "records.jsonl"  # the file of a folder's packed records
 LARGEST_PACKED = 4 * 2**30  # bytes of it
 HANDFUL = 5  # foreign files that are told one by one
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}  # what a file system without hard links says of one
 DIGEST = r"[0-9a-f]{16}"
 RUN_ID = r".+-seed\d+-[0-9a-f]{12}"
 
@@ -56,12 +58,27 @@ def write_atomically(path: Path, data: bytes, replace: bool = True) -> bool:
         if replace:
             os.replace(temporary, path)
         else:
-            os.link(temporary, path)  # unlike a rename, a link never replaces an existing file
+            _link(temporary, path)
     except FileExistsError:
         return False
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file its name, unless that is taken: unlike a rename, a link never replaces an existing file.
+
+    Where there are no links, as on FAT and some network folders, it is renamed: who writes a record holds its lock.
+    """
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if path.exists():
+            raise FileExistsError(path) from error
+        os.replace(temporary, path)
 
 
 def omitted(config: Any) -> list[str]:
