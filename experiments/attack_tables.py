@@ -9,6 +9,7 @@ from experiments.columns import sampled_note, setting
 from testbed import plots
 from testbed.attacks.health import Signs, complaints
 from testbed.attacks.search import NEVER
+from testbed.evaluation.ends import MOST_IDS
 from testbed.evaluation.survival import kaplan_meier, median_calls
 from testbed.statistics import clopper_pearson, paired_effect
 
@@ -55,10 +56,15 @@ def panel_gains(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(gains, index=panel.index).groupby([panel["task"], panel["seed"]]).mean()
 
 
+def listed(failures):
+    """How many of so many failures are looked for, so that recall is a share of these."""
+    return np.minimum(failures, MOST_IDS)
+
+
 def pooled_shares(runs: pd.DataFrame, found: str, of: str) -> pd.DataFrame:
     """Of each attack (rows) on each model (columns), `found` over `of`, summed over seeds; NaN where unknown."""
     numbers = pd.DataFrame(
-        {"arm": run["arm"], "attack": name, "failures": run[FAILURES]} | account
+        {"arm": run["arm"], "attack": name, "failures": listed(run[FAILURES])} | account
         for _, run in runs.iterrows() for name, account in accounts(run).items()
     )  # fmt: skip
     sums = numbers.astype({found: float, of: float}).groupby(["attack", "arm"])[[found, of]].sum(min_count=1)
@@ -91,7 +97,7 @@ def of_attacks(runs: pd.DataFrame) -> pd.DataFrame:
                 "doubling": f"{(pooled['successes'] - pooled['half']) / n:+.0%}",
                 "calls": _calls(first),
                 "gain": f"{np.mean([a['gain'] for _, a in attacked]):+.2f}",
-                "recall": f"{sum(a['reached'] for _, a in attacked) / failures.sum():.2%}" if known else "-",
+                "recall": f"{sum(a['reached'] for _, a in attacked) / listed(failures).sum():.2%}" if known else "-",
                 "distinct": f"{pooled['distinct']:,}",
                 "egregious": f"{np.mean(levels):.2f}" if levels else "-",
                 "falsely robust": f"{blind} of {(failures > 0).sum()}",

@@ -40,7 +40,7 @@ def draw_arms(
             ax.set_xlabel(prompts_of(runs, what))
     for ax, column in zip(others, (column_of("false_alarms"), *(column for column, _ in more)), strict=True):
         plots.dots_by_arm(ax, runs, column, POLICIES["greedy"], color="C3")
-        ax.set_xlabel("prompts (log above 1)")
+        ax.set_xlabel("how many (log above 1)")
     others[0].set_xlabel(prompts_of(runs, "false_alarms"))
     # Above the panels: inside, a mark of the legend looks like one more point.
     legend = counted[0].get_legend_handles_labels()

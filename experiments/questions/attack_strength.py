@@ -209,7 +209,8 @@ def figure(runs: pd.DataFrame) -> plots.Figure:
     caption += "nothing in so many calls, over the best arm's (%); last column: failing prompts, median."
     titles = ["Failing prompts, counted exactly", "Trained (rows), attacked (columns)"]
     drawn, (left, right) = plots.panels(titles, caption_of(runs, caption))
-    rungs = runs[runs[STRENGTH].notna()]
+    # Finds that are chosen apart are of the same attack, and no rung of the ladder.
+    rungs = runs[runs[STRENGTH].notna() & (runs["arm"] != SPREAD)]
     for (policy, label), color in zip(POLICIES.items(), ("C3", "C0"), strict=True):
         value = column_of("failures", policy)
         plots.arms_along(left, rungs, STRENGTH, value, label=label, color=color)

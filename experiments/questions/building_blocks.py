@@ -97,7 +97,7 @@ BUILDING_BLOCKS = Experiment(
     lacks=f"a block that is worth {LEAST} decades on every task",
     note="The block that decides is attacks as a whole. Of their parts, frequent updates and the search count on both "
     "small spaces, gradients on `password` alone. At 2^64 no part is told from zero, but replay on `injury_two`. "
-    "Without safe twins fewer prompts fail there, and far more safe ones are refused.",
+    "Without safe twins far more safe prompts are refused there, and on `injury_two` fewer fail.",
     contrasts=tuple(Contrast(f"without {block}", WHOLE) for block in WITHOUT),
     exploratory=(
         *(Contrast(named(f"without {block}", FEW), named(WHOLE, FEW)) for block in WITHOUT),

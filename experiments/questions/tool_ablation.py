@@ -164,9 +164,9 @@ TOOL_ABLATION = Experiment(
     table=of_ways,
     figure=figure,
     note=(
-        "The hypothesis misquotes: its minutes are those before and after adversarial training; tools saved less. "
-        "From a common start, random edits that build on what they found need no more calls than any tool. What tools "
-        "had gained in earlier records was their start: a hazardous prompt saves calls on injury, and costs them on "
-        "password."
+        "The hypothesis misquotes: its minutes are of adversarial training; tools saved less. From a common start, "
+        "random edits that build on what they found need no more calls than any tool. Earlier gains were the start's: "
+        "a hazardous prompt saves calls on injury, and costs them on password. A second pass is not tested: most "
+        "succeed in the first."
     ),
 )

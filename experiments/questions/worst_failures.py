@@ -1,4 +1,4 @@
-"""Worst failures: which quarter of the candidates a defence should keep."""
+"""Worst failures: which of the candidates a defence should keep."""
 
 import dataclasses
 import functools
@@ -47,7 +47,7 @@ BESIDE = (
 
 
 def arms(preset: str, task: str) -> dict[str, Arm]:
-    """Plain, control, and each way to choose a quarter of the candidates.
+    """Plain, control, and each way to choose among the candidates.
 
     In full these are done for several numbers of rounds and of finds. Registered are labels without a search beside.
     """

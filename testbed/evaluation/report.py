@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from testbed.attacks import ATTACKS
-from testbed.attacks.search import attack_model
+from testbed.attacks.search import NEVER, attack_model
 from testbed.evaluation import exact, failures, paths, rare
 from testbed.evaluation.account import MATCHED
 from testbed.evaluation.closure import Closure, closure, has_other_lengths
-from testbed.evaluation.samples import Behaviour, clean_behaviour, failing_at_most
+from testbed.evaluation.samples import Behaviour, clean_behaviour, failing_at_most, hits
 from testbed.evaluation.telltale import Telltale, telltale
 from testbed.evaluation.walk import refuse_if_unfit
 from testbed.objective import Objective, confirm
@@ -148,7 +148,7 @@ def _found(key, objective: Objective, attackers: int, budget: int, watch) -> tup
         watch(number, len(HELD_OUT))
         trace = attack_model(key, ATTACKS[name](), objective, attackers=attackers, budget=budget)
         prompts.append(np.asarray(trace.prompt)[np.asarray(confirm(objective, trace.prompt))])
-        first[name] = np.asarray(trace.first)
+        first[name] = np.where(hits(objective, trace), trace.first, NEVER)
     return np.unique(np.concatenate(prompts), axis=0), first
 
 

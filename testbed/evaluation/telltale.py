@@ -177,6 +177,7 @@ def _looks(key, objective: Objective, samples: int) -> dict[str, Looked]:
     odd, twins, clean = _prompts(key, objective, samples)
     (on_odd, _), (on_twins, (_, twin_safe)) = _look(objective, odd), _look(objective, twins)
     on_clean, (hazard, safe) = _look(objective, clean)
+    refuse_broken(objective.model, [np.asarray(looked.score) for looked in (on_odd, on_twins, on_clean)])
     found = {
         "odd_hazards": on_odd,
         "odd_twins": _some(on_twins, twin_safe),

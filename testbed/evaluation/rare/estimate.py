@@ -94,4 +94,5 @@ def under_hazards(task: Task, hazards: int) -> Task:
         task,
         sample=task.sample_hazard,
         clean_log_prob=lambda prompt: jnp.where(task.hazardous(prompt), log_prob, -jnp.inf),
+        clean_chains=(),  # which are of the distribution that was exchanged
     )

@@ -50,7 +50,9 @@ def gumbel(samples: int = 2**16, replicates: int = REPLICATES) -> Callable[[jax.
     def fit(objective, prompts, margins):
         values, counts = np.unique(margins, return_counts=True)
         survival = (counts.cumsum() - 0.5) / len(margins)  # of the smallest margin on, which are the largest scores
-        scores = -np.log(np.logaddexp(0, values[:TAIL].astype(np.float64)))
+        worst = values[:TAIL].astype(np.float64)
+        # Far below zero the score is minus the margin, and the logarithm's argument no number above zero any more.
+        scores = np.where(worst < -30, -worst, -np.log(np.logaddexp(0, np.maximum(worst, -30))))
         use = values[:TAIL] < NOT_HAZARDOUS
         if use.sum() < 3:
             return (margins <= 0).mean(), use

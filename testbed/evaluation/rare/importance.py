@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from testbed.attacks.search import GRADIENT_FORWARDS
-from testbed.broken import refuse_broken
+from testbed.broken import refuse_broken, refuse_counted
 from testbed.evaluation.rare.estimate import (
     REPLICATES,
     Estimate,
@@ -17,7 +17,7 @@ from testbed.evaluation.rare.estimate import (
     refuse_few,
     refuse_without_density,
 )
-from testbed.evaluation.rare.sampling import clean_margins, conditional
+from testbed.evaluation.rare.sampling import clean_margins, conditional, finite_margin
 from testbed.objective import NOT_HAZARDOUS, Objective
 from testbed.statistics import clopper_pearson
 
@@ -49,10 +49,11 @@ def mhis(
         refuse_broken(objective.model)
         keys = jax.random.split(key, replicates)
         runs = [jax.device_get(_cooled(k, objective, base, chains, steps, burn)) for k in keys]
-        values = np.array([value for value, _ in runs], np.float64)
-        calls = objective.forwards * replicates * (base + len(TEMPERATURES) * chains * steps)
+        margins = replicates * (base + len(TEMPERATURES) * chains * steps)
+        refuse_counted(objective.model, np.array([broken for *_, broken in runs]), margins)
+        values, calls = np.array([value for value, *_ in runs], np.float64), objective.forwards * margins
         ceiling = clopper_pearson(0, base * replicates).high
-        found = pooled(values.mean(axis=1), ceiling, np.array([weights for _, weights in runs]), calls)
+        found = pooled(values.mean(axis=1), ceiling, np.array([weights for _, weights, _ in runs]), calls)
         means = values.mean(axis=0)[values.mean(axis=0) > 0]
         return found._replace(
             low=min([found.low, *means]) if len(means) == len(TEMPERATURES) else 0.0, high=max([found.high, *means])
@@ -63,7 +64,7 @@ def mhis(
 
 @partial(jax.jit, static_argnames=("base", "chains", "steps", "burn"))
 def _cooled(key, objective: Objective, base: int, chains: int, steps: int, burn: int):
-    """One replicate: an estimate a temperature, and the weights of failures `[temperatures, steps - burn, chains]`."""
+    """One replicate: values `[temperatures]`, weights of failures `[temperatures, steps - burn, chains]`, and NaNs."""
     clean_key, pick_key, chain_key = jax.random.split(key, 3)
     prompts, margins = clean_margins(clean_key, objective, base)
     hazard = margins < NOT_HAZARDOUS
@@ -80,24 +81,24 @@ def _cooled(key, objective: Objective, base: int, chains: int, steps: int, burn:
             move_key, accept_key = jax.random.split(key)
             prompts, margins = state
             moved = jax.vmap(conditional, (0, None, 0))(jax.random.split(move_key, chains), objective, prompts)
-            reached = jax.vmap(objective.margin)(moved)
+            reached = jax.vmap(partial(finite_margin, objective))(moved)
             accept = jnp.log(jax.random.uniform(accept_key, (chains,))) < (margins - reached) / temperature
             accept &= reached < NOT_HAZARDOUS
             state = jnp.where(accept[:, None], moved, prompts), jnp.where(accept, reached, margins)
-            return state, state[1]
+            return state, (state[1], jnp.isnan(reached).sum())
 
-        state, visited = jax.lax.scan(step, state, jax.random.split(key, steps))
+        state, (visited, broken) = jax.lax.scan(step, state, jax.random.split(key, steps))
         visited = visited[burn:]
         weights = jnp.where(visited <= 0, jnp.exp(log_normaliser + visited / temperature), 0.0)
         next_normaliser = log_normaliser + _log_mean_exp(-visited * (1 / colder - 1 / temperature))
-        return (state, next_normaliser), (weights.mean(), weights)
+        return (state, next_normaliser), (weights.mean(), weights, broken.sum())
 
     colder = jnp.append(temperatures[1:], temperatures[-1])
     keys = jax.random.split(chain_key, len(temperatures))
     state = (prompts[start], margins[start]), log_normaliser
-    _, (values, weights) = jax.lax.scan(one_temperature, state, (keys, temperatures, colder))
-    reachable = hazard.any()
-    return jnp.where(reachable, values, 0.0), jnp.where(reachable, weights, 0.0)
+    _, (values, weights, broken) = jax.lax.scan(one_temperature, state, (keys, temperatures, colder))
+    reachable, broken = hazard.any(), broken.sum() + jnp.isnan(margins).sum()
+    return jnp.where(reachable, values, 0.0), jnp.where(reachable, weights, 0.0), broken
 
 
 def _log_mean_exp(x):
@@ -126,9 +127,9 @@ def itgis(
         refuse_without_density(objective, "itgis")
         refuse_broken(objective.model)
         keys, temperatures = jax.random.split(key, replicates), np.resize(TEMPERATURES, replicates)
-        weights = np.array(
-            [_tilted(k, objective, t, samples, batch) for k, t in zip(keys, temperatures, strict=True)], np.float64
-        )
+        runs = [_tilted(k, objective, t, samples, batch) for k, t in zip(keys, temperatures, strict=True)]
+        refuse_counted(objective.model, np.array([broken for _, broken in runs]), samples * replicates)
+        weights = np.array([weights for weights, _ in runs], np.float64)
         calls = objective.forwards * samples * replicates * (1 + GRADIENT_FORWARDS)
         return pooled(weights.mean(axis=1), 1.0, weights, calls)
 
@@ -136,8 +137,8 @@ def itgis(
 
 
 @partial(jax.jit, static_argnames=("samples", "batch"))
-def _tilted(key, objective: Objective, temperature, samples: int, batch: int) -> jax.Array:
-    """Weights `[samples]` of the failures among prompts drawn from the tilted proposals; zero elsewhere."""
+def _tilted(key, objective: Objective, temperature, samples: int, batch: int) -> tuple[jax.Array, jax.Array]:
+    """Weights `[samples]` of the failures among prompts drawn from the tilted proposals, zero elsewhere; and NaNs."""
     marginal_key, draw_key = jax.random.split(key)
     allowed = jnp.asarray(objective.allowed)
     clean = jax.vmap(objective.clean)(jax.random.split(marginal_key, 4096))
@@ -150,13 +151,14 @@ def _tilted(key, objective: Objective, temperature, samples: int, batch: int) ->
         seen = jnp.where(number > 0, (1 - DECAY**number) / (1 - DECAY), 1.0)
         log_q = jax.nn.log_softmax(log_base + scores / (temperature * seen), axis=1)
         prompts = jax.random.categorical(key, log_q, shape=(batch, len(allowed)))
-        margins = jax.vmap(objective.margin)(prompts)
+        margins = jax.vmap(objective.margin_or_nan)(prompts)
         drawn = jnp.take_along_axis(log_q[None], prompts[..., None], axis=2)[..., 0].sum(axis=1)
         log_weights = jax.vmap(objective.task.clean_log_prob)(prompts) - drawn
         hazards = (margins < NOT_HAZARDOUS).sum()
         slope = -jax.vmap(objective.gradient)(prompts).sum(axis=0) / jnp.maximum(hazards, 1)
-        return DECAY * scores + slope, jnp.where(margins <= 0, jnp.exp(log_weights), 0.0)
+        return DECAY * scores + slope, (jnp.where(margins <= 0, jnp.exp(log_weights), 0.0), jnp.isnan(margins).sum())
 
     batches = samples // batch
     at = jnp.arange(batches), jax.random.split(draw_key, batches)
-    return jax.lax.scan(one_batch, jnp.zeros(allowed.shape), at)[1].ravel()
+    weights, broken = jax.lax.scan(one_batch, jnp.zeros(allowed.shape), at)[1]
+    return weights.ravel(), broken.sum()

@@ -10,7 +10,7 @@ import numpy as np
 
 from testbed.broken import refuse_broken
 from testbed.evaluation.rare.estimate import Estimate, health, refuse_few
-from testbed.objective import Objective
+from testbed.objective import NOT_HAZARDOUS, Objective
 from testbed.statistics import clopper_pearson
 
 BATCH = 2048
@@ -18,9 +18,17 @@ BATCH = 2048
 
 @partial(jax.jit, static_argnames="samples")
 def clean_margins(key: jax.Array, objective: Objective, samples: int) -> tuple[jax.Array, jax.Array]:
-    """Fresh clean prompts `[samples, T]` and their margins `[samples]`: one margin each."""
+    """Fresh clean prompts `[samples, T]` and their `finite_margin`s `[samples]`: one margin each."""
     prompts = jax.vmap(objective.clean)(jax.random.split(key, samples))
-    return prompts, jax.lax.map(objective.margin_or_nan, prompts, batch_size=BATCH)
+    return prompts, jax.lax.map(partial(finite_margin, objective), prompts, batch_size=BATCH)
+
+
+def finite_margin(objective: Objective, prompt: jax.Array) -> jax.Array:
+    """The margin of a prompt `[T]`, or NaN; where an alarm is ruled out, it is as far below zero as a number goes here.
+
+    Weights are differences of margins, and infinity less infinity is no number.
+    """
+    return jnp.maximum(objective.margin_or_nan(prompt), -NOT_HAZARDOUS)
 
 
 @functools.cache

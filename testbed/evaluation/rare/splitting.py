@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from testbed.broken import refuse_broken
+from testbed.broken import refuse_broken, refuse_counted
 from testbed.evaluation.rare.estimate import (
     REPLICATES,
     Estimate,
@@ -17,7 +17,7 @@ from testbed.evaluation.rare.estimate import (
     refuse_few,
     refuse_without_density,
 )
-from testbed.evaluation.rare.sampling import clean_margins, conditional
+from testbed.evaluation.rare.sampling import clean_margins, conditional, finite_margin
 from testbed.objective import Objective
 from testbed.statistics import clopper_pearson
 
@@ -25,13 +25,14 @@ MOST_LEVELS = 120  # each divides by 4/3: enough for 1e-15
 
 
 class Particles(NamedTuple):
-    """N prompts `[N, T]` with their margins, attached uniforms and first ancestors `[N]`, and the levels passed."""
+    """N prompts `[N, T]`, their margins, attached uniforms and first ancestors `[N]`; levels passed, and NaNs met."""
 
     prompts: jax.Array
     margins: jax.Array
     uniforms: jax.Array
     ancestors: jax.Array
     levels: jax.Array
+    broken: jax.Array
 
 
 @functools.cache
@@ -57,16 +58,17 @@ def splitting(
         refuse_broken(objective.model)
         keys = jax.random.split(key, replicates)
         ends = [jax.device_get(_split(k, objective, particles, killed, moves)) for k in keys]
+        margins = sum(particles + int(end.levels) * killed * moves for end in ends)
+        refuse_counted(objective.model, np.array([end.broken for end in ends]), margins)
         fails = np.array([end.margins <= 0 for end in ends])
         kept = np.array([(1 - killed / particles) ** int(end.levels) for end in ends])
-        calls = objective.forwards * sum(particles + int(end.levels) * killed * moves for end in ends)
         weights = [
             share * np.bincount(end.ancestors[fail], minlength=particles)
             for share, end, fail in zip(kept, ends, fails, strict=True)
         ]
         # Who never reaches a failure has passed no level for certain: only the first population tells something.
         ceiling = clopper_pearson(0, particles * replicates).high
-        return pooled(kept * fails.mean(axis=1), ceiling, np.array(weights), calls)
+        return pooled(kept * fails.mean(axis=1), ceiling, np.array(weights), objective.forwards * margins)
 
     return estimate
 
@@ -94,18 +96,20 @@ def _split(key, objective: Objective, particles: int, killed: int, moves: int) -
             token_key, uniform_key = jax.random.split(key)
             prompts, margins, uniforms = clones
             moved = jax.vmap(conditional, (0, None, 0))(jax.random.split(token_key, killed), objective, prompts)
-            reached = jax.lax.map(objective.margin, moved, batch_size=2048)
+            reached = jax.lax.map(partial(finite_margin, objective), moved, batch_size=2048)
             fresh = jax.random.uniform(uniform_key, (killed,))
             below = (reached < level[0]) | ((reached == level[0]) & (fresh < level[1]))
             return [
                 jnp.where(below[:, None], moved, prompts),
                 jnp.where(below, reached, margins),
                 jnp.where(below, fresh, uniforms),
-            ], None
+            ], jnp.isnan(reached).sum()
 
-        clones, _ = jax.lax.scan(move, clones, jax.random.split(move_key, moves))
+        clones, broken = jax.lax.scan(move, clones, jax.random.split(move_key, moves))
         changed = [old.at[gone].set(new) for old, new in zip(at[:3], clones, strict=True)]
-        return Particles(*changed, at.ancestors.at[gone].set(at.ancestors[parents]), at.levels + 1)
+        ancestors = at.ancestors.at[gone].set(at.ancestors[parents])
+        return Particles(*changed, ancestors, at.levels + 1, at.broken + broken.sum())
 
-    start = Particles(prompts, margins, uniforms, jnp.arange(particles), jnp.zeros((), jnp.int32))
+    levels, broken = jnp.zeros((), jnp.int32), jnp.isnan(margins).sum()
+    start = Particles(prompts, margins, uniforms, jnp.arange(particles), levels, broken)
     return jax.lax.while_loop(searching, next_level, start)
