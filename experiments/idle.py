@@ -58,7 +58,7 @@ def _alike(given: list[Mapping[str, Any]], arm_of: Callable[[Mapping[str, Any]],
     """Whether the arms of some points all do the same; one that does not fit does otherwise."""
     try:
         first, *others = [does(arm_of(point)) for point in given]
-    except (ValueError, TypeError):  # the latter where an attack has no such parameter
+    except ValueError:
         return False
     return all(other == first for other in others)
 
@@ -72,7 +72,7 @@ def merged(axes: Sequence[Axis], arm_of: Callable[[Mapping[str, Any]], Arm]) -> 
     for name, point in points(axes).items():
         try:
             same = does(arm_of(point))
-        except (ValueError, TypeError):  # it does not fit, and is refused where it is made
+        except ValueError:  # it does not fit, and is refused where it is made
             same = name
         groups.setdefault(same, {})[name] = point
     made: dict[str, list[dict[str, Any]]] = {}

@@ -5,7 +5,6 @@
 
 import functools
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +31,15 @@ BY_CHANCE = 1e-9  # how rarely a right task is refused
 
 
 # In one process nothing is checked twice: of other sizes, or after a reload, it is another object.
-_check_task = functools.cache(functools.partial(check_task, jax.random.key(0)))
-_check_attack = functools.cache(functools.partial(check_attack, jax.random.key(0)))
+# A key that is made while modules are imported would start JAX in whoever asks for help alone.
+@functools.cache
+def _check_task(task: Task) -> None:
+    check_task(jax.random.key(0), task)
+
+
+@functools.cache
+def _check_attack(attack: Attack, task: Task) -> None:
+    check_attack(jax.random.key(0), attack, task)
 
 
 def check_parts(job: Job) -> None:
@@ -44,15 +50,15 @@ def check_parts(job: Job) -> None:
     """
     for task in job.tasks:
         _check_task(task_named(task))
-    arms = dict.fromkeys((run.task, run.config) for run in job._replace(seeds=range(1)).runs)
+    arms = dict.fromkeys(
+        (run.task, run.config) for run in job._replace(seeds=range(1)).runs if isinstance(run.config, Arm)
+    )
     for task, attack in dict.fromkeys((task, attack) for task, arm in arms for attack in own_attacks(arm)):
         _check_attack(attack, task_named(task))
 
 
-def own_attacks(arm: Any) -> Iterable[Attack]:
+def own_attacks(arm: Arm) -> Iterable[Attack]:
     """The attacks that an arm trains against, or is evaluated by, and that are not of the table."""
-    if not isinstance(arm, Arm):
-        return
     if arm.steps and arm.rounds and arm.attack not in ATTACKS and isinstance(attack := attack_of(arm), Attack):
         yield attack
     for name in arm.evaluation if arm.attackers else ():

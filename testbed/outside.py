@@ -138,7 +138,7 @@ def _spec(module: str) -> Any:
 
 
 def _content(module: str, path: Path) -> bytes:
-    """A module's file as it was when it was imported, or reloaded: what was edited since is not what runs."""
+    """A module's file as it was when it was first met, or met after a reload: what is edited later is not what runs."""
     spec = _spec(module)
     if module not in _IMPORTED or _IMPORTED[module][0] is not spec:
         _IMPORTED[module] = spec, path.read_bytes()
@@ -146,7 +146,7 @@ def _content(module: str, path: Path) -> bytes:
 
 
 def _digests(module: str) -> dict[str, str]:
-    """A digest of a module's file, and of each that it imports from its own folder, as they were imported.
+    """A digest of a module's file, and of each that it imports from its own folder, as they were when first met.
 
     There is none of what is no module: then the text is no name, and whoever needs it will say so.
     """
@@ -202,7 +202,10 @@ def _imports(module: str, tree: ast.Module, package: bool) -> Iterator[str]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _made(factory: Callable[..., Any], arguments: tuple[tuple[str, Any], ...]) -> Any:
+def _made(
+    factory: Callable[..., Any], arguments: tuple[tuple[str, Any], ...], code: tuple[tuple[str, str], ...]
+) -> Any:
+    """`code` are the `sources` of its name: after a reload of a module that it imports it makes another object."""
     return factory(**dict(arguments))
 
 
@@ -226,7 +229,7 @@ def made(kind: str, name: str, factory: Callable[..., Any], arguments: Mapping[s
     known = inspect.signature(factory).parameters
     try:
         given = {a: v for a, v in sorted(arguments.items()) if a not in known or v != known[a].default}
-        found = _made(factory, tuple(given.items()))
+        found = _made(factory, tuple(given.items()), tuple(sources(name).items()))
     except Exception as error:  # whatever the user's function does
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         of = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "

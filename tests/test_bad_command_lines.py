@@ -101,7 +101,7 @@ LINES = """
 --task=tasks:injry                 | did you mean 'injury'?
 --task=tasks:TASKS                 | task 'tasks:TASKS' is a dict, not a function that makes a task
 --task=tasks:injury:length=0       | injury length must be at least 2
---task=os:getcwd                   | os:getcwd gives an object of type str, not a testbed.task.Task
+--task=os:getcwd                   | 'os:getcwd': it gives an object of type str, not a testbed.task.Task
 --task=                            | --task= {EMPTY}
 --task=,                           | --task= {EMPTY}
 '--task= '                         | --task= {EMPTY}
@@ -252,7 +252,7 @@ rounds=1,4                         | unknown argument 'rounds=1,4'; fields are v
 --rerun=FILES/text-attackers/*.json      | the record's config holds what Arm cannot
 --rerun=FILES/number-plain/*.json        | has other fields than Plain has now
 --rerun=FILES/other-attack/*.json        | unknown attack 'gcgg'; choose from
---rerun=FILES/other-option/*.json        | names what is not there any more: gcg() got an unexpected keyword
+--rerun=FILES/other-option/*.json        | attack 'gcg': gcg() got an unexpected keyword
 --rerun=FILES/other-task/*.json          | unknown task 'injry'; choose from
 --rerun=FILES/other-size/*.json          | task 'injury:no_such=1': injury() got an unexpected keyword
 --rerun=FILES/other-order/*.json         | names what is not there any more: 'no_such'

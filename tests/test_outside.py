@@ -152,6 +152,18 @@ def test_what_a_users_module_imports_from_its_own_folder_is_part_of_its_code(fol
     assert [name for name in named if before[name] != after[name]] == ["my_rules.deep"]
 
 
+def test_a_reload_of_what_a_module_imports_makes_another_task(folder):
+    (folder / "my_rules.py").write_text("LENGTH = 3\n")
+    lines = (
+        "import my_rules\nfrom tasks.injury import injury\ndef story():\n    return injury(length=my_rules.LENGTH)\n"
+    )
+    (folder / "my_own_tasks.py").write_text(lines)
+    assert task_named("my_own_tasks:story").prompt_length == 3
+    (folder / "my_rules.py").write_text("LENGTH = 5 \n")
+    importlib.reload(sys.modules["my_rules"])
+    assert task_named("my_own_tasks:story").prompt_length == 5
+
+
 @pytest.mark.parametrize(
     ("text", "modules"),
     [

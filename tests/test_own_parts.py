@@ -1,5 +1,6 @@
 """What a user brings - a task, an attack, a question - is held to its contract before any long work."""
 
+import subprocess
 import sys
 
 import jax
@@ -130,6 +131,12 @@ def test_a_question_of_ones_own_may_have_other_presets(folder):
     assert (status, err) == (0, ""), out
     assert "preset mine, my_parts:story:length=3: 1 run" in " ".join(out.split())
     assert (folder / "out" / "my_parts.QUESTION" / "report.html").exists()
+
+
+def test_nothing_of_jax_is_started_by_the_import_of_the_command():
+    """Else each process of a launcher computes on all cores, and asking for help takes an accelerator's memory."""
+    code = "import experiments.run, jax; print(jax._src.xla_bridge._backends)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "{}\n"
 
 
 def test_a_task_named_twice_is_one(folder, monkeypatch):

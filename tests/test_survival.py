@@ -46,7 +46,14 @@ def test_who_finds_nothing_is_censored_and_not_left_out():
 
 
 @pytest.mark.parametrize(
-    ("first", "median"), [([4, 1, 9], 4), ([4, 1, 9, 20], 4), ([1, NEVER], 1), ([1, NEVER, NEVER], np.inf)]
+    ("first", "median"),
+    [
+        ([4, 1, 9], 4),
+        ([4, 1, 9, 20], 4),
+        ([1, NEVER], 1),
+        ([1, NEVER, NEVER], np.inf),
+        ([*range(1, 13), *[NEVER] * 12], 12),
+    ],
 )
 def test_the_median_is_reached_by_half_of_all_attackers(first, median):
     assert median_calls(np.array(first)) == median == median_of(kaplan_meier(np.array(first), 50))

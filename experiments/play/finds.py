@@ -46,7 +46,7 @@ def sessions_of(paths: list[Path]) -> list[Played]:
 
 
 def _was_played(events: list[dict[str, Any]]) -> bool:
-    return len(events) > 1 or any(event["tool"] not in session.STARTS for event in events)
+    return len(events) > 1 or any(event["tool"] not in session.STARTS or event.get("found") for event in events)
 
 
 def digest_of_files(played: list[Played]) -> str:

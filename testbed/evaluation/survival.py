@@ -54,7 +54,7 @@ def median_calls(first: np.ndarray) -> float:
 
 def median_of(curve: Curve) -> float:
     """Calls after which half have found a failure, if all had gone on as those who did; infinite if that is never."""
-    halved = curve.calls[curve.surviving <= 0.5]
+    halved = curve.calls[curve.surviving <= 0.5 + 1e-9]  # a product of shares may end beside a half
     return float(halved[0]) if len(halved) else np.inf
 
 
