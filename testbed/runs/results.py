@@ -38,12 +38,8 @@ LARGEST = 64 * 2**20  # bytes of a file that is opened as a record
 PACKED = "records.jsonl"  # the file of a folder's packed records
 LARGEST_PACKED = 4 * 2**30  # bytes of it
 HANDFUL = 5  # foreign files that are told one by one
-NO_LINKS = {
-    errno.EPERM,
-    errno.EOPNOTSUPP,
-    errno.ENOTSUP,
-    errno.ENOSYS,
-}  # what a file system without hard links says of one
+# What a file system says that has no hard links.
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 DIGEST = r"[0-9a-f]{16}"
 RUN_ID = r".+-seed\d+-[0-9a-f]{12}"
 
