@@ -14,7 +14,7 @@ from testbed.machine import MachineConfig
 from testbed.task import space_size
 from testbed.text import plural
 from testbed.training.coverage import DRAWS, Draw, Fresh
-from testbed.training.defence import LOSSES, Defence, Lesson, Relaxation, Selection
+from testbed.training.defence import LOSSES, WITHIN_EPS, Defence, Lesson, Relaxation, Selection
 from testbed.training.latent import USUAL_ASCENT, Ascent, Layers
 from testbed.training.oracle import finder_made
 from testbed.training.schedule import Schedule
@@ -124,9 +124,11 @@ def defence_of(recipe: Recipe) -> Defence:
     """The functions that a recipe names.
 
     Raises:
-      ValueError: a number of a relaxed loss is out of its range, or belongs to another overseer.
+      ValueError: a number of a relaxed loss is out of its range, belongs to another overseer, or is not given.
     """
     recipe.relaxation.refuse_senseless()
+    if recipe.loss in WITHIN_EPS and not recipe.eps:
+        raise ValueError(f"loss={recipe.loss} pushes by eps, and eps=0 is plain training at its price; give eps=0.3")
     loss = LOSSES[recipe.loss](recipe.relaxation)
     return Defence(
         Selection(ORDERS[recipe.order], recipe.candidates, recipe.failures_only, recipe.kept_twins),

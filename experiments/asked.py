@@ -3,6 +3,7 @@
 import functools
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -110,8 +111,12 @@ def largest_space() -> int | None:
 
 
 def population() -> int:
-    """How many seeds of an arm are trained together at most: one on a CPU, which does them best one by one."""
-    return FLAGS.population or (1 if jax.default_backend() == "cpu" else MOST_MEMBERS)
+    """How many seeds of an arm are trained together at most: one on a CPU, which does them best one by one.
+
+    Of machines elsewhere nobody here knows what they are, so there it is one, too.
+    """
+    elsewhere = FLAGS.launcher in ("ray", "slurm")
+    return FLAGS.population or (1 if elsewhere or jax.default_backend() == "cpu" else MOST_MEMBERS)
 
 
 def wanted(words: list[str]) -> tuple[list[Job], list[str]]:
@@ -167,6 +172,17 @@ def seeds_of(usual: Preset) -> range:
     return range(first, first + (FLAGS.seeds or usual.seeds))
 
 
+def admitted(named: list[str], usual: int = 0) -> Callable[[str, int], bool]:
+    """Which tasks and seeds of records the flags ask for: all, as far as they leave that open.
+
+    Args:
+      named: the tasks that they name; usual: the first seed, if they name none.
+    """
+    first = usual if FLAGS.first_seed is None else FLAGS.first_seed
+    last = float("inf") if FLAGS.seeds is None else first + FLAGS.seeds
+    return lambda task, seed: (not named or task in named) and first <= seed < last
+
+
 def folder_of(name: str) -> Path:
     """Where an experiment's records lie."""
     return Path(FLAGS.out) / name.replace(":", ".")
@@ -188,15 +204,19 @@ def ablation_job(words: list[str]) -> Job:
     usual = experiment.presets["grid"]
     if FLAGS.finds:
         experiment = beside_people(experiment, functools.partial(finds_of, FLAGS.finds))
-    tasks = [t for word in tasks_named(FLAGS.task) for t in (TASKS if word == "all" else [word])] or usual.tasks
+    named = [t for word in tasks_named(FLAGS.task) for t in (TASKS if word == "all" else [word])]
+    tasks, seeds = named or usual.tasks, seeds_of(usual)
     for task in tasks:
         task_named(task)
         runs_of(ABLATION, experiment, "grid", task, 0)
-    seeds = seeds_of(usual)
     drawn = [f"--{flag}={FLAGS[flag].value}" for flag in ("x", "hue", "panel") if FLAGS[flag].value]
     drawn += [f"--finds={','.join(FLAGS.finds)}"] if FLAGS.finds else []
     said = (*drawn, *(f"--contrast={contrast}" for contrast in FLAGS.contrast), *words)
-    job = Job(ABLATION, experiment, "grid", tuple(dict.fromkeys(tasks)), seeds, folder_of(ABLATION), said)
+    folder = folder_of(ABLATION)
+    if FLAGS.plot_only:
+        job = recorded(ABLATION, folder, "grid", admitted(named), largest=largest_space(), experiment=experiment)
+        return job._replace(words=said)
+    job = Job(ABLATION, experiment, "grid", tuple(dict.fromkeys(tasks)), seeds, folder, said)
     return job._replace(largest=largest_space(), population=population())
 
 
@@ -216,10 +236,8 @@ def job_of(name: str) -> tuple[Job, list[str]]:
     for task in named:
         task_named(task)
     if FLAGS.plot_only:
-        first = seeds_of(experiment.presets[preset]).start if preset else FLAGS.first_seed or 0
-        last = float("inf") if FLAGS.seeds is None else first + FLAGS.seeds
-        admits = lambda t, s: (not named or t in named) and first <= s < last
-        return recorded(name, folder, preset, admits, largest=largest_space()), []
+        first = seeds_of(experiment.presets[preset]).start if preset else 0
+        return recorded(name, folder, preset, admitted(named, first), largest=largest_space()), []
     preset = preset or (experiment.quickest if FLAGS.experiment else MAIN_PRESET)
     usual = experiment.presets[preset]
     tasks = named or map(spelled, (usual if FLAGS.experiment else experiment.presets[MAIN_PRESET]).tasks)

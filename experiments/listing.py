@@ -38,7 +38,7 @@ def show_list(console: Console) -> None:
 
 def _sizes(name: str, experiment: Experiment) -> list[str]:
     """`quick: 90 runs, 8 min`, for each preset; before them, if no record is shipped, that there are no runs yet."""
-    lines = [] if (RECORDS / name).is_dir() else ["no runs yet"]
+    lines = ["no runs yet"] if RECORDS.is_dir() and not (RECORDS / name).is_dir() else []  # a package has no records
     for preset, size in experiment.presets.items():
         runs = size.seeds * sum(len(experiment.arms(preset, task)) for task in size.tasks)
         lines.append(f"{preset}: {runs} runs, {size.minutes:.0f} min")

@@ -78,7 +78,8 @@ flags.DEFINE_integer("cores", None, "Cores of each run (not with threads, which 
 flags.DEFINE_integer(
     "population",
     None,
-    "Seeds of an arm whose models are trained as one program. Default: 1; on an accelerator all, at most 64.",
+    "Seeds of an arm whose models are trained as one program. Default: 1; on this machine's accelerator all, at most "
+    "64.",
 )
 flags.DEFINE_list("slurm", [], "More for submitit, NAME=VALUE: timeout_min=60,mem_gb=8,slurm_partition=long")
 flags.DEFINE_bool("list", False, "List tasks, attacks and experiments, and stop.")
@@ -96,10 +97,12 @@ PURPOSES = {
 }
 OF_PLAY = ("play_condition", "play_port", "play_browser")
 RUN = tuple(name for purpose in list(PURPOSES)[:3] for name in PURPOSES[purpose])  # what asks for runs, and where
-READ = {  # beside --out, by a mode that asks for no runs; the others read all of these
+ELSEWHERE = ("launcher", "workers", "cores", "slurm")  # what only doing runs reads
+READ = {  # beside --out, by each mode but the one that does runs
     "list": (), "version": (), "check": (), "certify": ("task",), "rerun": (), "register": (), "play": ("task",),
     "pack": ("experiment", "ablate"), "evaluate": ("task", "largest_space"),
-    "count": ("task", "largest_space", "launcher", "workers", "cores", "slurm"),
+    "count": ("task", "largest_space", *ELSEWHERE), "plot_only": tuple(name for name in RUN if name not in ELSEWHERE),
+    "status": tuple(name for name in RUN if name not in (*ELSEWHERE, "format")),
 }  # fmt: skip
 NEVER_EMPTY = (
     "experiment", "task", "preset", "out", "launcher", "rerun", "register", "why", "certify", "check", "play_condition",

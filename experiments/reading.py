@@ -75,6 +75,7 @@ def recorded(
     admits: Callable[[str, int], bool] = lambda task, seed: True,
     *,
     largest: int | None = None,
+    experiment: Experiment | None = None,
 ) -> Job:
     """The job that the records of a folder make up, so that they can be drawn without saying how they were made.
 
@@ -82,9 +83,9 @@ def recorded(
     Else it is of the preset that most of them belong to (of equals the smaller), unless one is named; of every task
     that has some of its runs, if this code knows it; and of the seeds from the first that has any up to the first
     without. Only tasks and seeds that `admits` takes are looked at, and runs that count spaces of up to `largest`
-    prompts.
+    prompts. `experiment` is that of the name, if it is not given.
     """
-    experiment, records = experiment_in(name, folder.parent), results.read(folder)[0]
+    experiment, records = experiment or experiment_in(name, folder.parent), results.read(folder)[0]
     if preset is None and (job := _registered(Job(name, experiment, "", (), range(0), folder), records, admits)):
         return job
     presets = [preset] if preset else list(experiment.presets)
@@ -144,6 +145,8 @@ def recorded_runs(name: str, folder: str | Path | None, preset: str | None) -> t
       ValueError: there is no such experiment, or no record of it.
     """
     refuse_unknown_preset(name, experiment_named(name), preset)
+    if folder is None and not RECORDS.is_dir():
+        raise ValueError("the shipped records are in the repository, not in the package; give the folder of yours")
     folder = RECORDS / name if folder is None else Path(folder)
     job = recorded(name, folder, preset)
     runs = frame_of(job)

@@ -93,7 +93,7 @@ def run_jobs(console: Console, words: list[str]) -> int:
         console.print(line, style="yellow", markup=False, highlight=False)
     if FLAGS.status:
         return max(show_status(console, job) for job in jobs)
-    places = [place_of(job.folder) for job in jobs]
+    places = [None if FLAGS.plot_only else place_of(job.folder) for job in jobs]
     if not FLAGS.plot_only:
         for job in jobs:
             writable(job.folder)
@@ -103,7 +103,7 @@ def run_jobs(console: Console, words: list[str]) -> int:
         for job in jobs:
             check_parts(job)
     pairs = zip(jobs, places, strict=True)
-    done = [do(console, job, None if FLAGS.plot_only else place, FLAGS.format) for job, place in pairs]
+    done = [do(console, job, place, FLAGS.format) for job, place in pairs]
     unwritten = page(console, jobs, done, Path(FLAGS.out)) if len(jobs) > 1 else []
     return 1 if unwritten or any(one.failed or one.unwritten for one in done) else 0
 

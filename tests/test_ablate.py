@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import command
 from matplotlib import pyplot as plt
 
 from experiments.ablate import ablate, ablation, arms, contrast_of, layout_of
@@ -315,6 +316,9 @@ def test_it_runs_from_python_and_a_second_call_does_nothing_anew(tmp_path):
     again = ablate("injury(length=4)", small, **grid, seeds=2, out=tmp_path, quiet=True)
     assert before == {path: path.stat().st_mtime_ns for path in again.folder.rglob("*.json")}
     pd.testing.assert_frame_equal(again.runs, result.runs)
+    words = [*(f"{name}={value}" for name, value in small.items()), "rounds=1,4"]
+    status, out, _ = command("--ablate", *words, f"--out={tmp_path}", "--plot_only")
+    assert status == 0 and "6 of 6 runs" in out, "tasks and seeds are those of the records"
 
 
 def test_points_are_named_by_what_is_varied_only():

@@ -212,6 +212,12 @@ rounds=1,4                         | unknown argument 'rounds=1,4'; fields are v
 --ablate learning_rate=nan         | learning_rate must be a finite number, not 'nan'
 --ablate eps=nan,1 loss=noise       | recipe.eps must be a finite number, not 'nan'
 --ablate eps=-1 loss=noise          | eps must be at least 0 and finite, not -1.0
+--ablate loss=plain,untargeted      | loss=untargeted pushes by eps, and eps=0 is plain training at its price
+--ablate loss=soft overseer=learned overseer_labels=0 | overseer_labels must be at least 2, not 0
+--ablate fresh=uniform fresh_share=0.001,0.5 | fresh_share=0.001 is no prompt of a batch of 256; give more, or 0
+--ablate attack=genetic population=8,64 | genetic children must be from 1 to population - elites, 8 - 4, not 16
+--plot_only --launcher=ray          | --plot_only does not read --launcher; leave one of them out
+--status --format=svg               | --status does not read --format; leave one of them out
 --ablate loss=soft draws=0          | draws must be at least 1, not 0
 --ablate loss=soft ascent_stride=0  | ascent_stride must be above 0 and finite, not 0.0
 --ablate share=1.5                  | share must lie between 0 and 1, not 1.5

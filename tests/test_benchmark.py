@@ -93,6 +93,7 @@ def test_without_pytorch_it_says_how_to_install_it_and_measures_the_rest(monkeyp
     assert capsys.readouterr().err == "torch is not installed; python -m pip install -e '.[torch]' brings it\n"
 
 
+@pytest.mark.slow
 def test_the_transformer_of_pytorch_is_ours(lively):
     """Logits, and the losses of steps of AdamW."""
     pytest.importorskip("torch", reason="needs the extra `torch`")

@@ -108,7 +108,12 @@ def test_replayed_twins_cost_a_label_each_and_every_try_a_verdict(batch, twins):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["fresh=uniform", "share=0.9"], "share=0.9 of finds and fresh_share=0.5 .* more than a batch; lower one"),
+        (
+            ["fresh=uniform", "share=0.9"],
+            "share=0.9 and fresh_share=0.5 are more than a batch of 256 prompts",
+        ),
+        (["fresh=uniform", "batch=7"], "share=0.5 and fresh_share=0.5 are more than a batch of 7 prompts; lower one"),
+        (["share=0.001"], "share=0.001 is no prompt of a batch of 256; give more, or 0"),
         (["fresh=uniform", "fresh_share=0"], "fresh_share must be above 0 and at most 1, not 0"),
         (["fresh=hazards", "fresh_labels=-1"], "fresh_labels must be at least 0 .*, not -1"),
         (["fresh=unifrom"], "recipe.fresh must be one of none, uniform, .*did you mean 'uniform'"),

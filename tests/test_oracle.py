@@ -41,6 +41,14 @@ def test_of_what_is_not_wrong_nothing_is_drawn():
     assert drawn.shape == (0, 5), "none is asked for"
 
 
+def test_of_a_unit_of_one_find_half_the_units_draw_a_failure():
+    machine, keys = random_machine(TASK, 1, bits=6, hidden=8), jax.random.split(jax.random.key(0), 40)
+    shares = [wrong_prompts(key, machine, TASK, 1)[1] for key in keys]
+    assert set(shares) == {0.0, 1.0} and 10 <= sum(shares) <= 30
+    only = by_hand(TASK, target=[4] + [8] * 4)
+    assert len(wrong_prompts(keys[0], only, TASK, 1)[0]) == any(kind.any for kind in wrong_kinds(only, TASK))
+
+
 @pytest.mark.slow
 def test_training_with_it_leaves_fewer_failures_than_plain_steps():
     schedule = Schedule(steps=256, rounds=8, finds=256, budget=1, units=8, batch=64, learning_rate=5e-3)

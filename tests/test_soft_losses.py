@@ -9,8 +9,11 @@ import pytest
 from reference import injury as rule
 
 from experiments.arm import Recipe, defence_of
+from tasks.agent import agent
 from tasks.cipher_vault import cipher_vault
 from tasks.injury import injury
+from testbed.objective import Objective
+from testbed.policy import greedy
 from testbed.training.defence import Defence, Lesson, labels_used, refuse_unfit, training_cost
 from testbed.training.latent import Ascent
 from testbed.training.losses import cross_entropy
@@ -125,6 +128,9 @@ def test_a_run_that_keeps_soft_prompts_goes_on_from_them(lively, tmp_path):
 
 def test_what_a_generator_costs_is_a_pass_for_each_answer_that_is_scored():
     assert soft(drawn(5)).gradients(VAULT) == 1 + 6 * 5 + 5
+    several = agent(rows=3, columns=3)
+    routes = Objective(several, None, greedy(several)).forwards
+    assert routes == 6 and soft(drawn(5)).gradients(several) == 1 + 6 * 5 * routes + 5, "the loss scores right ones"
 
 
 @pytest.mark.parametrize(

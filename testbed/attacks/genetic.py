@@ -27,7 +27,14 @@ def genetic(population: int = 64, children: int = 16, elites: int = 4) -> Attack
     the `elites` best: a steady state whose generations are spread over several steps, so that small budgets fit. A
     child that is no hazard replaces nobody.
     Reference: Holland 1975, Adaptation in Natural and Artificial Systems; Syswerda 1991 for the steady state.
+
+    Raises:
+      ValueError: there are no children, or more than members that are no elites.
     """
+    if elites < 0 or not 1 <= children <= population - elites:
+        raise ValueError(
+            f"genetic children must be from 1 to population - elites, {population} - {elites}, not {children}"
+        )
 
     def init(key, objective, prompt, margin):
         founders = jax.vmap(objective.start)(jax.random.split(key, population))

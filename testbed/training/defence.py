@@ -62,7 +62,8 @@ class Relaxation(NamedTuple):
             raise ValueError(f"ascent_stride must be above 0 and finite, not {self.ascent.stride}")
         if not 0 < self.weight <= 1:
             raise ValueError(f"relaxed_weight must be above 0 and at most 1, not {self.weight}")
-        for name, value, least in (("ascent_steps", self.ascent.steps, 0), ("draws", self.draws, 1)):
+        least_of = ("ascent_steps", self.ascent.steps, 0), ("draws", self.draws, 1), ("overseer_labels", self.labels, 2)
+        for name, value, least in least_of:
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
 
@@ -84,6 +85,7 @@ class Relaxation(NamedTuple):
         return OVERSEERS[self.overseer](self.draws, self.labels, **own)
 
 
+WITHIN_EPS = ("untargeted", "one_sided", "noise", "pseudo")  # losses that push by at most `eps`
 LOSSES: dict[str, Callable[[Relaxation], Loss]] = {
     "plain": lambda how: PLAIN,
     "untargeted": lambda how: untargeted(how.layer, how.eps, how.ascent, how.weight),
@@ -182,14 +184,17 @@ def refuse_unfit(schedule: Schedule, defence: Defence) -> None:
                 f"kept_twins needs an even number of finds a unit, not {room}; change finds={schedule.finds} or "
                 f"units={schedule.units}"
             )
-    if lesson.fresh is None:
-        return
-    coverage.refuse_unfit(lesson.fresh)
-    if schedule.rounds and lesson.share + lesson.fresh.share > 1:
-        raise ValueError(
-            f"share={lesson.share} of finds and fresh_share={lesson.fresh.share} of fresh prompts are more than a "
-            "batch; lower one of them"
-        )
+    shares = {"share": lesson.share} if schedule.rounds else {}
+    if lesson.fresh is not None:
+        coverage.refuse_unfit(lesson.fresh)
+        shares["fresh_share"] = lesson.fresh.share
+    prompts = {name: round(share * schedule.batch) for name, share in shares.items()}
+    for name, number in prompts.items():
+        if shares[name] and not number:
+            raise ValueError(f"{name}={shares[name]:g} is no prompt of a batch of {schedule.batch}; give more, or 0")
+    if sum(prompts.values()) > schedule.batch:
+        told = " and ".join(f"{name}={shares[name]:g}" for name in prompts)
+        raise ValueError(f"{told} are more than a batch of {schedule.batch} prompts; lower one of them")
 
 
 def attack_cost(schedule: Schedule, attack: Attack | Source, objective: Objective, defence: Defence = USUAL) -> Cost:

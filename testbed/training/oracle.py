@@ -31,11 +31,13 @@ def wrong_prompts(key: jax.Array, model, task: Task, number: int, *, failures: f
     Raises:
       ValueError: as `testbed.evaluation.wrong.wrong_kinds`.
     """
-    failing = round(number * failures)
-    wanted, kinds, drawn = (failing, number - failing), wrong.wrong_kinds(model, task), []
+    # A remainder is of either kind, as often as the share says.
+    failing = int(number * failures + jax.random.uniform(jax.random.fold_in(key, 2)))
+    sizes, asked, drawn = (failing, number - failing), (failures > 0, failures < 1), []
+    kinds = wrong.wrong_kinds(model, task)
     alone = sum(kind.any for kind in kinds) == 1
-    for stream, (kind, size) in enumerate(zip(kinds, wanted, strict=True)):
-        size = (number if alone else size) * (kind.any and size > 0)
+    for stream, (kind, size, wanted) in enumerate(zip(kinds, sizes, asked, strict=True)):
+        size = (number if alone else size) * (kind.any and wanted)
         nothing = np.zeros((0, task.prompt_length), np.int32)
         drawn.append(kind.draw(jax.random.fold_in(key, stream), size) if size else nothing)
     return Finds(np.concatenate(drawn), len(drawn[0]) / max(sum(map(len, drawn)), 1))

@@ -94,7 +94,7 @@ def _loss(
 
     return Loss(
         value,
-        gradients=lambda task: 1 + Fraction(ascent.steps * overseer.answers(task) + taught.answers(task), every),
+        gradients=lambda task: 1 + Fraction(ascent.steps * overseer.answers(task) + taught.passes(task), every),
         checks=Fraction(ascent.steps * overseer.checks + taught.checks, every),
         labels=Fraction(labels, every),
         every=every,

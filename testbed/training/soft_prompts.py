@@ -41,7 +41,8 @@ class Overseer(NamedTuple):
         drawn from q and the answer being the model's to q.
       loss: `(key, model, task, z, learnt) -> float`: the cross-entropy of the right answers of what q draws, in nats.
       checks: prompts that the checker judges, each time the overseer is asked.
-      answers: `task -> int`, answers that are scored each time, with a pass through the model each.
+      answers: `task -> int`, answers that `height` scores each time, with a pass through the model each.
+      passes: the same of `loss`.
       study: what it learns before the run, if anything.
     """
 
@@ -49,6 +50,7 @@ class Overseer(NamedTuple):
     loss: Callable[..., jax.Array]
     checks: int = 0
     answers: Callable[[Task], int] = lambda task: 1
+    passes: Callable[[Task], int] = lambda task: 1
     study: Study | None = None
 
 
@@ -194,10 +196,13 @@ def drawn(number: int, errors: float = 0.0, unseen: float = 0.0) -> Overseer:
         logits = forced_logits(model, jax.nn.softmax(z), right)
         return optax.softmax_cross_entropy_with_integer_labels(logits, right).mean()
 
-    def answers(task):
-        return 1 if task.answer_length == 1 else number * Objective(task, None, greedy(task)).forwards
+    def passes(task):
+        return 1 if task.answer_length == 1 else number
 
-    return Overseer(height, loss, number, answers)
+    def answers(task):
+        return passes(task) * (1 if task.answer_length == 1 else Objective(task, None, greedy(task)).forwards)
+
+    return Overseer(height, loss, number, answers, passes)
 
 
 def _labelled(key: jax.Array, task: Task) -> tuple[jax.Array, jax.Array, jax.Array]:
