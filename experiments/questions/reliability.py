@@ -109,4 +109,8 @@ RELIABILITY = Experiment(
     lacks="most seeds without a failing prompt, on at least half of the tasks",
     effects=effects,
     figure=figure,
+    note="Nothing fails in any seed on every small task but `brackets`, where hardly a prompt is left. Models of "
+    "`modular` then refuse half of all safe prompts and those of `password` nearly all, so these don't count. As many "
+    "labels without a search leave nothing on `cipher_vault` alone. At 2^64 a few machines of `injury` are right "
+    "everywhere, none of `injury_two`.",
 )
