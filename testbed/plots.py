@@ -248,7 +248,9 @@ def _paired_dots(ax, wide, middle, label, color, marker, shift):
     """Draw the points and return the height of each arm's row, `[arms]`."""
     places, heights = _rows_of_arms(ax, list(wide.index))
     heights = heights + shift
-    spread = np.where(wide == 0, 0.1 * (wide.eq(0).cumsum(axis=1).sub((wide.eq(0).sum(axis=1) + 1) / 2, axis=0)), 0)
+    zeros, room = wide.eq(0), 1.8 * abs(shift) or 0.8  # of rows that are 1 apart: nobody's points reach another's
+    apart = np.minimum(0.1, room / np.maximum(zeros.sum(axis=1) - 1, 1)).to_numpy()[:, None]
+    spread = np.where(zeros, apart * zeros.cumsum(axis=1).sub((zeros.sum(axis=1) + 1) / 2, axis=0), 0)
     for column, seed in enumerate(wide):
         [line] = ax.plot(wide[seed], heights + spread[:, column], marker, color=color, ms=4, alpha=0.5)
         say_points(line, (f"{arm}, seed {seed}, {label}: {number(count)}" for arm, count in wide[seed].items()))

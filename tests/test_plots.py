@@ -107,3 +107,16 @@ def test_a_long_caption_is_broken_to_the_width_of_its_figure():
 def test_a_number_that_a_point_says_hangs_on_no_last_bit():
     assert {plots.number(np.nextafter(2.734375, towards)) for towards in (0, 2.734375, 9)} == {"2.73438"}
     assert [plots.number(value) for value in (0, 1234.5, 1.6e18)] == ["0", "1,234.5", "1.6e+18"]
+
+
+@pytest.mark.parametrize("shift", [0.0, *plots.SHIFTS])
+def test_seeds_at_zero_stay_in_the_row_of_their_arm(shift):
+    """However many they are: beyond it they would be read as another arm's."""
+    _, [ax] = plots.panels(["one"], "")
+    table = pd.DataFrame([{"arm": arm, "seed": seed, "n": 0.0} for arm in ("a", "b") for seed in range(20)])
+    plots.dots_by_arm(ax, table, "n", "zero", color="C0", shift=shift)
+    heights = np.array(
+        [line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 2 and line.get_marker() == "o"]
+    )
+    low, high = heights.min(axis=0), heights.max(axis=0)
+    assert ((high - low) <= (0.8 if not shift else 2 * abs(shift))).all() and len(np.unique(heights[:, 0])) == 20
