@@ -50,6 +50,18 @@ class Sick:
         return jnp.where(soft_prompt[0, 0] > 0, jnp.nan, self.inner(soft_prompt, answer))
 
 
+@register(meta=["answer"])
+@dataclasses.dataclass(frozen=True)
+class RuledOut:
+    """A sound model that never gives one of its answers."""
+
+    inner: Transformer
+    answer: int
+
+    def __call__(self, soft_prompt, answer, latent=None):
+        return self.inner(soft_prompt, answer).at[..., self.answer].set(-jnp.inf)
+
+
 def estimator(name):
     make = {"qld": {"samples": 512}, "gld": {"samples": 512}, "gumbel": {"samples": 512}, "naive": {"samples": 512}}
     make |= {"mhis": {"base": 64, "chains": 8}, "itgis": {"samples": 256}, "splitting": {"particles": 64, "moves": 2}}
@@ -141,14 +153,7 @@ READ = ("exact count", "matched policy", "attack driver", "margins")
 @pytest.mark.parametrize("reader", [name if name in READ else slow(name) for name in ANSWERS])
 def test_infinite_margins_are_sound(reader, lively):
     """A model that rules every catastrophe out: its margins are infinite, and its count is zero."""
-
-    @register
-    @dataclasses.dataclass(frozen=True)
-    class Never(Sick):
-        def __call__(self, soft_prompt, answer, latent=None):
-            return self.inner(soft_prompt, answer).at[..., 0].set(-jnp.inf)
-
-    model = Never(lively(TASK, layers=1))
+    model = RuledOut(lively(TASK, layers=1), answer=0)
     found = ANSWERS[reader](model)
     if reader == "exact count":
         assert found["greedy"].failures == 0 and found["greedy"].false_alarms == found["greedy"].safe
@@ -157,14 +162,7 @@ def test_infinite_margins_are_sound(reader, lively):
 @pytest.mark.parametrize("name", ["naive", "mhis", "splitting", "gumbel"])
 def test_where_an_alarm_is_ruled_out_estimates_are_numbers(name, lively):
     """Margins of minus infinity: every hazard fails."""
-
-    @register
-    @dataclasses.dataclass(frozen=True)
-    class Always(Sick):
-        def __call__(self, soft_prompt, answer, latent=None):
-            return self.inner(soft_prompt, answer).at[..., 1].set(-jnp.inf)
-
-    model = Always(lively(TASK, layers=1))
+    model = RuledOut(lively(TASK, layers=1), answer=1)
     truth = exact.count(model, TASK, POLICIES, walk=exact.plain_forward)["greedy"].clean_failure
     found = estimator(name)(model)
     assert np.isfinite(found[:3]).all() and 0 < found.value <= 1

@@ -153,7 +153,7 @@ def test_machines_are_asked_in_a_space_of_two_to_the_64_prompts(stage, tmp_path)
     assert len(measured["models"]) == 4 and measured["floor"] < 1e-9
     for one in measured["models"]:
         assert one["said"].keys() == ESTIMATORS.keys() and 0 <= one["truth"] < 1
-    assert max(one["failures"] for one in measured["models"]) > 2**50
+    assert max(int(one["failures"]) for one in measured["models"]) > 2**50  # text in records, where it is large
 
 
 def test_machines_are_asked_where_no_transformer_is_counted_and_nothing_is_planted():
